@@ -1,0 +1,24 @@
+"""Recover the DST transform and its permutation.
+
+Soft permutation with logits shared by all levels, rounded after the relaxation, refit.
+
+Paper: Dao et al. 2019, arXiv:1903.05895, section 4.1, Figure 3.
+Expected: exact for at least 30 % of the seeds to N = 128, for at least one of 32 at 1024.
+Time: @TIME@
+Command: python -m experiments run configs/butterfly/recover_dst_learned.py
+"""
+
+from experiments.butterfly.recovery.config import LearnedRecoveryConfig
+
+
+def get_config() -> LearnedRecoveryConfig:
+    """Recover the DST transform and its permutation."""
+    return LearnedRecoveryConfig(
+        experiment="recover_dst_learned",
+        transform="dst",
+        tied=True,
+        loss="real",
+        extra_permutation=True,
+        restarts=8,
+        learning_rate=0.2,
+    )

@@ -1,0 +1,1 @@
+"""Sub-commands of `python -m experiments`; each has `main(argv) -> exit code`."""

@@ -1,0 +1,1 @@
+"""Experiments that measure the project itself: import time, smoke presets."""

@@ -1,0 +1,214 @@
+"""Portable butterfly products: consecutive factors merged into radix-R blocks, one einsum each.
+
+Merging multiplies entries only, ``O(N R)`` for each group and independent of the batch; after it
+the data are read and written once a group instead of once a factor.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from structlayers._core.dispatch import current_platform
+from structlayers._core.precision import (
+    PrecisionLike,
+    accumulation_dtype,
+    canonicalize_precision,
+)
+from structlayers.butterfly.factors import (
+    TwiddleShape,
+    block_directions,
+    merge_levels,
+    twiddle_sizes,
+)
+from structlayers.butterfly.permutations import apply_permutation
+
+# Largest merged group, in levels, by platform.
+_GROUP_LEVELS = {"cpu": 5, "gpu": 7, "tpu": 7}
+
+
+def group_sizes(levels: int, platform: str) -> tuple[int, ...]:
+    """How many consecutive levels each merged group takes: as few groups as allowed, balanced."""
+    largest = _GROUP_LEVELS.get(platform, 5)
+    groups = -(-levels // largest)
+    return tuple((levels + g) // groups for g in reversed(range(groups)))
+
+
+def apply_block(x: jax.Array, weights: jax.Array, precision: jax.lax.Precision | None) -> jax.Array:
+    """``out[s, p, i, k] = sum_j W[s, p, k, i, j] x[s, p, j, k]`` as one batched matrix product.
+
+    Half-precision operands are multiplied as they are, summed in float32 and rounded once.
+
+    Args:
+        x: ``(*B, S, N)``, or ``(*B, 1, N)`` for one input to all stacks.
+        weights: ``(S, P, s, R, R)``, ``P`` 1 when tied.
+        precision: Of the products.
+
+    Returns:
+        Array ``(*B, S, N)`` of the dtype of ``x``.
+    """
+    stacks, p, stride, radix, _ = weights.shape
+    lead, given, size = x.shape[:-2], x.shape[-2], x.shape[-1]
+    parts = x.reshape(*lead, given, size // (radix * stride), radix, stride)
+    weights = weights.astype(x.dtype)
+    shared = "" if given == 1 < stacks else "z"
+    if shared == "":
+        parts = parts[..., 0, :, :, :]
+    if p == 1 < parts.shape[-3]:
+        weights, equation = weights[:, 0], f"...{shared}pjk,zkij->...zpik"
+    else:
+        equation = f"...{shared}pjk,zpkij->...zpik"
+    out = jnp.einsum(
+        equation,
+        parts,
+        weights,
+        precision=precision,
+        preferred_element_type=accumulation_dtype(x.dtype),
+    )
+    return out.astype(x.dtype).reshape(*lead, stacks, size)
+
+
+def _pad(x: jax.Array, size: int) -> jax.Array:
+    """Zero-pads the last axis and adds a stack axis: ``(*B, n)`` to ``(*B, 1, size)``."""
+    if x.shape[-1] < size:
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])])
+    return x[..., None, :]
+
+
+def _join_stacks(x: jax.Array, sizes: tuple[int, int], out_features: int | None) -> jax.Array:
+    stacks, size = sizes
+    x = jnp.broadcast_to(x, (*x.shape[:-2], stacks, size))
+    return x.reshape(*x.shape[:-2], stacks * size)[..., :out_features]
+
+
+def butterfly_multiply(
+    x: jax.Array,
+    twiddle: jax.Array,
+    permutation: Sequence[ArrayLike] | None,
+    *,
+    increasing_stride: bool = True,
+    alternating: bool = True,
+    out_features: int | None = None,
+    precision: PrecisionLike = None,
+) -> jax.Array:
+    """Applies ``B_{K-1} P_{K-1} ... B_0 P_0`` with a few merged groups per block.
+
+    Args:
+        x: ``(*B, n)``, n at most N.
+        twiddle: ``(S, K, M, N/2, 2, 2)`` or ``(S, K, N-1, 2, 2)``.
+        permutation: One permutation of N per block, or None.
+        increasing_stride: Direction of block 0.
+        alternating: Whether the direction alternates.
+        out_features: Number of outputs kept.
+        precision: Of the matrix products; None is the highest.
+
+    Returns:
+        Array ``(*B, out_features)`` of the dtype of ``x``.
+    """
+    sizes = twiddle_sizes(twiddle.shape)
+    groups = group_sizes(sizes.levels, current_platform())
+    return _multiply_grouped(
+        x,
+        twiddle,
+        permutation,
+        groups,
+        sizes,
+        block_directions(sizes.blocks, increasing_stride, alternating),
+        out_features,
+        canonicalize_precision(precision),
+    )
+
+
+def _multiply_grouped(
+    x: jax.Array,
+    twiddle: jax.Array,
+    permutation: Sequence[ArrayLike] | None,
+    groups: tuple[int, ...],
+    sizes: TwiddleShape,
+    directions: tuple[bool, ...],
+    out_features: int | None,
+    precision: jax.lax.Precision,
+) -> jax.Array:
+    """Applies every block with its levels merged into `groups`."""
+    stops = [sum(groups[: g + 1]) for g in range(len(groups))]
+    spans = list(zip([0, *stops], stops, strict=False))
+    x = _pad(x, sizes.size)
+    for k, increasing in enumerate(directions):
+        if permutation is not None:
+            x = apply_permutation(x, permutation[k])
+        for start, stop in spans if increasing else reversed(spans):
+            x = apply_block(x, merge_levels(twiddle, k, start, stop, increasing), precision)
+    return _join_stacks(x, (sizes.stacks, sizes.size), out_features)
+
+
+def butterfly_multiply_dense(
+    x: jax.Array,
+    twiddle: jax.Array,
+    permutation: Sequence[ArrayLike] | None,
+    *,
+    increasing_stride: bool = True,
+    alternating: bool = True,
+    out_features: int | None = None,
+    precision: PrecisionLike = None,
+) -> jax.Array:
+    """Applies the materialised matrix of every block.
+
+    Arguments and result as in `butterfly_multiply`. Blocks are applied in turn, or multiplied
+    together first when the batch has more rows than the matrix.
+    """
+    from structlayers.butterfly.ops.dense import butterfly_to_dense
+
+    sizes = twiddle_sizes(twiddle.shape)
+    if sizes.blocks > 1 and x.size // max(x.shape[-1], 1) > sizes.size:
+        dense = butterfly_to_dense(
+            twiddle,
+            increasing_stride=increasing_stride,
+            alternating=alternating,
+            permutation=None
+            if permutation is None
+            else jnp.stack([jnp.asarray(p) for p in permutation]),
+            precision=precision,
+        )
+        weights = dense.reshape(sizes.stacks, 1, 1, sizes.size, sizes.size)
+        out = apply_block(_pad(x, sizes.size), weights, canonicalize_precision(precision))
+        return _join_stacks(out, (sizes.stacks, sizes.size), out_features)
+    return _multiply_grouped(
+        x,
+        twiddle,
+        permutation,
+        (sizes.levels,) if sizes.levels else (),
+        sizes,
+        block_directions(sizes.blocks, increasing_stride, alternating),
+        out_features,
+        canonicalize_precision(precision),
+    )
+
+
+def block_butterfly_multiply(
+    x: jax.Array,
+    blocks: Sequence[jax.Array],
+    *,
+    increasing_stride: bool = True,
+    out_features: int | None = None,
+    precision: PrecisionLike = None,
+) -> jax.Array:
+    """Applies factors in block form, one batched matrix product each.
+
+    Args:
+        x: ``(*B, n)``, n at most N.
+        blocks: Arrays ``(S, P, s, R, R)`` by increasing stride.
+        increasing_stride: Whether the first array is applied first.
+        out_features: Number of outputs kept.
+        precision: Of the matrix products; None is the highest.
+
+    Returns:
+        Array ``(*B, out_features)`` of the dtype of ``x``.
+    """
+    precision = canonicalize_precision(precision)
+    stacks, _, stride, radix, _ = blocks[-1].shape
+    size = stride * radix
+    x = _pad(x, size)
+    for weights in blocks if increasing_stride else reversed(blocks):
+        x = apply_block(x, weights, precision)
+    return _join_stacks(x, (stacks, size), out_features)

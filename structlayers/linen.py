@@ -1,0 +1,32 @@
+"""The layers of structlayers as Flax Linen modules.
+
+Each name is called like the nnx class of the same name, without `rngs` and with Linen's `name`; the
+result initialises and applies, alone or inside a compact module, with the same parameter names.
+
+Example:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from structlayers import linen as sl
+    >>> model = sl.MonarchLinear(8, 4, num_blocks=2)
+    >>> variables = model.init(jax.random.key(0), jnp.ones((1, 8)))
+    >>> sorted(variables["params"])
+    ['bias', 'blocks1', 'blocks2']
+    >>> model.apply(variables, jnp.ones((5, 8))).shape
+    (5, 4)
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from flax import linen, nnx
+
+from structlayers.butterfly import layers as butterfly
+
+__all__ = ["ButterflyLinear", "LearnedPermutation", "MonarchLinear", "OrthogonalButterfly"]
+
+type LinenLayer = Callable[..., linen.Module]
+
+ButterflyLinear: LinenLayer = partial(nnx.bridge.to_linen, butterfly.ButterflyLinear)
+LearnedPermutation: LinenLayer = partial(nnx.bridge.to_linen, butterfly.LearnedPermutation)
+MonarchLinear: LinenLayer = partial(nnx.bridge.to_linen, butterfly.MonarchLinear)
+OrthogonalButterfly: LinenLayer = partial(nnx.bridge.to_linen, butterfly.OrthogonalButterfly)

@@ -1,0 +1,24 @@
+"""The examples in the docstrings of the experiments package run."""
+
+import doctest
+import importlib
+
+import pytest
+
+MODULES = [
+    "experiments.commands.run",
+    "experiments.experiment",
+    "experiments.report.entries",
+    "experiments.report.render",
+    "experiments.runner.distributed",
+    "experiments.runner.json_files",
+    "experiments.runner.nonfinite",
+    "experiments.runner.result",
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    tried = doctest.testmod(importlib.import_module(name))
+    assert tried.attempted > 0
+    assert tried.failed == 0
