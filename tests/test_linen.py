@@ -100,7 +100,7 @@ def test_sharding_names_become_linen_metadata():
     mesh = jax.make_mesh((2,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(mesh):
         boxed = model.init(jax.random.key(0), jnp.zeros((1, 8)))
-    specs = nn.get_partition_spec(boxed)
+        specs = nn.get_partition_spec(boxed)
     assert specs["params"]["blocks1"] == jax.sharding.PartitionSpec("a", None, None)
 
 

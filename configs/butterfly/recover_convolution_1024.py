@@ -21,9 +21,10 @@ def get_config() -> RecoveryConfig:
         blocks=2,
         tied=True,
         initializer="fourier",
-        steps=5000,
+        steps=1500,
+        seeds=4,
         rmse_goal=0.0001,
         relative_goal=0.0001,
         relative_goal_float64=1e-10,
-        seed_fraction_goal=0.0625,
+        seed_fraction_goal=0.25,
     )

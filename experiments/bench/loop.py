@@ -54,10 +54,11 @@ def rewrite_entry(tree: Any, dependency: jax.Array, position: int = 0) -> Any:
     def rewrite(leaf: jax.Array) -> jax.Array:
         if not _is_array(leaf):
             return leaf
-        index = (position,) * leaf.ndim
-        entry = leaf[index]
+        start = [0 if position == 0 else size - 1 for size in leaf.shape]
+        entry = jax.lax.slice(leaf, start, [index + 1 for index in start])
         other = ~entry if leaf.dtype == jnp.bool_ else entry + 1
-        return leaf.at[index].set(jnp.where(unlikely, other, entry))
+        entry = jax.lax.select(jnp.broadcast_to(unlikely, entry.shape), other, entry)
+        return jax.lax.dynamic_update_slice(leaf, entry, start)
 
     return jax.tree.map(rewrite, tree)
 

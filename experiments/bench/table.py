@@ -4,13 +4,18 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from experiments.bench.measure import DIFFERENT
 from experiments.bench.store import Row
 
 WIDTH = 118
-# A loop slower than launches by more than this does not time what the caller gets.
 SLOWER = 1.3
+FOOTNOTE = (
+    "* what the op chooses here; share = floor / median, w: inputs in the cache; "
+    "error against the float64 reference, other: another function of the same shape"
+)
 
 
 def seconds_text(seconds: float | None) -> str:
@@ -58,7 +63,9 @@ def ceilings_text(ceilings: Mapping[str, float]) -> str:
 
 
 def _error_text(row: Row) -> str:
-    return "-" if row.error is None else f"{row.error:.1e}"
+    if row.error is None:
+        return "other" if row.error_scope == DIFFERENT else "-"
+    return f"{row.error:.1e}"
 
 
 def heading(row: Row) -> str:
@@ -88,32 +95,35 @@ def print_rows(rows: Sequence[Row], console: Console) -> None:
         for row in members:
             table.add_row(*_cells(row))
         console.print(table)
+    console.print(f"\n{FOOTNOTE}", highlight=False)
 
 
 def _cells(row: Row) -> list[str]:
-    notes = []
+    notes = [row.note]
     if row.failure:
-        notes.append(f"failed: {row.failure[:60]}")
+        notes = [f"failed: {row.failure[:60]}"]
     elif row.seconds_median is None:
         notes.append("too short to time")
-    elif (
-        row.launched_seconds and row.seconds_median > SLOWER * row.launched_seconds > SLOWER * 1e-3
-    ):
+    elif row.device["platform"] != "cpu" and _slower_in_loop(row):
         notes.append("slower in the loop than launched")
-    if row.cache == "warm" and not row.failure:
-        notes.append("warm")
-    notes.append(row.note)
-    if row.error is None and not row.failure:
+    if row.error is None and not row.failure and row.error_scope != DIFFERENT:
         notes.append(row.error_scope)
     spread = row.spread
+    share = "-" if row.share is None else f"{row.share:.0%}"
     return [
         ("* " if row.chosen else "  ") + row.implementation,
         row.precision,
         seconds_text(row.seconds_median),
         f"{seconds_text(spread['p10'])}..{seconds_text(spread['p90'])}" if spread else "-",
-        f"{row.share:.0%}" if row.share is not None else "-",
+        share + (" w" if row.cache == "warm" and row.share is not None else "  "),
         seconds_text(row.compile_seconds),
         bytes_text(row.peak_bytes),
         _error_text(row),
-        "; ".join(note for note in notes if note),
+        escape("; ".join(note for note in notes if note)),
     ]
+
+
+def _slower_in_loop(row: Row) -> bool:
+    """Whether the loop does not time what a caller gets, for calls longer than a launch."""
+    launched, median = row.launched_seconds, row.seconds_median
+    return launched is not None and median is not None and median > SLOWER * max(launched, 1e-3)

@@ -151,7 +151,7 @@ def _signature(arrays: Any) -> Any:
 _overheads: dict[Any, float] = {}
 
 
-def overhead_seconds(arrays: Arrays, *, repeats: int = 15, steps: int = 200) -> float:
+def overhead_seconds(arrays: Arrays, *, repeats: int = 15) -> float:
     """Seconds per call that a timing loop spends on rewriting one entry of each input.
 
     Measured once for each set of shapes, beside a kernel that is longer than the launches, so
@@ -161,7 +161,7 @@ def overhead_seconds(arrays: Arrays, *, repeats: int = 15, steps: int = 200) -> 
     signature = _signature(arrays)
     if signature not in _overheads:
         # Bytes enough for some 60 microseconds on a GPU and some 20 on a CPU core.
-        size = 2**16 if jax.default_backend() == "cpu" else 2**25
+        size, steps = (2**16, 50) if jax.default_backend() == "cpu" else (2**25, 200)
         ballast = jax.random.normal(jax.random.key(0), (size,), jnp.float32)
         once, twice = (
             min(

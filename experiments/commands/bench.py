@@ -178,5 +178,4 @@ def _bench(options: argparse.Namespace, command: str) -> int:
         highlight=False,
     )
     print_rows(rows, console)
-    console.print("\n* what the op chooses here; share = floor / median", highlight=False)
     return 1 if any(row.failure for row in rows) else 0

@@ -14,7 +14,37 @@ from experiments.runner.json_files import read_json
 from experiments.runner.result import format_number
 
 KINDS = {"bench": "Benchmarks", "tpu": "TPU compile gate"}
-HIDDEN = ("versions", "commit", "date", "command", "family")
+# The columns of a table; all the others stay in the file. A name stands for its parts too.
+SHOWN = {
+    "bench": (
+        "op",
+        "spec",
+        "implementation",
+        "mode",
+        "dtype",
+        "precision",
+        "seconds_median",
+        "floor_seconds",
+        "share",
+        "peak_bytes",
+        "error",
+        "failure",
+        "device",
+    ),
+    "tpu": (
+        "op",
+        "spec",
+        "implementation",
+        "target",
+        "compiled",
+        "error",
+        "memory",
+        "bundles",
+        "mxu_share",
+        "estimated_seconds",
+        "xla_estimated_seconds",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -39,13 +69,17 @@ class Measured:
         return f"{KINDS[self.kind]}: {self.family}/{self.name}"
 
     def columns(self) -> list[str]:
-        """Keys of the rows that fit a table, in the order they first appear."""
-        seen: dict[str, None] = {}
+        """Those of SHOWN in which any row says something; all keys if no row has one of them."""
+        said: dict[str, None] = {}
         for row in self.rows:
-            for key, value in _flat(row).items():
-                if key.split(".")[0] not in HIDDEN and value not in (None, ""):
-                    seen.setdefault(key)
-        return list(seen)
+            said |= {key: None for key, value in _flat(row).items() if value not in (None, "")}
+        shown = [
+            key
+            for name in SHOWN[self.kind]
+            for key in said
+            if key == name or key.startswith(f"{name}.")
+        ]
+        return shown or list(said)
 
     def cells(self, columns: list[str]) -> list[list[str]]:
         """Table of texts, one line a row."""

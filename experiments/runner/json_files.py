@@ -39,8 +39,10 @@ def to_json(value: Any) -> Any:
     match value:
         case enum.Enum():
             return value.name
-        case None | bool() | str() | int() | float():
+        case None | bool() | str() | int():
             return value
+        case float():
+            return float(value)  # np.float64 is a float too
         case np.dtype():
             return value.name
         case os.PathLike():

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from experiments.errors import CommandError
 from experiments.runner.json_files import strict, to_json
 
 
@@ -89,22 +90,32 @@ def truncate(path: Path, finished: Sequence[str], phase: str | None, step: int) 
 
     Returns:
         The largest "seconds" seen, also in dropped lines: how long the run had taken so far.
+
+    Raises:
+        CommandError: a line before those to be kept is damaged.
     """
     if not path.exists():
         return 0.0
     done = set(finished)
-    keep, seconds, dropping = 0, 0.0, False
+    keep, seconds, dropping, damaged = 0, 0.0, False, 0
     with path.open("rb") as file:
-        for line in file:
+        for index, line in enumerate(file, start=1):
             try:
                 entry = json.loads(line)
                 name, at = entry["phase"], entry["step"]
             except (ValueError, KeyError, TypeError):
-                break
+                damaged = damaged or index
+                continue
             seconds = max(seconds, float(entry.get("seconds", 0.0)))
             dropping = dropping or not (name in done or (name == phase and at <= step))
-            if not dropping and line.endswith(b"\n"):
-                keep += len(line)
+            if dropping or not line.endswith(b"\n"):
+                continue
+            if damaged:
+                raise CommandError(
+                    f"{path}: line {damaged} is no JSON object with phase and step, but later "
+                    "lines are; expected only the last line to be cut off. Nothing was changed"
+                )
+            keep += len(line)
     if keep < path.stat().st_size:
         os.truncate(path, keep)
     return seconds

@@ -6,10 +6,11 @@ batch-like axes of an op are independent, so each device can run the kernel on i
 the weights replicated; `partition_over_batch` arranges that. What it does depends on where it is
 called, and needs nothing from the caller except in the last line:
 
-- one device, or inside `jax.shard_map`: the function as it is;
+- inside `jax.shard_map`: the function as it is;
 - explicit sharding (``jax.set_mesh`` with ``AxisType.Explicit``): `jax.shard_map` over the mesh
   axes that the types of the arguments name;
-- `jax.jit` with sharded inputs on an automatic mesh: a custom partitioning rule;
+- `jax.jit` with sharded inputs on an automatic mesh: a custom partitioning rule; on one device it
+  compiles to the function itself;
 - the same on several TPU devices, where the rule is never called (jax#38196): the
   compiler stops with "Custom emitter for CustomSPMDPartitioning not found". There, call inside
   `jax.shard_map`, use an explicit mesh, or name the axes with `shard_batch_over`.
@@ -72,7 +73,8 @@ def partition_over_batch(
     Gradients of replicated arguments are summed over the shards. On an automatic mesh the backward
     pass differentiates `fn` from its arguments, so intermediate values are computed again; an op
     whose backward pass needs them partitions its forward and backward kernels separately, inside
-    its own `jax.custom_vjp`. Forward-mode differentiation is left to explicit meshes.
+    its own `jax.custom_vjp`. Forward mode works in `jax.shard_map` and on explicit meshes only, and
+    where `fn` itself has it.
 
     Args:
         fn: a module-level function of pytrees of arrays, positional. It sees a shard of the

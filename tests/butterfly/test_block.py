@@ -104,7 +104,9 @@ def test_bad_blocks_are_refused(rng):
         block_butterfly_multiply(x, ())
     with pytest.raises(ValueError, match=r"blocks\[1\] must have shape \(S, P, s, R, R\), got"):
         block_butterfly_multiply(x, (blocks[0], blocks[1][0]))
-    with pytest.raises(ValueError, match=r"blocks\[0\] must have shape .* = \(1, 4 or 1, 1, 3, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"blocks\[0\] must have shape .* = \(1, 4 or 1, 1, 3, 3\)"
+    ):
         block_butterfly_multiply(x, (blocks[0][:, :2], blocks[1]))
     with pytest.raises(ValueError, match=r"blocks\[0\]"):
         block_butterfly_multiply(x, blocks[::-1])

@@ -15,7 +15,7 @@ from structlayers.butterfly import (
     twiddle_shape,
 )
 from structlayers.butterfly.ops.multiply import dispatcher
-from structlayers.butterfly.xla import group_sizes
+from structlayers.butterfly.xla import apply_block, group_sizes
 from structlayers.testing import assert_close, assert_gradients_match, error_ratio
 from tests.butterfly.dense_oracle import dense_oracle, random_array, random_twiddle
 
@@ -134,6 +134,21 @@ def test_half_precision_within_a_hundredth(dtype, twiddle_dtype, implementation,
         (x, twiddle),
         1e-2,
     )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_sums_are_wide(dtype, rng):
+    """Long sums, over features forward and over the batch backward, err by one rounding."""
+    x = jnp.asarray(rng.uniform(0.5, 1.5, (4096, 16)), dtype)
+    weights = jnp.asarray(rng.uniform(0.5, 1.5, (1, 1, 1, 16, 16)), dtype)
+    out, pullback = jax.vjp(lambda w: apply_block(x[:, None], w, None), weights)
+    (gradient,) = pullback(out)
+    wide_x, wide = np.asarray(x, np.float64), np.asarray(weights, np.float64)[0, 0, 0]
+    expected = wide_x @ wide.T
+    rounding = float(jnp.finfo(dtype).eps)
+    assert_close("out", out[:, 0], expected, rounding)
+    rounded_out = np.asarray(out, np.float64)[:, 0]
+    assert_close("gradient", gradient[0, 0, 0], rounded_out.T @ wide_x, rounding)
 
 
 def test_float64_under_x64(rng):
@@ -285,7 +300,7 @@ def test_groups_are_few_and_balanced(platform):
         groups = group_sizes(levels, platform)
         assert sum(groups) == levels
         assert not groups or max(groups) - min(groups) <= 1
-        assert len(groups) <= 3
+        assert len(groups) <= 4
 
 
 def test_the_xla_path_has_one_product_per_group(rng):
@@ -294,7 +309,7 @@ def test_the_xla_path_has_one_product_per_group(rng):
     jaxpr = jax.make_jaxpr(functools.partial(butterfly_multiply, implementation="xla"))(x, twiddle)
     products = [eqn for eqn in jaxpr.jaxpr.eqns if eqn.primitive.name == "dot_general"]
     nested = str(jaxpr).count("dot_general")
-    assert max(len(products), nested) == len(group_sizes(10, "cpu")) == 2
+    assert max(len(products), nested) == len(group_sizes(10, "cpu")) == 3
 
 
 BAD = {

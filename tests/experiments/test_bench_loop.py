@@ -17,6 +17,12 @@ def _normal(*shape, dtype="float32", seed=0):
     return jax.random.normal(jax.random.key(seed), shape, dtype)
 
 
+def _hlo(compiled) -> str:
+    text = compiled.as_text()
+    assert text is not None
+    return text
+
+
 def _compile(fn, sets, steps):
     carry = jax.tree.map(jnp.copy, (sets, [fn(*arrays) for arrays in sets]))
     return jax.jit(build_loop(fn, steps), donate_argnums=0).lower(carry).compile(), carry
@@ -83,10 +89,10 @@ def test_work_on_inputs_that_never_change_stays_in_the_loop():
         return jax.lax.fori_loop(0, 5, lambda _, y: fn(y, w), x)
 
     x, w = _normal(4), _normal(4096)
-    hoisted = jax.jit(plain).lower(x, w).compile().as_text()
+    hoisted = _hlo(jax.jit(plain).lower(x, w).compile())
     assert hoisted.count(" sort(") == 1
     assert " sort(" not in _body_of_while(hoisted)
-    kept = _compile(fn, [(x, w)], 5)[0].as_text()
+    kept = _hlo(_compile(fn, [(x, w)], 5)[0])
     assert kept.count(" sort(") == 1
     assert " sort(" in _body_of_while(kept)
     assert re.search(r'known_trip_count[^}]*"5"', kept)
@@ -108,9 +114,9 @@ def test_no_large_copies_in_the_loop():
 
     sets = [(_normal(512, 256), _normal(16, 16, 16))]
     compiled, _ = _compile(einsum, sets, 4)
-    single = jax.jit(einsum).lower(*sets[0]).compile().as_text()
+    single = _hlo(jax.jit(einsum).lower(*sets[0]).compile())
     count = r"= f32\[512,[0-9,]*\]\S* (?:copy|transpose)\("
-    loop = compiled.as_text()
+    loop = _hlo(compiled)
     in_body = len(re.findall(count, _body_of_while(loop)))
     # As many as a single call has, and none that has moved out of the loop to be done once.
     assert in_body == len(re.findall(count, single)) == len(re.findall(count, loop))
@@ -121,7 +127,7 @@ def test_overhead_loop_copies_nothing_large(rounds):
     carry = ((_normal(64, 256), _normal(16, 16)), _normal(1024))
     loop = jax.jit(build_overhead_loop(rounds, 3), donate_argnums=0)
     compiled = loop.lower(carry).compile()
-    assert not re.search(r"= f32\[(64,256|16,16)\]\S* copy\(", compiled.as_text())
+    assert not re.search(r"= f32\[(64,256|16,16)\]\S* copy\(", _hlo(compiled))
     kept = jax.tree.map(np.asarray, carry[0])
     after, _ = compiled(carry)
     for one, other in zip(kept, after, strict=True):

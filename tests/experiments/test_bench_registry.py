@@ -1,6 +1,7 @@
 """Finding ops, shapes, implementations and rivals; messages for names that are none."""
 
 import types
+from typing import Literal
 
 import jax
 import pytest
@@ -79,7 +80,7 @@ def test_candidates_leave_the_reference_out_and_say_who_cannot_serve(mix):
     assert list(refusals) == ["absent"]
 
 
-def _rival(name, framework="jax"):
+def _rival(name, framework: Literal["jax", "torch"] = "jax"):
     def refuse(spec):
         raise NotImplementedError(f"{name} does not do {spec.name}")
 

@@ -168,7 +168,7 @@ def test_rows_of_bench_and_tpu(report, project):
     for kind, row in {
         "bench": {
             "op": "multiply",
-            "milliseconds": 0.125,
+            "seconds_median": 0.125,
             "device": {"kind": "NVIDIA H200", "count": 1},
             "versions": {"jax": "1"},
         },

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.__main__ import main
+from experiments.runner.checkpoints import Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +251,28 @@ def test_two_processes_do_not_share_a_folder(start, command, walk, tmp_path):
     process.communicate()
     assert code == 2
     assert f"in use by process {process.pid}" in err
+
+
+def test_failed_save_keeps_older_checkpoints(command, walk, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    save = Checkpoints.save
+
+    def fill(self, phase, step, state, record):
+        if step > 4:
+            raise OSError(28, "No space left on device")
+        return save(self, phase, step, state, record)
+
+    monkeypatch.setattr(Checkpoints, "save", fill)
+    arguments = ("run", walk, "--num-steps", 16, "--checkpoint-steps", 4, "--workdir", folder)
+    code, _, err = command(*arguments)
+    assert code == 1
+    assert "cannot save checkpoint" in err
+    assert "00000008" in err
+    assert "No space left" in err
+    monkeypatch.setattr(Checkpoints, "save", save)
+    code, out, _ = command(*arguments, "--resume")
+    assert code == 0
+    assert "16 steps from step 4" in out
 
 
 def test_failed_picture_costs_no_numbers(command, walk, tmp_path):

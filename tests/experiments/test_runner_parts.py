@@ -132,6 +132,17 @@ def test_metrics_are_cut_back(tmp_path):
     assert truncate(tmp_path / "absent.jsonl", [], None, 0) == 0.0
 
 
+def test_damaged_metrics_are_not_thrown_away(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"phase": "one", "step": 1}\n{"pha\n{"phase": "one", "step": 3}\n')
+    before = path.read_bytes()
+    with pytest.raises(CommandError, match=r"metrics\.jsonl: line 2 is no JSON object"):
+        truncate(path, ["one"], None, 0)
+    assert path.read_bytes() == before
+    truncate(path, [], "one", 2)  # what follows would be written again anyway
+    assert path.read_text() == '{"phase": "one", "step": 1}\n'
+
+
 def test_scalars():
     logged = {
         "int": np.int64(3),

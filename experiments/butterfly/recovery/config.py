@@ -35,7 +35,8 @@ class RecoveryConfig:
         learning_rate: of Adam, decayed by a cosine to 0.
         steps: of Adam.
         seeds: fits, all at once, with different random parameters.
-        large_seeds: fits at sizes above 1024.
+        large_seeds: fits at sizes above `large_size`.
+        large_size: from which size on fewer seeds are run.
         seed: of the random keys.
         rmse_goal: the line to reach in float32, ||T - A||_F / n.
         relative_goal: the line to reach in float32, ||T - A||_F / ||T||_F.
@@ -61,6 +62,7 @@ class RecoveryConfig:
     steps: int = 3000
     seeds: int = 16
     large_seeds: int = 2
+    large_size: int = 1024
     seed: int = 0
     rmse_goal: float = 1e-7
     relative_goal: float = 1e-6
@@ -99,7 +101,7 @@ class RecoveryConfig:
 
     def seeds_for(self, n: int) -> int:
         """Number of fits at a size."""
-        return self.seeds if n <= 1024 else self.large_seeds
+        return self.seeds if n <= self.large_size else self.large_seeds
 
     def build(self) -> "RecoveryExperiment":
         """The experiment: one phase a size and precision."""
@@ -148,9 +150,12 @@ class LearnedRecoveryConfig(RecoveryConfig):
         extra_permutation: one more factor of the permutation over the whole input ("BPP").
     """
 
+    sizes: tuple[int, ...] = (8, 16, 32, 64, 128, 1024)
     dtypes: tuple[Dtype, ...] = ("float32",)
     steps: int = 1000
     seeds: int = 32
+    large_seeds: int = 8
+    large_size: int = 128
     seed_fraction_goal: float | None = 0.3
     rmse_goal: float = 1e-6
     relative_goal: float = 1e-5
@@ -180,8 +185,8 @@ class LearnedRecoveryConfig(RecoveryConfig):
         return replace(self, sizes=(8,), seeds=8, large_seeds=1)
 
     def _size_goals(self, n: int) -> list[Goal]:
-        # above 128 one seed of all is enough
-        if n <= 128:
+        # of the few seeds at large sizes one is enough
+        if n <= self.large_size:
             return super()._size_goals(n)
         one = replace(self, seed_fraction_goal=1 / self.seeds_for(n))
         return super(LearnedRecoveryConfig, one)._size_goals(n)

@@ -98,7 +98,7 @@ class FixedFit:
         is_complex = np.iscomplexobj(self.target) or self.config.loss == "matrix"
         dtype = jnp.dtype(self.dtype)
         if is_complex and self.config.is_complex:
-            dtype = jnp.result_type(dtype, jnp.complex64)
+            dtype = np.result_type(dtype, np.complex64)
         return {"shared": jnp.asarray(self.permuted_target.astype(dtype))}
 
     def init(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class FixedFit:
 
     def _fourier(self, noise: jax.Array) -> jax.Array:
         """Inverse DFT times DFT, the identity, plus a tenth of the random parameters."""
-        dtype = jnp.result_type(jnp.dtype(self.dtype), jnp.complex64)
+        dtype = np.result_type(np.dtype(self.dtype), np.complex64)
         pair = [make(self.n, dtype=dtype).twiddle for make in (dft, inverse_dft)]
         twiddle = jnp.concatenate([jnp.asarray(block) for block in pair], axis=1)
         if self.config.tied:

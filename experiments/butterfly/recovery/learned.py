@@ -69,7 +69,7 @@ class LearnedFit:
     def _target(self) -> jax.Array:
         dtype = jnp.dtype(self.dtype)
         if np.iscomplexobj(self.target):
-            dtype = jnp.result_type(dtype, jnp.complex64)
+            dtype = np.result_type(dtype, np.complex64)
         return jnp.asarray((self.target / self.target_scale).astype(dtype))
 
     @property

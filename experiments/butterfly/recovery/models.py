@@ -37,7 +37,9 @@ def column_permutation(name: ColumnPermutation, n: int) -> np.ndarray:
     if name == "mirror":
         first = np.arange(n // 2)
         return np.stack([first, n - 1 - first], axis=1).reshape(n)
-    raise ValueError(f"column_permutation must be one of {ColumnPermutation.__value__}, got {name!r}")
+    raise ValueError(
+        f"column_permutation must be one of {ColumnPermutation.__value__}, got {name!r}"
+    )
 
 
 def row_permutation(name: RowPermutation, n: int) -> np.ndarray:
@@ -67,7 +69,7 @@ def draw_parameters(
     shape = twiddle_shape(n, blocks=blocks, tied=tied)
     if not is_complex:
         return draw(key, shape, jnp.dtype(dtype))
-    return to_pairs(draw(key, shape, jnp.result_type(jnp.dtype(dtype), jnp.complex64)))
+    return to_pairs(draw(key, shape, np.result_type(np.dtype(dtype), np.complex64)))
 
 
 def to_pairs(twiddle: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """`butterfly_multiply`: the product of a butterfly with a batch of vectors."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,18 +19,36 @@ from structlayers.butterfly.ops.arguments import (
     operand_dtypes,
 )
 
-# Largest N at which one dense product per block is the faster one, by platform and complexity.
-# Measured on 2 cores of an Intel Xeon, jax 0.12, float32 at the highest precision.
-_DENSE_UP_TO = {"cpu": 32}
+# Break-even between "dense" (the matrix is made in every call) and "xla", in milliseconds, forward
+# and forward + backward; jax 0.11.2, untied, one block, precision highest.
+#
+#                          2 cores of the H200's host CPU                   H200
+#              batch 256 float32    batch 256 complex64   batch 1 float32   batch 16384 float32
+#      N       dense       xla      dense       xla       dense    xla      dense       xla
+#      16    .025 .040  .026 .083  .044 .077  .044 .093  .009 .017 .011 .017
+#      32    .040 .061  .046 .179  .084 .163  .081 .170
+#      64    .069 .134  .051 .269  .261 .442  .170 .394  .031 .055 .013 .032  .047 .076  .040 .091
+#     128    .193 .432  .102 .373  .683 1.77  .405 .957                       .051 .056  .043 .086
+#     256    .586 .992  .210 .580  3.08 5.44  1.09 2.42  .235 .547 .023 .096  .061 .145  .085 .181
+#    1024    4.96 9.08  .816 3.11  30.1 65.4  4.77 12.0  2.10 6.61 .062 .426
+#
+# H200 times under 0.1 ms are mostly launches. GPU at N > 256 and TPU are not measured: the limits
+# there come from the bytes and operations of two passes against one product.
+_DENSE_UP_TO = {"cpu": 32, "gpu": 256, "tpu": 256}
+_DENSE_UP_TO_HALF_PRECISION = {"gpu": 512, "tpu": 512}
 
 
 def _prefer(
     x: Any, twiddle: Any, permutation: Any, *, platform: str, **static: Any
 ) -> tuple[tuple[str, str], ...]:
-    """Dense below the break-even size, merged groups above."""
-    del x, permutation, static
+    """Dense up to the break-even size, merged groups above."""
+    del permutation, static
     size = twiddle_sizes(twiddle.shape).size
     limit = _DENSE_UP_TO.get(platform, 32)
+    if x.dtype.itemsize < 4:
+        limit = _DENSE_UP_TO_HALF_PRECISION.get(platform, limit)
+    if platform == "cpu" and x.dtype.kind == "f" and math.prod(x.shape[:-1]) >= 64:
+        limit = 2 * limit
     if size <= limit:
         return (("dense", f"N = {size} is at most {limit}, the break-even size on {platform}"),)
     return (("xla", f"N = {size} is above {limit}, the break-even size on {platform}"),)

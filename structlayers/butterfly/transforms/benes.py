@@ -44,7 +44,9 @@ def permutation_network(
         representation for all structured linear maps", 2020, arXiv:2012.14966, appendix.
     """
     require_permutation("permutation", permutation)
-    order = np.asarray(permutation, np.int64)
+    order = np.asarray(permutation).astype(np.int64)
+    if order.ndim != 1:
+        raise ValueError(f"permutation must have one axis, got shape {order.shape}")
     n = require_power_of_two("size of permutation", order.size)
     dtype = require_twiddle_dtype(dtype, complex_values=False)
     inputs: list[np.ndarray] = []

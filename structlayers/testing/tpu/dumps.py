@@ -45,6 +45,10 @@ _UNIT = re.compile(r" - (\w+)(?: (\w+))?: \((\d+)/(\d+)\)")
 _PIPELINE_PASSES = 2
 
 
+# First bundle, last bundle, trips.
+type _Loop = tuple[int, int, int | None]
+
+
 def dump_flags(folder: Path, *, simulate: bool = False) -> str:
     """The value of LIBTPU_INIT_ARGS that makes libtpu write its schedules to `folder`.
 
@@ -92,7 +96,7 @@ def read_schedule(
     for path in sorted(folder.glob("*.txt")) if folder.is_dir() else ():
         match = _FILE.fullmatch(path.name)
         if match and (match[1] == instruction or match[2] == _PROFILE):
-            files[match[2]] = path.read_text(errors="replace")
+            files[match[2]] = files.get(match[2], "") + path.read_text(errors="replace")
     notes = [
         f"libtpu wrote no {label} for {instruction}" for label in _LABELS if label not in files
     ]
@@ -158,7 +162,7 @@ def split_bundles(text: str) -> list[str]:
     return [text[start:end] for start, end in itertools.pairwise([*starts, len(text)])]
 
 
-def find_loops(bundles: Sequence[str], branch_delay: int) -> list[tuple[int, int, int | None]]:
+def find_loops(bundles: Sequence[str], branch_delay: int) -> list[_Loop]:
     """The loops of a program: (first bundle, last bundle, trips), outer loops before inner ones.
 
     A loop is a branch backwards and what lies between its target and its delay slots. Its trips
@@ -189,32 +193,29 @@ def _count_trips(program: str, predicate: str) -> int | None:
     return max(1, -((int(start[1]) - int(test[2])) // int(step[1])))
 
 
-def _grid_steps(
-    text: str, loops: Sequence[tuple[int, int, int | None]], grids: Sequence[int | None]
-) -> int | None:
+def _grid_steps(text: str, loops: Sequence[_Loop], grids: Sequence[int | None]) -> int | None:
     """Steps of the grid: as written beside the transfers, or the grid that fits the loop."""
     if told := _STEPS.search(text):
         return math.prod(int(bound) for bound in told[1].split(","))
-    outer = {trips for first, last, trips in loops if not _is_inner(first, loops)}
+    outer = {loop[2] for loop in loops if not _is_inner(loop, loops)}
     fitting = {steps for steps in grids if {steps, (steps or 0) + _PIPELINE_PASSES} & outer}
     if len(fitting) == 1:
         return fitting.pop()
     return grids[0] if len(grids) == 1 else None
 
 
-def _grid_trips(
-    loop: tuple[int, int, int | None],
-    steps: int | None,
-    loops: Sequence[tuple[int, int, int | None]],
-) -> int | None:
-    first, _, trips = loop
-    if steps is None or steps == 1 or _is_inner(first, loops):
+def _grid_trips(loop: _Loop, steps: int | None, loops: Sequence[_Loop]) -> int | None:
+    trips = loop[2]
+    if steps is None or steps == 1 or _is_inner(loop, loops):
         return trips
     return steps if trips in (None, steps + _PIPELINE_PASSES) else trips
 
 
-def _is_inner(first: int, loops: Sequence[tuple[int, int, int | None]]) -> bool:
-    return any(start < first <= last for start, last, _ in loops)
+def _is_inner(loop: _Loop, loops: Sequence[_Loop]) -> bool:
+    first, last, _ = loop
+    return any(
+        start <= first and last <= end for start, end, _ in loops if (start, end) != (first, last)
+    )
 
 
 def parse_utilization(text: str) -> dict[str, tuple[list[int], int]]:

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import pickle
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,8 @@ def _start() -> dict[str, Any]:
 
 def main() -> None:
     """Answers until stdin ends."""
+    # A compiler that aborts leaves a message, not a core file in the working folder.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Whatever prints, prints to stderr: stdout is for answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
