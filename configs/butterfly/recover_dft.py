@@ -19,4 +19,5 @@ def get_config() -> RecoveryConfig:
         transform="dft",
         steps=1000,
         recovery_steps_goal=500,
+        time_goals=(("phases.n1024_float32.seconds", 60.0),),
     )

@@ -8,16 +8,17 @@ Time: 10 s on a 2-core CPU.
 Command: python -m experiments run configs/butterfly/recover_dft_64.py
 """
 
-from experiments.butterfly.recovery.config import ClockedRecoveryConfig
+from experiments.butterfly.recovery.config import RecoveryConfig
 
 
-def get_config() -> ClockedRecoveryConfig:
+def get_config() -> RecoveryConfig:
     """The FFT at N = 64 from nothing to machine precision, against the clock."""
-    return ClockedRecoveryConfig(
+    return RecoveryConfig(
         experiment="recover_dft_64",
         transform="dft",
         sizes=(64,),
         dtypes=("float64",),
         steps=1000,
         recovery_steps_goal=500,
+        time_goals=(("seconds.total", 60.0),),
     )

@@ -82,7 +82,7 @@ def make_candidates(
             Candidate(
                 name or operation.name,
                 "implementation",
-                choice is None or choice.name == name,
+                name is None or choice is None or choice.name == name,
                 "",
                 _unchanged,
                 operation.bind(spec, name),

@@ -1,12 +1,14 @@
 """The oracle: the op's reference implementation in float64 on the CPU, whole or on some rows.
 
+An op that has one implementation only is its own oracle: what is compared then is rounding.
+
 Where the reference would take long, it is computed on evenly spaced rows, first and last among
 them: entries of the first axis of the first input. For the backward pass the cotangent is zero
 outside these rows on both sides, so that gradients of weights compare as well.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -30,17 +32,20 @@ class Oracle:
         total: number of rows there are (0 when all were computed).
         values: result, or (result, gradients), as NumPy arrays.
         gradient_rows: for each gradient, whether its first axis is the one of the rows.
+        source: what computed the values, in words; empty for a reference implementation.
     """
 
     rows: np.ndarray | None
     total: int
     values: Any
     gradient_rows: tuple[bool, ...] = ()
+    source: str = ""
 
     @property
     def scope(self) -> str:
         """What was compared, in words."""
-        return "all rows" if self.rows is None else f"{len(self.rows)} of {self.total} rows"
+        rows = "all rows" if self.rows is None else f"{len(self.rows)} of {self.total} rows"
+        return f"{rows}, {self.source}" if self.source else rows
 
     def result_error(self, result: Any) -> float:
         """Largest error ratio over the arrays of a forward result."""
@@ -123,22 +128,22 @@ def mask_cotangent(cotangent: Any, rows: np.ndarray | None) -> Any:
 
 
 def compute_oracle(
-    function: Callable[..., Any],
+    reference: Callable[..., Any],
     arrays: Arrays,
-    static: Mapping[str, Any],
     mode: Mode,
     rows: np.ndarray | None,
     cotangent: Any = None,
+    source: str = "",
 ) -> Oracle:
-    """Runs the reference in float64 on the CPU.
+    """Runs a reference in float64 on the CPU.
 
     Args:
-        function: the op.
+        reference: the op's reference implementation, or for an op without one the op itself.
         arrays: inputs.
-        static: keyword arguments, without `implementation`.
         mode: "forward" or "forward_backward".
         rows: as `choose_rows` gives them.
         cotangent: the one that the measured function gets, for "forward_backward".
+        source: what the reference is, where it is no reference implementation.
 
     Returns:
         The `Oracle`.
@@ -148,9 +153,6 @@ def compute_oracle(
     if rows is not None:
         leaves[0] = leaves[0][rows]
     wide = structure.unflatten(leaves)
-
-    def reference(*values: Any) -> Any:
-        return function(*values, implementation="reference", **static)
 
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         if mode == "forward":
@@ -162,7 +164,7 @@ def compute_oracle(
             values = jax.jit(with_gradients(reference))(*wide, wide_cotangent)
         values = jax.tree.map(np.asarray, values)
     by_row = _gradient_rows(arrays) if mode == "forward_backward" else ()
-    return Oracle(rows, total, values, by_row)
+    return Oracle(rows, total, values, by_row, source)
 
 
 def _gradient_rows(arrays: Arrays) -> tuple[bool, ...]:

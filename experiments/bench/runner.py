@@ -75,14 +75,19 @@ def make_job(operation: Operation, spec: ArgSpec, mode: Mode) -> measure.Job:
 def _oracle(
     operation: Operation, spec: ArgSpec, mode: Mode, result: Any, cotangent: Any
 ) -> oracle.Oracle | str:
-    if "reference" not in operation.implementations():
+    if operation.dispatcher is None:
+        implementation, source = None, "against itself in float64"
+    elif "reference" in operation.implementations():
+        implementation, source = "reference", ""
+    else:
         return "no reference implementation"
     try:
         rows = oracle.choose_rows(spec.arrays, result, spec.operations)
     except NotImplementedError as error:
         return str(error)
     arrays = make_arrays(spec, operation.make_inputs)
-    return oracle.compute_oracle(operation.function, arrays, spec.static, mode, rows, cotangent)
+    reference = operation.bind(spec, implementation)
+    return oracle.compute_oracle(reference, arrays, mode, rows, cotangent, source)
 
 
 def run(

@@ -133,6 +133,13 @@ def _padded(x: jax.Array, size: int) -> jax.Array:
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])])
 
 
+def _result_dtype(x: jax.Array, weights: jax.Array) -> Any:
+    """Half-precision data keep their dtype; otherwise complex if either is."""
+    if accumulation_dtype(x.dtype) != x.dtype:
+        return x.dtype
+    return jnp.promote_types(x.dtype, weights.dtype)
+
+
 def _stage_loop(spec: ArgSpec) -> Contender:
     def run(x: jax.Array, twiddle: jax.Array) -> jax.Array:
         stacks, blocks = twiddle.shape[:2]
@@ -147,8 +154,7 @@ def _stage_loop(spec: ArgSpec) -> Contender:
         return y.reshape(*y.shape[:-2], stacks * size)[..., : _num_outputs(spec)]
 
     def prepare(x: jax.Array, twiddle: jax.Array) -> Arrays:
-        narrow = accumulation_dtype(x.dtype) != x.dtype
-        return x.astype(x.dtype if narrow else jnp.result_type(x, twiddle)), twiddle
+        return x.astype(_result_dtype(x, twiddle)), twiddle
 
     return Contender(prepare, run)
 
@@ -182,8 +188,7 @@ def _two_matmuls(spec: ArgSpec) -> Contender:
         for block in range(blocks):
             stages, increasing = _stages(twiddle, block), _increasing(spec, block)
             merged.append([_merge(part, increasing) for part in (stages[:half], stages[half:])])
-        dtype = jnp.result_type(x, twiddle)
-        dtype = x.dtype if accumulation_dtype(x.dtype) != x.dtype else dtype
+        dtype = _result_dtype(x, twiddle)
         return x.astype(dtype), jax.tree.map(lambda w: w.astype(dtype), merged)
 
     def apply(x: jax.Array, weights: jax.Array) -> jax.Array:

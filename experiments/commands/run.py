@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shlex
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ def _run(argv: list[str], signals: StopSignals, started: float) -> int:
     if jax.process_index() == 0:
         result.show(record, workdir)
         if options.store:
-            store(record, options)
+            store(record, options, workdir)
     return 0
 
 
@@ -237,13 +238,23 @@ def repeat_command(config_file: str, arguments: list[str]) -> str:
     return shlex.join(["python", "-m", "experiments", "run", config_file, *kept])
 
 
-def store(record: dict[str, Any], options: Options) -> Path:
-    """Stores a result where `report` reads it; replaces an older one and says so."""
+def store(record: dict[str, Any], options: Options, folder: Path) -> Path:
+    """Stores a result where `report` reads it, and the run's picture, if any, beside it.
+
+    Replaces an older result and says so.
+
+    Args:
+        record: the result.
+        options: where and under which name to store it.
+        folder: work folder of the run.
+    """
     name = record["experiment"] + (f"@{options.variant}" if options.variant else "")
     path = options.results_dir / record["family"] / f"{name}.json"
     replaces = " (replaces the former one)" if path.exists() else ""
     try:
         write_json(path, {**record, "variant": options.variant})
+        if (folder / "plot.png").exists():
+            shutil.copyfile(folder / "plot.png", path.with_suffix(".png"))
     except OSError as error:
         raise CommandError(f"cannot store the result as {path}: {error.strerror}") from error
     print(f"stored as {config_files.relative_path(path)}{replaces}")

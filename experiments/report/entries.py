@@ -114,11 +114,15 @@ def _command(loaded: LoadedConfig, record: Mapping[str, Any] | None) -> str:
 
 
 def _stale(loaded: LoadedConfig, record: Mapping[str, Any] | None) -> str:
-    """Fields that the config has today and the stored run had otherwise, overrides aside."""
+    """Fields that the stored run had otherwise than the config today, overrides aside.
+
+    A field that the run did not have yet is no change: code that adds one keeps what was done
+    before as its default.
+    """
     if record is None or not isinstance(record.get("config"), dict):
         return ""
     now = RunIdentity.of(loaded.config).fields
     overridden = {name.split(".")[0] for name in record.get("overrides") or {}}
     then = {key: value for key, value in record["config"].items() if key not in overridden}
-    now = {key: value for key, value in now.items() if key not in overridden}
+    now = {key: value for key, value in now.items() if key in then}
     return "; ".join(differing_fields(then, now))

@@ -6,7 +6,7 @@ README.md.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from structlayers.butterfly import initializers
 from structlayers.butterfly.convert import (
@@ -50,12 +50,74 @@ from structlayers.butterfly.permutations import (
     soft_permutation_factor,
 )
 
-# Names whose modules import Flax or are rarely needed, imported at first use (PEP 562):
-# name -> "module:attribute".
-_LAZY: dict[str, str] = {}
+# Imported at first use (PEP 562): what needs Flax, and what only some programs call.
+_LAZY_MODULES: dict[str, tuple[str, ...]] = {
+    "transforms": (
+        "circulant",
+        "dct",
+        "dft",
+        "dft2",
+        "dst",
+        "haar_wavelet",
+        "hadamard",
+        "hartley",
+        "inverse_dct",
+        "inverse_dft",
+        "inverse_dft2",
+        "inverse_dst",
+        "inverse_haar_wavelet",
+        "permutation_network",
+        "toeplitz",
+    ),
+    "monarch": ("monarch_init", "monarch_shapes", "monarch_to_dense", "project_to_monarch"),
+    "ops.monarch": ("monarch_multiply",),
+    "factorize": ("factorize_butterfly",),
+    "arg_specs": ("ARG_SPECS",),
+    "layers": ("ButterflyLinear", "LearnedPermutation", "MonarchLinear", "OrthogonalButterfly"),
+}
+_LAZY = {name: module for module, names in _LAZY_MODULES.items() for name in names}
+
+if TYPE_CHECKING:
+    from structlayers.butterfly.arg_specs import ARG_SPECS
+    from structlayers.butterfly.factorize import factorize_butterfly
+    from structlayers.butterfly.layers import (
+        ButterflyLinear,
+        LearnedPermutation,
+        MonarchLinear,
+        OrthogonalButterfly,
+    )
+    from structlayers.butterfly.monarch import (
+        monarch_init,
+        monarch_shapes,
+        monarch_to_dense,
+        project_to_monarch,
+    )
+    from structlayers.butterfly.ops.monarch import monarch_multiply
+    from structlayers.butterfly.transforms import (
+        circulant,
+        dct,
+        dft,
+        dft2,
+        dst,
+        haar_wavelet,
+        hadamard,
+        hartley,
+        inverse_dct,
+        inverse_dft,
+        inverse_dft2,
+        inverse_dst,
+        inverse_haar_wavelet,
+        permutation_network,
+        toeplitz,
+    )
 
 __all__ = [
+    "ARG_SPECS",
+    "ButterflyLinear",
     "ButterflyOperator",
+    "LearnedPermutation",
+    "MonarchLinear",
+    "OrthogonalButterfly",
     "apply_permutation",
     "bit_reversal_permutation",
     "block_butterfly_multiply",
@@ -66,16 +128,36 @@ __all__ = [
     "butterfly_multiply",
     "butterfly_to_dense",
     "butterfly_transpose",
+    "circulant",
+    "dct",
+    "dft",
+    "dft2",
+    "dst",
     "even_odd_permutation",
+    "factorize_butterfly",
     "flip_stride_order",
     "fold_diagonal",
+    "haar_wavelet",
+    "hadamard",
+    "hartley",
     "initializers",
+    "inverse_dct",
+    "inverse_dft",
+    "inverse_dft2",
+    "inverse_dst",
+    "inverse_haar_wavelet",
     "inverse_permutation",
     "is_permutation",
     "merge_blocks",
     "merge_butterfly",
+    "monarch_init",
+    "monarch_multiply",
+    "monarch_shapes",
     "monarch_to_blocks",
+    "monarch_to_dense",
     "permutation_logits_shape",
+    "permutation_network",
+    "project_to_monarch",
     "reverse_half_permutation",
     "rotation_angles",
     "rotation_twiddle",
@@ -84,6 +166,7 @@ __all__ = [
     "soft_permutation_factor",
     "split_blocks",
     "tie_butterfly",
+    "toeplitz",
     "twiddle_shape",
     "unitary_angles",
     "unitary_twiddle",
@@ -95,9 +178,8 @@ def __getattr__(name: str) -> Any:
     """Imports a lazy public name at first use."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, attribute = _LAZY[name].partition(":")
-    value = getattr(importlib.import_module(module), attribute)
-    globals()[name] = value
+    module = importlib.import_module(f"{__name__}.{_LAZY[name]}")
+    value = globals()[name] = getattr(module, name)
     return value
 
 

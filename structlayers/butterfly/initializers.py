@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from structlayers._core.precision import accumulation_dtype
 from structlayers.butterfly.parametrizations import rotation_twiddle, unitary_twiddle
 
 __all__ = ["gaussian", "identity", "orthogonal"]
@@ -86,7 +87,7 @@ def orthogonal(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.floa
     lead = tuple(shape[:-2])
     real = jnp.finfo(dtype).dtype
     # half-precision angles would be coarse; the draws are float32 at least
-    draw = jnp.promote_types(real, jnp.float32)
+    draw = accumulation_dtype(real)
     key_angles, key_kind = jax.random.split(key)
     if jnp.issubdtype(dtype, jnp.complexfloating):
         angles = jax.random.uniform(key_angles, (*lead, 3), draw, maxval=2 * jnp.pi)

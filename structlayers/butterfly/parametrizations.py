@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_inexact, require_real
+from structlayers._core.precision import accumulation_dtype
 
 __all__ = ["rotation_angles", "rotation_twiddle", "unitary_angles", "unitary_twiddle"]
 
@@ -95,8 +96,8 @@ def unitary_twiddle(angles: ArrayLike) -> jax.Array:
         ValueError: If the last axis is not 4 long.
 
     Example:
-        >>> bool(jnp.allclose(unitary_twiddle(jnp.zeros((4,))), jnp.eye(2)))
-        True
+        >>> unitary_twiddle(jnp.zeros((4,))).real.tolist()
+        [[1.0, 0.0], [-0.0, 1.0]]
 
     References:
         Dao et al., github.com/HazyResearch/butterfly (class ButterflyUnitary).
@@ -105,19 +106,16 @@ def unitary_twiddle(angles: ArrayLike) -> jax.Array:
     require_real("angles", angles)
     if angles.ndim < 1 or angles.shape[-1] != 4:
         raise ValueError(f"angles must have shape (..., 4), got {angles.shape}")
-    mix, phase, diagonal, cross = jnp.moveaxis(
-        angles.astype(jnp.promote_types(angles.dtype, jnp.float32)), -1, 0
-    )
+    wide = angles.astype(accumulation_dtype(angles.dtype))
+    mix, phase, diagonal, cross = jnp.moveaxis(wide, -1, 0)
     cos, sin = jnp.cos(mix), jnp.sin(mix)
-
-    def polar(modulus: jax.Array, angle: jax.Array) -> jax.Array:
-        return jax.lax.complex(modulus * jnp.cos(angle), modulus * jnp.sin(angle))
-
+    # products of phases, not phases of sums: a rounded sum of large angles is no longer unitary
+    phase, diagonal, cross = (
+        jax.lax.complex(jnp.cos(angle), jnp.sin(angle)) for angle in (phase, diagonal, cross)
+    )
+    cos, sin = phase * cos.astype(phase.dtype), phase * sin.astype(phase.dtype)
     return _stack_block(
-        polar(cos, phase + diagonal),
-        polar(sin, phase + cross),
-        polar(-sin, phase - cross),
-        polar(cos, phase - diagonal),
+        cos * diagonal, sin * cross, -sin * jnp.conj(cross), cos * jnp.conj(diagonal)
     )
 
 

@@ -20,7 +20,7 @@ def _pad(x: jax.Array, size: int) -> jax.Array:
 
 
 def _apply_factor(x: jax.Array, weights: jax.Array) -> jax.Array:
-    """``out[s, p, i, k] = sum_j W[s, p, k, i, j] x[s, p, j, k]``, written as a sum over j.
+    """``out[s, p, i, k] = sum_j W[s, p, k, i, j] x[s, p, j, k]``.
 
     Args:
         x: ``(*B, S, N)``.
@@ -30,12 +30,11 @@ def _apply_factor(x: jax.Array, weights: jax.Array) -> jax.Array:
         Array ``(*B, S, N)``.
     """
     stacks, _, stride, radix, _ = weights.shape
-    columns = weights.transpose(4, 0, 1, 3, 2)  # j S P i k
-    columns = columns.reshape(radix, *(1,) * (x.ndim - 2), *columns.shape[1:])
+    weights = weights.transpose(0, 1, 3, 4, 2)  # S P i j k
+    weights = weights.reshape((1,) * (x.ndim - 2) + weights.shape)
     p = x.shape[-1] // (radix * stride)
-    parts = x.reshape(*x.shape[:-2], stacks, p, radix, stride)  # *B S P j k
-    out = sum(columns[j] * parts[..., j : j + 1, :] for j in range(radix))
-    return jnp.asarray(out).reshape(x.shape)
+    parts = x.reshape(*x.shape[:-2], stacks, p, 1, radix, stride)  # *B S P 1 j k
+    return jnp.sum(weights * parts, axis=-2).reshape(x.shape)
 
 
 def butterfly_multiply(

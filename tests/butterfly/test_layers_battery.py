@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from structlayers.butterfly import initializers
 from structlayers.butterfly.layers import (
     ButterflyLinear,
     LearnedPermutation,
@@ -224,6 +225,19 @@ def test_sharding_metadata(case, rng: np.random.Generator):
         sharded = jax.device_put(x, NamedSharding(mesh, P("data", None)))
         values = apply(layer, sharded)
     np.testing.assert_allclose(values, apply(plain, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_partitioned_initializer(is_complex: bool):
+    """`nnx.with_partitioning` around an initializer, Flax's other way to name axes."""
+    axes = (None, None, None, "model", None, None) + (None,) * is_complex
+    kernel_init = nnx.with_partitioning(initializers.orthogonal, axes)
+    mesh = jax.make_mesh((4,), ("model",), axis_types=(AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        layer = ButterflyLinear(8, 8, complex=is_complex, kernel_init=kernel_init, rngs=nnx.Rngs(0))
+        assert layer.twiddle[...].sharding.spec == P(*axes)
+    plain = ButterflyLinear(8, 8, complex=is_complex, rngs=nnx.Rngs(0))
+    np.testing.assert_array_equal(layer.twiddle[...], plain.twiddle[...])
 
 
 @pytest.mark.parametrize("kind", [name for name in LAYERS if name != "permutation"])

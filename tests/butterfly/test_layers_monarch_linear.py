@@ -159,6 +159,9 @@ def test_bad_types():
     linear = nnx.Linear(4, 4, param_dtype=jnp.complex64, rngs=nnx.Rngs(0))
     with pytest.raises(TypeError, match="the kernel of linear must be real"):
         MonarchLinear.from_linear(linear)
+    annotated = nnx.with_partitioning(nnx.initializers.lecun_normal(), (None, "model"))
+    with pytest.raises(TypeError, match="by kernel_metadata instead"):
+        MonarchLinear(4, 4, kernel_init=annotated, rngs=nnx.Rngs(0))
 
 
 def test_bad_inputs():

@@ -51,7 +51,7 @@ def matrix_of(operator: ButterflyOperator) -> np.ndarray:
 
 
 @jax.jit
-def columns_of(operators: dict[str, ButterflyOperator]) -> dict[str, tuple[jax.Array, ...]]:
+def columns_of(operators: dict[str, ButterflyOperator]) -> dict[str, tuple[jax.Array, jax.Array]]:
     """The operators as they run, each on the unit vectors, and their dense matrices."""
     result = {}
     for key, operator in operators.items():

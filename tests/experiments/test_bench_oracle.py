@@ -1,5 +1,7 @@
 """The float64 oracle, whole and on rows, and what a candidate's error is measured against."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,6 +129,17 @@ def test_an_op_without_reference_is_not_compared(operation, monkeypatch):
     found, _ = make_candidates(operation, operation.specs[0], ("xla",), ())
     measured = measure(found[0], job, QUICK)
     assert (measured.error, measured.error_scope) == (None, "no reference implementation")
+
+
+def test_an_op_of_one_implementation_is_its_own_oracle(operation):
+    alone = dataclasses.replace(operation, dispatcher=None)
+    job = make_job(alone, operation.specs[0], "forward")
+    found, _ = make_candidates(alone, operation.specs[0], None, ())
+    assert [(each.name, each.chosen) for each in found] == [("mix", True)]
+    measured = measure(found[0], job, QUICK)
+    assert measured.error is not None
+    assert 0 < measured.error < 1e-6
+    assert measured.error_scope == "all rows, against itself in float64"
 
 
 def test_integer_results_are_exact():

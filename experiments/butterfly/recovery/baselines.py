@@ -43,7 +43,7 @@ def sparse_plus_low_rank_rmse(target: np.ndarray, multiplications: int, rounds: 
     best = sparse_rmse(target, multiplications)
     for rank in range(1, multiplications // (2 * n) + 1):
         entries = multiplications - 2 * n * rank
-        sparse = np.zeros_like(target)
+        sparse, rest = np.zeros_like(target), target
         for _ in range(rounds):
             left, singular, right = np.linalg.svd(target - sparse, full_matrices=False)
             rest = target - (left[:, :rank] * singular[:rank]) @ right[:rank]

@@ -44,6 +44,8 @@ class RecoveryConfig:
         seed_fraction_goal: share of the seeds that is to reach the line.
         recovery_steps_goal: the seeds are to reach the paper's RMSE of 1e-4 within these steps;
             None where there is no such goal.
+        time_goals: figures of the runner's clock ("seconds.total", "phases.NAME.seconds") and the
+            seconds that they may be, compilation included.
     """
 
     family: str = "butterfly"
@@ -69,6 +71,7 @@ class RecoveryConfig:
     relative_goal_float64: float | None = 1e-12
     seed_fraction_goal: float | None = 0.9
     recovery_steps_goal: int | None = None
+    time_goals: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses sizes, counts and names that no fit can have.
@@ -111,11 +114,14 @@ class RecoveryConfig:
 
     def smoke(self) -> Self:
         """Seconds on a CPU: small sizes, few seeds, the same code."""
-        return replace(self, sizes=(8, 16), steps=min(self.steps, 600), seeds=4, large_seeds=1)
+        return replace(
+            self, sizes=(8, 16), steps=min(self.steps, 600), seeds=4, large_seeds=1, time_goals=()
+        )
 
     def goals(self) -> tuple[Goal, ...]:
-        """The lines of every size and precision."""
-        return tuple(goal for n in self.sizes for goal in self._size_goals(n))
+        """The lines of every size and precision, and the clock's."""
+        lines = tuple(goal for n in self.sizes for goal in self._size_goals(n))
+        return lines + tuple(Goal(name, bound, "<=", unit="s") for name, bound in self.time_goals)
 
     def _size_goals(self, n: int) -> list[Goal]:
         key = f"n{n:04d}"
@@ -190,21 +196,6 @@ class LearnedRecoveryConfig(RecoveryConfig):
             return super()._size_goals(n)
         one = replace(self, seed_fraction_goal=1 / self.seeds_for(n))
         return super(LearnedRecoveryConfig, one)._size_goals(n)
-
-
-@dataclass(frozen=True)
-class ClockedRecoveryConfig(RecoveryConfig):
-    """Recovery against the clock, compilation included.
-
-    Attributes:
-        seconds_goal: wall time of the whole run.
-    """
-
-    seconds_goal: float = 60.0
-
-    def goals(self) -> tuple[Goal, ...]:
-        """The lines, and the time."""
-        return (*super().goals(), Goal("seconds.total", self.seconds_goal, "<=", unit="s"))
 
 
 @dataclass(frozen=True)

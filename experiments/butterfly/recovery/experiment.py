@@ -22,8 +22,10 @@ class RecoveryExperiment:
     def phases(self) -> Sequence[Phase]:
         """All fits, by precision, then size."""
         config = self.config
-        make = LearnedFit if isinstance(config, LearnedRecoveryConfig) else FixedFit
-        return [make(config, n, dtype) for dtype in config.dtypes for n in config.sizes]
+        fits = [(n, dtype) for dtype in config.dtypes for n in config.sizes]
+        if isinstance(config, LearnedRecoveryConfig):
+            return [LearnedFit(config, n, dtype) for n, dtype in fits]
+        return [FixedFit(config, n, dtype) for n, dtype in fits]
 
     def finish(self, results: dict[str, dict[str, Any]]) -> dict[str, float]:
         """Per size and precision: the best seed's errors, shares of seeds, steps, size."""
@@ -46,7 +48,8 @@ class RecoveryExperiment:
 def summarize(result: dict[str, Any], config: RecoveryConfig) -> dict[str, float]:
     """Numbers of one fit: the best seed, and what a success costs.
 
-    A seed is at the line if its errors are at most the goals of its precision. The cost of a success is the Adam steps of all seeds over the seeds at the line.
+    A seed is at the line if its errors are at most the goals of its precision. The cost of a
+    success is the Adam steps of all seeds over the seeds at the line.
     """
     rmse, relative = np.array(result["rmse"]), np.array(result["relative_error"])
     to_recovered = np.array(result["steps_to_recovered"])
@@ -73,7 +76,6 @@ def summarize(result: dict[str, Any], config: RecoveryConfig) -> dict[str, float
     if at_line.any():
         steps = config.steps + getattr(config, "relax_steps", 0)
         summary["steps_per_success"] = float(steps * len(rmse) / at_line.sum())
-    for name in ("exact_permutations",):
-        if name in result:
-            summary[name] = float(result[name])
+    if "exact_permutations" in result:
+        summary["exact_permutations"] = float(result["exact_permutations"])
     return summary

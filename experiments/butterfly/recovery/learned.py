@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.butterfly.recovery.adam import cosine_adam, descend
-from experiments.butterfly.recovery.errors import fit_results, loss_bounds, mean_square
-from experiments.butterfly.recovery.models import dense_matrix, draw_parameters
-from experiments.butterfly.targets import target_matrix
+from experiments.butterfly.recovery.config import LearnedRecoveryConfig
+from experiments.butterfly.recovery.fit import Fit, mean_square
+from experiments.butterfly.recovery.models import dense_matrix
 from structlayers.butterfly import (
     permutation_logits_shape,
     round_permutation,
@@ -19,12 +19,9 @@ from structlayers.butterfly import (
     soft_permutation_factor,
 )
 
-if TYPE_CHECKING:
-    from experiments.butterfly.recovery.config import LearnedRecoveryConfig
-
 
 @dataclass(frozen=True)
-class LearnedFit:
+class LearnedFit(Fit[LearnedRecoveryConfig]):
     """Fits T = B P with P unknown.
 
     Relaxation: `restarts` independent fits a seed of B and of the soft permutation, each with
@@ -35,15 +32,6 @@ class LearnedFit:
     A step of this phase is one step of Adam on everything there is: all restarts of all seeds
     during the relaxation, all seeds during the refit.
     """
-
-    config: "LearnedRecoveryConfig"
-    n: int
-    dtype: str
-
-    @property
-    def name(self) -> str:
-        """E.g. "n0064_float32"."""
-        return f"n{self.n:04d}_{self.dtype}"
 
     @property
     def relax_steps(self) -> int:
@@ -56,25 +44,8 @@ class LearnedFit:
         return self.relax_steps + self.config.steps
 
     @cached_property
-    def target(self) -> np.ndarray:
-        """The matrix to recover, float64 or complex128."""
-        return target_matrix(self.config.transform, self.n)
-
-    @property
-    def target_scale(self) -> float:
-        """Root mean square of the entries of the target."""
-        return float(np.sqrt(np.mean(np.abs(self.target) ** 2)))
-
-    @cached_property
     def _target(self) -> jax.Array:
-        dtype = jnp.dtype(self.dtype)
-        if np.iscomplexobj(self.target):
-            dtype = np.result_type(dtype, np.complex64)
-        return jnp.asarray((self.target / self.target_scale).astype(dtype))
-
-    @property
-    def _seeds(self) -> int:
-        return self.config.seeds_for(self.n)
+        return self.array(self.target / self.target_scale, np.iscomplexobj(self.target))
 
     def _soft_matrix(self, logits: dict[str, jax.Array]) -> jax.Array:
         """(n, n) doubly stochastic matrix P of the relaxed permutation."""
@@ -113,19 +84,9 @@ class LearnedFit:
     def _refit_optimizer(self) -> Any:
         return cosine_adam(self.config.learning_rate, self.config.steps)
 
-    def _draw(self, keys: jax.Array) -> jax.Array:
-        config = self.config
-
-        def draw(key: jax.Array) -> jax.Array:
-            return draw_parameters(
-                key, self.n, 1, config.tied, config.is_complex, self.dtype, config.initializer
-            )
-
-        return jax.vmap(draw)(keys)
-
     def init(self) -> dict[str, Any]:
         """States of the relaxation (seeds x restarts fits) and of the refit (seeds fits)."""
-        config, seeds = self.config, self._seeds
+        config, seeds = self.config, self.num_seeds
         fits = seeds * config.restarts
         relax, refit = jax.random.split(jax.random.key(config.seed))
         keys = jax.random.split(relax, (3, fits))
@@ -136,8 +97,8 @@ class LearnedFit:
         }
         if config.extra_permutation:
             logits["extra"] = jax.vmap(lambda key: jax.random.normal(key, (3,), dtype))(keys[2])
-        soft = {"twiddle": self._draw(keys[0]), "logits": logits}
-        hard = self._draw(jax.random.split(refit, seeds))
+        soft = {"twiddle": self.draw(keys[0], config.initializer), "logits": logits}
+        hard = self.draw(jax.random.split(refit, seeds), config.initializer)
         return {
             "relax": {
                 "parameters": soft,
@@ -203,24 +164,25 @@ class LearnedFit:
             jnp.asarray(num, jnp.int32),
             loss=self._refit_loss,
             optimizer=self._refit_optimizer,
-            bounds=loss_bounds(self.config, self.dtype, self.target_scale),
+            bounds=self.bounds,
         )
 
     def _round(
         self, logits: dict[str, jax.Array], losses: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Permutation of each seed's best restart, and that restart's loss."""
-        by_seed = losses.reshape(self._seeds, self.config.restarts)
+        by_seed = losses.reshape(self.num_seeds, self.config.restarts)
         best = jnp.argmin(by_seed, axis=1)
 
         def of_best(values: jax.Array) -> jax.Array:
-            by_seed = values.reshape(self._seeds, self.config.restarts, *values.shape[1:])
+            by_seed = values.reshape(self.num_seeds, self.config.restarts, *values.shape[1:])
             return jax.vmap(lambda row, index: row[index])(by_seed, best)
 
         chosen = jax.tree.map(of_best, logits)
-        return jax.vmap(self._round_seed)(chosen), by_seed.min(axis=1)
+        return jax.vmap(self.round_seed)(chosen), by_seed.min(axis=1)
 
-    def _round_seed(self, logits: dict[str, jax.Array]) -> jax.Array:
+    def round_seed(self, logits: dict[str, jax.Array]) -> jax.Array:
+        """Index array (n,) of one seed's logits, every choice taken whose logit is positive."""
         permutation = round_permutation(logits["levels"], self.n)
         if "extra" not in logits:
             return permutation
@@ -232,14 +194,10 @@ class LearnedFit:
     def finish(self, state: dict[str, Any]) -> dict[str, Any]:
         """Errors of every seed after the refit, and how many permutations were right."""
         permutations = np.asarray(state["permutation"])
-        results = fit_results(
+        results = self.results(
             state["refit"]["parameters"],
             np.asarray(state["refit"]["reached"]),
             lambda seed: self.target[:, permutations[seed]],
-            config=self.config,
-            n=self.n,
-            dtype=self.dtype,
-            scale=self.target_scale,
         )
         recovered = np.asarray(results["relative_error"]) <= self.config.relative_goal
         results["exact_permutations"] = len({p.tobytes() for p in permutations[recovered]})

@@ -70,5 +70,7 @@ def tie_butterfly(twiddle: ArrayLike) -> jax.Array:
     levels = [jnp.zeros((*lead, 0, 2, 2), twiddle.dtype)]
     for level in range(sizes.levels):
         copies = twiddle[:, :, level].reshape(*lead, -1, 2**level, 2, 2)
-        levels.append(copies.mean(axis=2))
+        # about the first copy, so that equal copies give themselves and not a rounded mean
+        first = copies[:, :, :1]
+        levels.append((first + (copies - first).mean(axis=2, keepdims=True))[:, :, 0])
     return jnp.concatenate(levels, axis=2)

@@ -88,9 +88,18 @@ class MonarchLinear(nnx.Module):
 
         def factor(shape: tuple[int, int, int]) -> nnx.Param[jax.Array]:
             blocks, outputs, inputs = shape
+
+            def block(key: jax.Array) -> jax.Array:
+                values = kernel_init(key, (inputs, outputs), param_dtype)
+                if isinstance(values, nnx.VariableMetadata):
+                    raise TypeError(
+                        "kernel_init must return the array of one block, got one with metadata: "
+                        "name the three axes of a factor by kernel_metadata instead"
+                    )
+                return values.T
+
             keys = jax.random.split(rngs.params(), blocks)
-            init = jax.vmap(lambda key: kernel_init(key, (inputs, outputs), param_dtype))
-            return nnx.Param(init(keys).swapaxes(1, 2), **kernel_metadata)
+            return nnx.Param(jax.vmap(block)(keys), **kernel_metadata)
 
         self.blocks1 = factor(shapes[0])  # (k, q, p)
         self.blocks2 = factor(shapes[1])  # (l, s, r)

@@ -64,9 +64,8 @@ def block_butterfly_multiply(
 
     References:
         Dao et al., "Monarch: Expressive Structured Matrices for Efficient and Accurate Training",
-        2022, arXiv:2204.00595, section 3; Gonon, Zheng, Carrivain, Le, "Make Inference Faster:
-        Efficient GPU Memory Management for Butterfly Sparse Matrix Multiplication", 2024,
-        arXiv:2405.15013, section 2 (Kronecker-sparse factors).
+        2022, arXiv:2204.00595, section 3; Gonon, Zheng, Carrivain, Le, "Fast Inference with
+        Kronecker-Sparse Matrices", 2025, arXiv:2405.15013 (factors of any radix and stride).
     """
     arrays, stacks, size = check_blocks(blocks)
     x = check_input(x, size)

@@ -87,10 +87,10 @@ def make_operator(
 
 
 def scalar_operator(
-    value: complex, *, dtype: np.dtype, tied: bool, real_part: bool = False
+    value: complex | float | np.number, *, dtype: np.dtype, tied: bool, real_part: bool = False
 ) -> ButterflyOperator:
     """The 1 x 1 matrix [value]. Size 1 has no factor to hold it, so it is the corner of size 2."""
-    corner = np.zeros((1, 2, 2), np.result_type(np.float64, type(value)))
+    corner = np.zeros((1, 2, 2), np.result_type(np.float64, value))
     corner[0, 0, 0] = value
     return make_operator(
         [[corner]], dtype=dtype, tied=tied, in_features=1, out_features=1, real_part=real_part

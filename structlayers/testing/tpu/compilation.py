@@ -64,7 +64,11 @@ def compile_for_target(
         return GateRow(target.name, False, shorten_error(error), compile_seconds=seconds)
     seconds = time.perf_counter() - start
 
-    sizes = compiled.memory_analysis()
+    sizes, text = compiled.memory_analysis(), compiled.as_text()
+    if sizes is None or text is None:
+        missing = "memory analysis" if sizes is None else "optimised HLO"
+        error = f"compiled, but the compiler gave no {missing}"
+        return GateRow(target.name, False, error, compile_seconds=seconds)
     memory = {
         "argument": sizes.argument_size_in_bytes,
         "output": sizes.output_size_in_bytes,
@@ -72,7 +76,7 @@ def compile_for_target(
         "temp": sizes.temp_size_in_bytes,
         "code": sizes.generated_code_size_in_bytes,
     }
-    module = read_module(compiled.as_text())
+    module = read_module(text)
     grids = grid_steps(traced.jaxpr)
     kernels = tuple(
         read_schedule(dumps, name, branch_delay=target.branch_delay, grids=grids)

@@ -1,6 +1,7 @@
 """Parts of the recovery experiment: permutations, baselines, errors, configs."""
 
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
@@ -49,10 +50,11 @@ def test_permutations_by_hand():
 
 
 def test_unknown_permutations_are_named():
-    with pytest.raises(ValueError, match="column_permutation.*'spiral'"):
-        column_permutation("spiral", 8)
-    with pytest.raises(ValueError, match="row_permutation.*'spiral'"):
-        row_permutation("spiral", 8)
+    name: Any = "spiral"
+    with pytest.raises(ValueError, match=r"column_permutation.*'spiral'"):
+        column_permutation(name, 8)
+    with pytest.raises(ValueError, match=r"row_permutation.*'spiral'"):
+        row_permutation(name, 8)
 
 
 @pytest.mark.parametrize("is_complex", [False, True])
