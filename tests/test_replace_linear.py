@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from structlayers import replace_linear
+from structlayers.butterfly import ButterflyLinear, MonarchLinear
 
 
 class Doubled(nnx.Module):
@@ -247,3 +248,27 @@ def test_an_error_of_make_says_where(model: Everywhere):
     with pytest.raises(RuntimeError, match="no") as caught:
         replace_linear(model, "pair/1", make)
     assert caught.value.__notes__ == ["in replace_linear, at 'pair/1' (4 -> 4)"]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        MonarchLinear.from_linear,
+        ButterflyLinear.from_linear,
+        lambda linear: ButterflyLinear(
+            linear.in_features, linear.out_features, complex=True, rngs=nnx.Rngs(2)
+        ),
+    ],
+    ids=["monarch", "butterfly", "complex butterfly"],
+)
+def test_structured_layers_stand_in(make, x: jax.Array):
+    """The structured model equals the dense one that holds the same matrices."""
+    rngs = nnx.Rngs(0)
+    wide, head = nnx.Linear(4, 10, rngs=rngs), nnx.Linear(10, 3, rngs=rngs)
+    model = nnx.Sequential(wide, nnx.relu, head)
+    replace_linear(model, "layers/*", make)
+    assert not any(isinstance(layer, nnx.Linear) for layer in model.layers)
+    for dense, place in ((wide, 0), (head, 2)):
+        structured: Any = model.layers[place]
+        dense.kernel[...] = structured.dense_kernel()
+    np.testing.assert_allclose(model(x), head(nnx.relu(wide(x))), rtol=1e-5, atol=1e-5)

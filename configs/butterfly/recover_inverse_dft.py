@@ -4,7 +4,7 @@ As recover_dft.
 
 Paper: Dao et al. 2019, arXiv:1903.05895, section 4.1, Figure 3.
 Expected: as recover_dft; the paper has no row of its own for it.
-Time: @TIME@
+Time: as recover_dft.
 Command: python -m experiments run configs/butterfly/recover_inverse_dft.py
 """
 

@@ -131,15 +131,23 @@ def _copy(tree: Any) -> Any:
     return jax.tree.map(jnp.copy, tree)
 
 
-def _sample_loop(loop: Callable[[Any], Any], carry: Any, repeats: int) -> list[float]:
-    """Seconds of whole loops; the carry, which is donated, goes from one to the next."""
-    compiled = jax.jit(loop, donate_argnums=0).lower(carry).compile()
-    carry = jax.block_until_ready(compiled(carry))
-    samples = []
+def _sample_loops(
+    loops: Sequence[Callable[[Any], Any]], carries: Sequence[Any], repeats: int
+) -> list[list[float]]:
+    """Seconds of whole loops, taken in turn; the carries are donated."""
+    compiled = [
+        jax.jit(loop, donate_argnums=0).lower(carry).compile()
+        for loop, carry in zip(loops, carries, strict=True)
+    ]
+    carries = [
+        jax.block_until_ready(run(carry)) for run, carry in zip(compiled, carries, strict=True)
+    ]
+    samples: list[list[float]] = [[] for _ in loops]
     for _ in range(repeats):
-        start = time.perf_counter()
-        carry = jax.block_until_ready(compiled(carry))
-        samples.append(time.perf_counter() - start)
+        for index, run in enumerate(compiled):
+            start = time.perf_counter()
+            carries[index] = jax.block_until_ready(run(carries[index]))
+            samples[index].append(time.perf_counter() - start)
     return samples
 
 
@@ -160,18 +168,15 @@ def overhead_seconds(arrays: Arrays, *, repeats: int = 15) -> float:
     """
     signature = _signature(arrays)
     if signature not in _overheads:
-        # Bytes enough for some 60 microseconds on a GPU and some 20 on a CPU core.
-        size, steps = (2**16, 50) if jax.default_backend() == "cpu" else (2**25, 200)
+        # On a GPU some 60 microseconds; a CPU has no launches to hide.
+        size, steps = (2**10, 1000) if jax.default_backend() == "cpu" else (2**25, 200)
         ballast = jax.random.normal(jax.random.key(0), (size,), jnp.float32)
-        once, twice = (
-            min(
-                _sample_loop(
-                    build_overhead_loop(rounds, steps), (_copy(arrays), jnp.copy(ballast)), repeats
-                )
-            )
-            for rounds in (1, 2)
+        once, twice = _sample_loops(
+            [build_overhead_loop(rounds, steps) for rounds in (1, 2)],
+            [(_copy(arrays), jnp.copy(ballast)) for _ in range(2)],
+            repeats,
         )
-        _overheads[signature] = max(0.0, (twice - once) / steps)
+        _overheads[signature] = max(0.0, (min(twice) - min(once)) / steps)
     return _overheads[signature]
 
 
@@ -206,7 +211,9 @@ def time_loop(
         steps = max(1, min(MAX_STEPS, math.ceil(target_seconds / (launched * len(sets)))))
     calls = steps * len(sets)
     overhead = overhead_seconds(sets[0])
-    samples = _sample_loop(build_loop(fn, steps), _copy((list(sets), results)), repeats)
+    carry = _copy((list(sets), results))
+    del results
+    (samples,) = _sample_loops([build_loop(fn, steps)], [carry], repeats)
     return Timing(
         tuple(sample / calls - overhead for sample in samples),
         calls,

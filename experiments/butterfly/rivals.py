@@ -137,7 +137,7 @@ def _result_dtype(x: jax.Array, weights: jax.Array) -> Any:
     """Half-precision data keep their dtype; otherwise complex if either is."""
     if accumulation_dtype(x.dtype) != x.dtype:
         return x.dtype
-    return jnp.promote_types(x.dtype, weights.dtype)
+    return weights.dtype if jnp.issubdtype(weights.dtype, jnp.complexfloating) else x.dtype
 
 
 def _stage_loop(spec: ArgSpec) -> Contender:

@@ -71,7 +71,7 @@ def factorize_butterfly(
 
     References:
         Zheng, Riccietti, Gribonval, "Efficient identification of butterfly sparse matrix
-        factorizations", 2021, arXiv:2110.01230, (hierarchical method, exact recovery).
+        factorizations", 2021, arXiv:2110.01230 (hierarchical method, exact recovery).
         Le, Zheng, Riccietti, Gribonval, "Fast learning of fast transforms, with guarantees",
         ICASSP 2022 (balanced tree). Le, Zheng, Riccietti, Gribonval, "Butterfly factorization with
         error guarantees", 2024, arXiv:2411.04506 (isometric weights between the steps).

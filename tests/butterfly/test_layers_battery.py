@@ -235,7 +235,7 @@ def test_partitioned_initializer(is_complex: bool):
     mesh = jax.make_mesh((4,), ("model",), axis_types=(AxisType.Auto,))
     with jax.set_mesh(mesh):
         layer = ButterflyLinear(8, 8, complex=is_complex, kernel_init=kernel_init, rngs=nnx.Rngs(0))
-        assert layer.twiddle[...].sharding.spec == P(*axes)
+        assert layer.twiddle[...].sharding == NamedSharding(mesh, P(*axes))
     plain = ButterflyLinear(8, 8, complex=is_complex, rngs=nnx.Rngs(0))
     np.testing.assert_array_equal(layer.twiddle[...], plain.twiddle[...])
 

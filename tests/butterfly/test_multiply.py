@@ -38,8 +38,8 @@ def every_form(x, twiddles, implementation, increasing_stride):
 
 
 @pytest.mark.parametrize("increasing_stride", [True, False])
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("n", [1, 2, 4, 64])
+@pytest.mark.parametrize("implementation", ["xla", "dense", "reference"])
+@pytest.mark.parametrize("n", [1, 2, 32])
 def test_products_equal_the_definition(n, implementation, increasing_stride, rng):
     dtypes = ("float32", "complex64")
     twiddles = {
@@ -83,8 +83,9 @@ def test_rectangular_stacks_and_permutations(batch, implementation, rng):
 
 
 @pytest.mark.parametrize("implementation", ["xla", "dense", "reference"])
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("float32", "complex64")])
+@pytest.mark.parametrize(
+    ("dtypes", "tied"), [(("float32", "float32"), True), (("float32", "complex64"), False)]
+)
 def test_gradients_against_the_float64_reference(dtypes, tied, implementation, rng):
     n = 32
     x = random_array(rng, (5, 2, 27), dtypes[0])
@@ -102,8 +103,7 @@ def test_gradients_against_the_float64_reference(dtypes, tied, implementation, r
     ("n", "batch", "dtype", "tied"),
     [
         (256, 64, "float32", False),
-        (1024, 16, "complex64", True),
-        (2048, 3, "float32", True),
+        (2048, 3, "complex64", True),
         (16384, 4, "float32", False),
         (16384, 1, "complex64", False),
     ],
@@ -119,9 +119,16 @@ def test_large_sizes_stay_within_two_millionths(n, batch, dtype, tied, rng):
     )
 
 
-@pytest.mark.parametrize("implementation", ["xla", "dense", "reference"])
-@pytest.mark.parametrize("twiddle_dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("dtype", "twiddle_dtype", "implementation"),
+    [
+        ("bfloat16", "float32", "xla"),
+        ("bfloat16", "bfloat16", "xla"),
+        ("bfloat16", "float32", "dense"),
+        ("float16", "float32", "xla"),
+        ("bfloat16", "float32", "reference"),
+    ],
+)
 def test_half_precision_within_a_hundredth(dtype, twiddle_dtype, implementation, rng):
     n = 256
     x = jnp.asarray(random_array(rng, (16, n)), dtype)

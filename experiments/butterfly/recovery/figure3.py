@@ -82,7 +82,7 @@ class ReadResults:
         table = np.array(state["rmse"])
         for row, names in enumerate(ROWS.values()):
             for name in names:
-                metrics = read_metrics(self.config.folder / f"{name}.json")
+                metrics = read_metrics(self.config.folder, name)
                 for column, n in enumerate(self.config.sizes):
                     value = metrics.get(f"n{n:04d}/float32/rmse", np.inf)
                     table[row, column] = min(table[row, column], value)
@@ -97,9 +97,13 @@ class ReadResults:
         }
 
 
-def read_metrics(path: Path) -> Mapping[str, float]:
-    """Metrics of a stored result; empty where there is none."""
-    return json.loads(path.read_text())["metrics"] if path.exists() else {}
+def read_metrics(folder: Path, name: str) -> dict[str, float]:
+    """Metrics of a stored result and its variants; the result itself has the last word."""
+    metrics: dict[str, float] = {}
+    for path in [*sorted(folder.glob(f"{name}@*.json")), folder / f"{name}.json"]:
+        if path.exists():
+            metrics |= json.loads(path.read_text())["metrics"]
+    return metrics
 
 
 @dataclass(frozen=True)
@@ -130,5 +134,5 @@ class Figure3:
         """Heat maps: ours, the paper's, and the best baseline at equal budget."""
         from experiments.butterfly.recovery.plots import draw_heat_maps
 
-        baselines = read_metrics(self.config.folder / "recovery_baselines.json")
+        baselines = read_metrics(self.config.folder, "recovery_baselines")
         draw_heat_maps(results["read"], baselines, self.config.sizes, path)
