@@ -42,7 +42,7 @@ def monarch_sizes(blocks1: Any, blocks2: Any) -> MonarchSizes:
         ValueError: not three axes each, an empty axis, or `k q != l r`.
 
     Example:
-        >>> monarch_sizes(jnp.ones((2, 6, 5)), jnp.ones((3, 7, 4))).middle
+        >>> monarch_sizes(np.ones((2, 6, 5)), np.ones((3, 7, 4))).middle
         12
     """
     for name, blocks, wanted in (
