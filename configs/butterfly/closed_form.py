@@ -85,7 +85,7 @@ class Config:
 
     def smoke(self) -> Self:
         """One small size; the time is still taken at N = 1024."""
-        return replace(self, sizes=(8,), runs=1)
+        return replace(self, sizes=(8,), runs=2)
 
 
 def get_config() -> Config:

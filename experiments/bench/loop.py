@@ -5,6 +5,8 @@ One loop step calls the function once for each input set. Three measures keep th
 - Before a call, one entry of *every* input array is rewritten with a value that depends on the
   result of the call before. It is the value that was there, but only the running program knows,
   so no part of the function is loop-invariant (weights included) and no two calls are equal.
+  The value comes from outside the loop: were it read from the array, compilers would fuse the
+  read with the write, and rewrite the whole array (seen in jax 0.11.2 on a CPU).
 - The whole result is carried from step to step in a buffer of its own, so that all of it is
   computed and written each time.
 - Inside the loop every carried array keeps the row-major layout in which a caller would hold it,
@@ -41,26 +43,46 @@ def first_entries(tree: Any) -> jax.Array:
     return total
 
 
-def rewrite_entry(tree: Any, dependency: jax.Array, position: int = 0) -> Any:
+def read_entries(tree: Any, position: int = 0) -> Any:
+    """One entry of each array, as an array of the same rank; other leaves unchanged.
+
+    Args:
+        tree: pytree of arrays.
+        position: 0 for the first entry of each array, -1 for the last.
+    """
+
+    def read(leaf: jax.Array) -> jax.Array:
+        if not _is_array(leaf):
+            return leaf
+        start = _start(leaf, position)
+        return jax.lax.slice(leaf, start, [index + 1 for index in start])
+
+    return jax.tree.map(read, tree)
+
+
+def rewrite_entries(tree: Any, entries: Any, dependency: jax.Array, position: int = 0) -> Any:
     """The same values, one entry of each array rewritten in dependence of a scalar.
 
     Args:
         tree: pytree of arrays.
+        entries: what `read_entries` gave for the same position.
         dependency: float32 scalar.
         position: 0 for the first entry of each array, -1 for the last.
     """
     unlikely = dependency == _NEVER
 
-    def rewrite(leaf: jax.Array) -> jax.Array:
+    def rewrite(leaf: jax.Array, entry: jax.Array) -> jax.Array:
         if not _is_array(leaf):
             return leaf
-        start = [0 if position == 0 else size - 1 for size in leaf.shape]
-        entry = jax.lax.slice(leaf, start, [index + 1 for index in start])
         other = ~entry if leaf.dtype == jnp.bool_ else entry + 1
         entry = jax.lax.select(jnp.broadcast_to(unlikely, entry.shape), other, entry)
-        return jax.lax.dynamic_update_slice(leaf, entry, start)
+        return jax.lax.dynamic_update_slice(leaf, entry, _start(leaf, position))
 
-    return jax.tree.map(rewrite, tree)
+    return jax.tree.map(rewrite, tree, entries)
+
+
+def _start(leaf: jax.Array, position: int) -> list[int]:
+    return [0 if position == 0 else size - 1 for size in leaf.shape]
 
 
 def _row_major(tree: Any) -> Any:
@@ -84,19 +106,24 @@ def build_loop(fn: Callable[..., Any], steps: int) -> Loop[tuple[list[Arrays], l
         in value. Compile it with the argument donated: all its buffers are updated in place.
     """
 
-    def step(_: Any, carry: tuple[list[Arrays], list[Any]]) -> tuple[list[Arrays], list[Any]]:
-        sets, results = _row_major(carry)
-        new_sets, new_results = [], []
-        previous = results[-1]
-        for arrays in sets:
-            arrays = _row_major(rewrite_entry(arrays, first_entries(previous)))
-            arrays = jax.lax.optimization_barrier(arrays)
-            previous = _row_major(fn(*arrays))
-            new_sets.append(arrays)
-            new_results.append(previous)
-        return new_sets, new_results
+    def run(carry: tuple[list[Arrays], list[Any]]) -> tuple[list[Arrays], list[Any]]:
+        entries = [read_entries(arrays) for arrays in carry[0]]
 
-    return lambda carry: jax.lax.fori_loop(0, steps, step, carry)
+        def step(_: Any, carry: tuple[list[Arrays], list[Any]]) -> tuple[list[Arrays], list[Any]]:
+            sets, results = _row_major(carry)
+            new_sets, new_results = [], []
+            previous = results[-1]
+            for arrays, entry in zip(sets, entries, strict=True):
+                arrays = _row_major(rewrite_entries(arrays, entry, first_entries(previous)))
+                arrays = jax.lax.optimization_barrier(arrays)
+                previous = _row_major(fn(*arrays))
+                new_sets.append(arrays)
+                new_results.append(previous)
+            return new_sets, new_results
+
+        return jax.lax.fori_loop(0, steps, step, carry)
+
+    return run
 
 
 def build_overhead_loop(rounds: int, steps: int) -> Loop[tuple[Arrays, jax.Array]]:
@@ -112,13 +139,18 @@ def build_overhead_loop(rounds: int, steps: int) -> Loop[tuple[Arrays, jax.Array
         Function of (arrays, large float32 vector for the long kernel) that gives back both.
     """
 
-    def step(_: Any, carry: tuple[Arrays, jax.Array]) -> tuple[Arrays, jax.Array]:
-        arrays, ballast = carry
-        arrays = _row_major(rewrite_entry(_row_major(arrays), ballast[0]))
-        if rounds == 2:
-            arrays = jax.lax.optimization_barrier(arrays)
-            arrays = _row_major(rewrite_entry(arrays, ballast[-1], position=-1))
-        arrays, ballast = jax.lax.optimization_barrier((arrays, ballast))
-        return arrays, -ballast
+    def run(carry: tuple[Arrays, jax.Array]) -> tuple[Arrays, jax.Array]:
+        first, last = read_entries(carry[0]), read_entries(carry[0], -1)
 
-    return lambda carry: jax.lax.fori_loop(0, steps, step, carry)
+        def step(_: Any, carry: tuple[Arrays, jax.Array]) -> tuple[Arrays, jax.Array]:
+            arrays, ballast = carry
+            arrays = _row_major(rewrite_entries(_row_major(arrays), first, ballast[0]))
+            if rounds == 2:
+                arrays = jax.lax.optimization_barrier(arrays)
+                arrays = _row_major(rewrite_entries(arrays, last, ballast[-1], -1))
+            arrays, ballast = jax.lax.optimization_barrier((arrays, ballast))
+            return arrays, -ballast
+
+        return jax.lax.fori_loop(0, steps, step, carry)
+
+    return run

@@ -1,5 +1,7 @@
 """Conversions between the forms of a butterfly, and its algebra."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,12 @@ from structlayers.testing import assert_close, error_ratio
 from tests.butterfly.dense_oracle import dense_oracle, random_array, random_twiddle
 
 
+@functools.partial(jax.jit, static_argnames=("increasing_stride", "alternating"))
+def to_dense(twiddle, **options):
+    """The matrix of a converted twiddle."""
+    return butterfly_to_dense(twiddle, **options)
+
+
 def monarch_oracle(x, blocks1, blocks2):
     """The layout of monarch_multiply, step by step."""
     k, _, p = blocks1.shape
@@ -45,7 +53,7 @@ def test_tying(n, dtype, rng):
     tied = random_twiddle(rng, twiddle_shape(n, stacks=2, blocks=2, tied=True), dtype)
     untied = untie_butterfly(tied)
     assert untied.shape == twiddle_shape(n, stacks=2, blocks=2)
-    assert_close("same matrix", butterfly_to_dense(untied), dense_oracle(tied), 2e-6)
+    assert_close("same matrix", to_dense(untied), dense_oracle(tied), 2e-6)
     np.testing.assert_array_equal(tie_butterfly(untied), tied)
     assert untie_butterfly(untied) is untied
     np.testing.assert_array_equal(tie_butterfly(tied), tied)
@@ -68,11 +76,11 @@ def test_transpose_and_conjugate(blocks, alternating, rng):
         twiddle = random_twiddle(rng, twiddle_shape(n, blocks=blocks, tied=tied), "complex64")
         flips = not alternating or blocks % 2 == 1
         matrix = dense_oracle(twiddle, increasing_stride=True, alternating=alternating)
-        transposed = butterfly_to_dense(
+        transposed = to_dense(
             butterfly_transpose(twiddle), increasing_stride=not flips, alternating=alternating
         )
         assert_close("transpose", transposed, matrix.T, 2e-6)
-        conjugated = butterfly_to_dense(butterfly_conjugate(twiddle), alternating=alternating)
+        conjugated = to_dense(butterfly_conjugate(twiddle), alternating=alternating)
         assert_close("conjugate", conjugated, matrix.conj(), 2e-6)
     real = random_twiddle(rng, twiddle_shape(n))
     np.testing.assert_array_equal(butterfly_conjugate(real), real)
@@ -82,7 +90,7 @@ def test_compose(rng):
     n = 8
     first = random_twiddle(rng, twiddle_shape(n, blocks=2))
     second = random_twiddle(rng, twiddle_shape(n))
-    product = butterfly_to_dense(butterfly_compose(first, second))
+    product = to_dense(butterfly_compose(first, second))
     assert_close("product", product, dense_oracle(second) @ dense_oracle(first), 2e-6)
     with pytest.raises(ValueError, match="at least one"):
         butterfly_compose()
@@ -99,7 +107,7 @@ def test_kronecker(sizes, tied, increasing_stride, rng):
     product = butterfly_kronecker(first, second)
     assert product.shape == twiddle_shape(sizes[0] * sizes[1], blocks=2, tied=tied)
     options = {"increasing_stride": increasing_stride}
-    matrix = butterfly_to_dense(product, **options)
+    matrix = to_dense(product, **options)
     expected = np.kron(dense_oracle(first, **options), dense_oracle(second, **options))
     assert_close("Kronecker product", matrix, expected, 2e-6)
 
@@ -121,7 +129,7 @@ def test_fold_diagonal(blocks, increasing_stride, side, rng):
             scale = np.broadcast_to(diagonal, (stacks, n))
             scale = scale[:, None, :] if side == "input" else scale[:, :, None]
             expected = (matrix * scale).reshape(stacks * n, n)
-            assert_close("matrix", butterfly_to_dense(folded, **options), expected, 2e-6)
+            assert_close("matrix", to_dense(folded, **options), expected, 2e-6)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 32])
@@ -130,9 +138,7 @@ def test_flip_stride_order(n, rng):
     order = bit_reversal_permutation(n)
     for increasing_stride in (True, False):
         matrix = dense_oracle(twiddle, increasing_stride=increasing_stride).reshape(2, n, n)
-        flipped = butterfly_to_dense(
-            flip_stride_order(twiddle), increasing_stride=not increasing_stride
-        )
+        flipped = to_dense(flip_stride_order(twiddle), increasing_stride=not increasing_stride)
         expected = matrix[:, order][:, :, order].reshape(2 * n, n)
         assert_close("P B P", flipped, expected, 2e-6)
 
@@ -145,17 +151,18 @@ def test_merge_and_split(radices, tied, increasing_stride, rng):
     n = 32
     options = {"increasing_stride": increasing_stride}
     twiddle = random_twiddle(rng, twiddle_shape(n, stacks=2, tied=tied), "complex64")
-    blocks = merge_butterfly(twiddle, radices, **options)
+    merge = functools.partial(merge_butterfly, radices=radices, **options)
+    blocks = jax.jit(merge)(twiddle)
     assert [block.shape[-1] for block in blocks] == list(radices or (n,))
     assert all(block.shape[1] == 1 for block in blocks) or not tied
     x = random_array(rng, (5, n), "complex64")
     out = block_butterfly_multiply(x, blocks, **options)
     assert_close("merged", out, x @ dense_oracle(twiddle, **options).T, 2e-6)
 
-    split, residual = split_blocks(blocks, tied=tied, **options)
+    split, residual = jax.jit(functools.partial(split_blocks, tied=tied, **options))(blocks)
     assert split.shape == twiddle.shape
     assert residual < 1e-6
-    again = butterfly_to_dense(split, **options)
+    again = to_dense(split, **options)
     assert_close("round trip", again, dense_oracle(twiddle, **options), 1e-6)
 
 
@@ -184,7 +191,7 @@ def test_split_of_shared_blocks_into_an_untied_twiddle(rng):
     split, residual = split_blocks(merge_butterfly(tied, (4, 4)))
     assert split.shape == twiddle_shape(16)
     assert residual < 1e-6
-    assert_close("matrix", butterfly_to_dense(split), dense_oracle(tied), 1e-6)
+    assert_close("matrix", to_dense(split), dense_oracle(tied), 1e-6)
 
 
 @pytest.mark.parametrize("increasing_stride", [True, False])

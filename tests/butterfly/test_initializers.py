@@ -7,8 +7,13 @@ import pytest
 
 from structlayers.butterfly import butterfly_to_dense, initializers, twiddle_shape
 
-SHAPE = (1, 1, 4096, 2, 2)
+SHAPE = (4096, 2, 2)
 ALL = (initializers.gaussian, initializers.orthogonal, initializers.identity)
+
+
+def draw(init, seed, dtype="float32"):
+    """Many blocks, as NumPy values."""
+    return np.asarray(jax.jit(init, static_argnums=(1, 2))(jax.random.key(seed), SHAPE, dtype))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "complex64", "bfloat16"])
@@ -23,17 +28,17 @@ def test_shape_and_dtype(init, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 @pytest.mark.parametrize("init", ALL)
 def test_columns_have_unit_second_moment(init, dtype):
-    blocks = np.asarray(init(jax.random.key(1), SHAPE, dtype))[0, 0]
+    blocks = draw(init, 1, dtype)
     moment = np.einsum("bji,bjk->ik", blocks.conj(), blocks) / len(blocks)
     # five standard errors of a mean of 4096
     np.testing.assert_allclose(moment, np.eye(2), atol=5 * np.sqrt(1 / 4096))
 
 
 def test_gaussian_variances():
-    real = np.asarray(initializers.gaussian(jax.random.key(2), SHAPE))
+    real = draw(initializers.gaussian, 2)
     assert abs(real.mean()) < 0.03
     assert abs(real.var() - 0.5) < 0.03
-    values = np.asarray(initializers.gaussian(jax.random.key(2), SHAPE, jnp.complex64))
+    values = draw(initializers.gaussian, 2, "complex64")
     for part in (values.real, values.imag):
         assert abs(part.mean()) < 0.03
         assert abs(part.std() - 0.5) < 0.02
@@ -42,16 +47,21 @@ def test_gaussian_variances():
 
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 def test_orthogonal_blocks_make_orthogonal_butterflies(dtype):
-    blocks = np.asarray(initializers.orthogonal(jax.random.key(3), SHAPE, dtype))[0, 0]
+    blocks = draw(initializers.orthogonal, 3, dtype)
     gram = np.einsum("bji,bjk->bik", blocks.conj(), blocks)
     np.testing.assert_allclose(gram, np.broadcast_to(np.eye(2), gram.shape), atol=5e-7)
-    twiddle = initializers.orthogonal(jax.random.key(3), twiddle_shape(64, blocks=2), dtype)
-    dense = np.asarray(butterfly_to_dense(twiddle))
+
+    @jax.jit
+    def random_butterfly(key):
+        twiddle = initializers.orthogonal(key, twiddle_shape(64, blocks=2), dtype)
+        return butterfly_to_dense(twiddle)
+
+    dense = np.asarray(random_butterfly(jax.random.key(3)))
     np.testing.assert_allclose(dense.conj().T @ dense, np.eye(64), atol=3e-6)
 
 
 def test_orthogonal_real_blocks_are_haar():
-    blocks = np.asarray(initializers.orthogonal(jax.random.key(4), SHAPE))[0, 0]
+    blocks = draw(initializers.orthogonal, 4)
     determinant = np.linalg.det(blocks)
     np.testing.assert_allclose(np.abs(determinant), 1, atol=1e-6)
     assert abs((determinant > 0).mean() - 0.5) < 0.04
@@ -61,7 +71,7 @@ def test_orthogonal_real_blocks_are_haar():
 
 
 def test_orthogonal_complex_blocks_are_haar():
-    blocks = np.asarray(initializers.orthogonal(jax.random.key(5), SHAPE, "complex64"))[0, 0]
+    blocks = draw(initializers.orthogonal, 5, "complex64")
     # for Haar U(2), |t00|^2 is uniform in [0, 1] and every phase is
     counts, _ = np.histogram(np.abs(blocks[:, 0, 0]) ** 2, bins=8, range=(0, 1))
     assert (np.abs(counts - 512) < 5 * np.sqrt(512)).all()
@@ -77,7 +87,7 @@ def test_orthogonal_complex_blocks_are_haar():
 def test_identity_is_the_identity():
     for tied in (True, False):
         twiddle = initializers.identity(jax.random.key(0), twiddle_shape(16, tied=tied))
-        np.testing.assert_array_equal(butterfly_to_dense(twiddle), np.eye(16))
+        np.testing.assert_array_equal(jax.jit(butterfly_to_dense)(twiddle), np.eye(16))
 
 
 def test_keys_decide_and_jit_agrees():

@@ -270,6 +270,27 @@ def test_from_linear_recovers_a_butterfly(rng, permutation: str | None):
     assert error_ratio(apply(layer, x), linear(x)) < 2e-6
 
 
+def test_from_linear_of_a_complex_layer(rng):
+    linear = nnx.Linear(
+        8,
+        8,
+        param_dtype=jnp.complex64,
+        bias_init=nnx.initializers.normal(1.0),
+        rngs=nnx.Rngs(0),
+    )
+    linear.kernel[...] = transforms.dft(8).to_dense().T
+    layer = ButterflyLinear.from_linear(linear, permutation="bit_reversal")
+    assert (layer.complex, layer.real_part) == (True, False)
+    x = jnp.asarray(rng.standard_normal((5, 8)), jnp.float32)
+    assert error_ratio(apply(layer, x), linear(x.astype(jnp.complex64))) < 1e-6
+
+
+def test_from_operator_without_numbers():
+    """Abstract construction, as a checkpoint is restored."""
+    layer = nnx.eval_shape(lambda: ButterflyLinear.from_operator(transforms.dft(8), use_bias=False))
+    assert layer.twiddle.shape == (1, 1, 3, 4, 2, 2, 2)
+
+
 def test_from_linear_approximates_any_kernel(rng):
     linear = nnx.Linear(10, 3, dtype=jnp.bfloat16, use_bias=False, rngs=nnx.Rngs(0))
     layer = ButterflyLinear.from_linear(linear)

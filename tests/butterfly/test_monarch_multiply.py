@@ -230,7 +230,7 @@ def test_variance_of_init() -> None:
     blocks1, blocks2 = monarch_init(jax.random.key(0), 512, 1024, 8, dtype=jnp.complex64)
     assert blocks1.dtype == jnp.complex64
     x = jax.random.normal(jax.random.key(1), (64, 512))
-    y = monarch_multiply(x, blocks1, blocks2)
+    y = jax.jit(monarch_multiply)(x, blocks1, blocks2)
     assert float(jnp.mean(jnp.abs(y) ** 2)) == pytest.approx(1.0, rel=0.05)
     with pytest.raises(TypeError, match="dtype must be floating point or complex, got int32"):
         monarch_init(jax.random.key(0), 4, 4, 2, dtype=jnp.int32)

@@ -244,47 +244,46 @@ def test_jvp_vjp_and_second_derivatives(implementation, rng):
     twiddle, dtwiddle = (
         jnp.asarray(random_twiddle(rng, twiddle_shape(n, blocks=2))) for _ in range(2)
     )
-    out, tangent = jax.jvp(multiply, (x, twiddle), (dx, dtwiddle))
-    _, pullback = jax.vjp(multiply, x, twiddle)
-    gx, gtwiddle = pullback(ct)
-    # <ct, J v> = <J^T ct, v>
-    np.testing.assert_allclose(
-        jnp.vdot(ct, tangent), jnp.vdot(gx, dx) + jnp.vdot(gtwiddle, dtwiddle), rtol=2e-5
-    )
-    small = 1e-3
-    difference = multiply(x + small * dx, twiddle + small * dtwiddle) - multiply(
-        x - small * dx, twiddle - small * dtwiddle
-    )
-    assert_close("jvp against differences", tangent, difference / (2 * small), 2e-3)
 
-    def gradient_norm(twiddle):
-        return jnp.sum(jax.grad(lambda t: jnp.sum(multiply(x, t) ** 2))(twiddle) ** 2)
+    @jax.jit
+    def products(x, twiddle):
+        out, tangent = jax.jvp(multiply, (x, twiddle), (dx, dtwiddle))
+        pulled_back = jax.vjp(multiply, x, twiddle)[1](ct)
+        small = 1e-3
+        ahead = multiply(x + small * dx, twiddle + small * dtwiddle)
+        behind = multiply(x - small * dx, twiddle - small * dtwiddle)
+        return out, tangent, pulled_back, (ahead - behind) / (2 * small)
 
-    second = jax.grad(gradient_norm)(twiddle)
-    with jax.enable_x64(True):
-        wide = jnp.asarray(np.asarray(twiddle, np.float64))
-        wide_x = jnp.asarray(np.asarray(x, np.float64))
-        reference = jax.jit(functools.partial(butterfly_multiply, implementation="reference"))
-
-        def wide_norm(twiddle):
-            inner = jax.grad(lambda t: jnp.sum(reference(wide_x, t) ** 2))
-            return jnp.sum(inner(twiddle) ** 2)
-
-        expected = np.asarray(jax.grad(wide_norm)(wide))
-    assert_close("grad of grad", second, expected, 5e-6)
+    out, tangent, pulled_back, difference = products(x, twiddle)
     assert out.shape == (3, n)
+    assert_close("jvp against differences", tangent, difference, 2e-3)
+    # <ct, J v> = <J^T ct, v>
+    expected = np.vdot(pulled_back[0], dx) + np.vdot(pulled_back[1], dtwiddle)
+    np.testing.assert_allclose(np.vdot(ct, tangent), expected, rtol=2e-5)
+
+    def gradient_norm(twiddle, x, implementation):
+        def loss(twiddle):
+            return jnp.sum(butterfly_multiply(x, twiddle, implementation=implementation) ** 2)
+
+        return jnp.sum(jax.grad(loss)(twiddle) ** 2)
+
+    second = jax.jit(jax.grad(gradient_norm), static_argnums=2)
+    with jax.enable_x64(True):
+        wide = second(np.asarray(twiddle, np.float64), np.asarray(x, np.float64), "reference")
+        wide = np.asarray(wide)
+    assert_close("grad of grad", second(twiddle, x, implementation), wide, 5e-6)
 
 
 def test_traced_permutation_equals_the_known_one(rng):
     n = 64
     twiddle, x = random_twiddle(rng, twiddle_shape(n)), random_array(rng, (2, n))
     permutation = bit_reversal_permutation(n)
-    known = butterfly_multiply(x, twiddle, permutation=permutation)
+    known = jax.jit(lambda x: butterfly_multiply(x, twiddle, permutation=permutation))(x)
     traced = jax.jit(lambda p: butterfly_multiply(x, twiddle, permutation=p))(permutation)
     assert_close("traced permutation", traced, known, 1e-6)
-    np.testing.assert_array_equal(
-        butterfly_multiply(x, twiddle, permutation=jnp.asarray(permutation)), known
-    )
+    closed_over = jnp.asarray(permutation)
+    again = jax.jit(lambda x: butterfly_multiply(x, twiddle, permutation=closed_over))(x)
+    np.testing.assert_array_equal(again, known)
 
 
 def test_the_choice_is_explained():
@@ -387,7 +386,7 @@ def test_operator_equals_its_matrix(implementation, real_part, rng):
     out = jax.jit(lambda op, x: op(x, implementation=implementation))(operator, x)
     assert operator.shape == (13, 7)
     assert_close("call", out, x @ matrix.T, 2e-6)
-    assert_close("matrix", operator.to_dense(), matrix, 2e-6)
+    assert_close("matrix", jax.jit(ButterflyOperator.to_dense)(operator), matrix, 2e-6)
     with pytest.raises(ValueError, match="x must have 7 features"):
         operator(x[:, :6])
 
@@ -408,10 +407,16 @@ def test_operator_transpose(ordered, blocks, alternating, rng):
         in_features=5,
         out_features=7,
     )
-    transposed = operator.transpose()
-    assert transposed.shape == (5, 7)
-    assert_close("transpose", transposed.to_dense(), operator.to_dense().T, 2e-6)
-    assert_close("twice", transposed.transpose().to_dense(), operator.to_dense(), 2e-6)
+
+    @jax.jit
+    def matrices(operator):
+        transposed = operator.transpose()
+        assert transposed.shape == (5, 7)
+        return operator.to_dense(), transposed.to_dense(), transposed.transpose().to_dense()
+
+    matrix, transposed, twice = matrices(operator)
+    assert_close("transpose", transposed, matrix.T, 2e-6)
+    assert_close("twice", twice, matrix, 2e-6)
     stacked = ButterflyOperator(jnp.tile(twiddle, (2, 1, 1, 1, 1, 1)))
     with pytest.raises(ValueError, match="2 stacks"):
         stacked.transpose()

@@ -28,14 +28,14 @@ class BaselineConfig:
         experiment: name of the config and of its result.
         transforms: matrices to approximate.
         sizes: transform sizes, powers of two.
-        rounds: alternations between the sparse and the low-rank part, for every rank.
+        rounds: alternations between the sparse and the low-rank part, for each rank.
     """
 
     family: str = "butterfly"
     experiment: str = "recovery_baselines"
     transforms: tuple[str, ...] = paper.TRANSFORMS
     sizes: tuple[int, ...] = paper.SIZES
-    rounds: int = 5
+    rounds: int = 3
 
     def build(self) -> "BaselineExperiment":
         """The experiment: one phase a transform, one step a size."""

@@ -31,7 +31,7 @@ def low_rank_rmse(target: np.ndarray, multiplications: int) -> float:
 def sparse_plus_low_rank_rmse(target: np.ndarray, multiplications: int, rounds: int = 10) -> float:
     """RMSE of a sparse plus a low-rank matrix, the best split of the budget between the two.
 
-    For every rank r that the budget allows the two parts are fitted in turn, each exactly for the
+    For ranks r = 1, 2, 4, ... and the largest that the budget allows the two parts are fitted in turn, each exactly for the
     other part given: T - S projected onto its r leading singular vectors, the largest
     (budget - 2 n r) entries of T - L. The error falls in every round, to a local minimum.
 
@@ -42,7 +42,8 @@ def sparse_plus_low_rank_rmse(target: np.ndarray, multiplications: int, rounds: 
     """
     n = len(target)
     best = sparse_rmse(target, multiplications)
-    for rank in range(1, multiplications // (2 * n) + 1):
+    largest = multiplications // (2 * n)
+    for rank in sorted({2**k for k in range(largest.bit_length())} | {largest}) if largest else ():
         entries = multiplications - 2 * n * rank
         sparse, rest = np.zeros_like(target), target
         for _ in range(rounds):

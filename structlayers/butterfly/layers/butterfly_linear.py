@@ -128,8 +128,7 @@ class ButterflyLinear(nnx.Module):
         )
 
         # Pairs of reals, because jax.grad of a real loss in a complex parameter is the conjugate
-        # of the direction of ascent: optimisers that do not know it would climb along the
-        # imaginary axis, and Adam's second moment would be that of a complex number.
+        # of the direction of ascent: an optimiser that subtracts it climbs in the imaginary part.
         shape = twiddle_shape(self.size, stacks=self.num_stacks, blocks=num_blocks, tied=tied)
         init = _shared.initial_pairs(kernel_init) if complex else kernel_init
         self.twiddle = nnx.Param(init(rngs.params(), shape, param_dtype), **kernel_metadata)
