@@ -61,7 +61,10 @@ def to_terminal(entries: Sequence[Entry], measured: Sequence[Measured], console:
     for family in families(entries, measured):
         mine = [entry for entry in entries if entry.family == family]
         if mine:
-            table = Table(*COLUMNS, title=family, title_justify="left", box=None, pad_edge=False)
+            table = Table(title=family, title_justify="left", box=None, pad_edge=False)
+            for column in COLUMNS:
+                # on a narrow terminal a name goes on in the next line: cut short, it says nothing
+                table.add_column(column, overflow="fold")
             for entry in mine:
                 cells = row(entry)
                 cells[COLUMNS.index("status")] = styled_status(entry.status)
