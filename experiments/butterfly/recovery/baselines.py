@@ -31,9 +31,10 @@ def low_rank_rmse(target: np.ndarray, multiplications: int) -> float:
 def sparse_plus_low_rank_rmse(target: np.ndarray, multiplications: int, rounds: int = 10) -> float:
     """RMSE of a sparse plus a low-rank matrix, the best split of the budget between the two.
 
-    For ranks r = 1, 2, 4, ... and the largest that the budget allows the two parts are fitted in turn, each exactly for the
-    other part given: T - S projected onto its r leading singular vectors, the largest
-    (budget - 2 n r) entries of T - L. The error falls in every round, to a local minimum.
+    For ranks r = 1, 2, 4, ... and the largest that the budget allows the two parts are fitted in
+    turn, each exactly for the other part given: T - S projected onto its r leading singular
+    vectors, the largest (budget - 2 n r) entries of T - L. The error falls in every round, to a
+    local minimum.
 
     Args:
         target: (n, n) real or complex matrix.
@@ -49,7 +50,8 @@ def sparse_plus_low_rank_rmse(target: np.ndarray, multiplications: int, rounds: 
         for _ in range(rounds):
             dense = target - sparse
             # the leading right singular vectors; a whole decomposition costs several times more
-            _, right = scipy.linalg.eigh(dense.conj().T @ dense, subset_by_index=(n - rank, n - 1))
+            gram = dense.conj().T @ dense
+            right = np.asarray(scipy.linalg.eigh(gram, subset_by_index=(n - rank, n - 1))[1])
             rest = target - (dense @ right) @ right.conj().T
             sparse = largest_entries(rest, entries)
         best = min(best, float(np.linalg.norm(rest - sparse)) / n)
