@@ -9,7 +9,7 @@ import scipy.linalg
 
 
 def budget(n: int, blocks: int = 1) -> int:
-    """Multiplications of a butterfly product: 2 n log2 n a block."""
+    """Multiplications of a butterfly product, complex ones if it is complex: 2 n log2 n a block."""
     return 2 * n * (n.bit_length() - 1) * blocks
 
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.butterfly.recovery import paper
+from experiments.butterfly.recovery.baselines import budget
 from experiments.butterfly.recovery.config import RecoveryConfig
-from experiments.butterfly.recovery.models import dense_matrix, draw_parameters, multiplications
+from experiments.butterfly.recovery.models import dense_matrix, draw_parameters
 from experiments.butterfly.targets import target_matrix
 
 
@@ -124,5 +125,5 @@ class Fit[C: RecoveryConfig]:
             "steps_to_recovered": reached[0].tolist(),
             "steps_to_line": reached[1].tolist(),
             "parameters": int(np.prod(parameters.shape[1:])),
-            "multiplications": multiplications(self.n, self.config.blocks),
+            "multiplications": budget(self.n, self.config.blocks),
         }

@@ -92,8 +92,3 @@ def dense_matrix(parameters: jax.Array, is_complex: bool, between: np.ndarray | 
         first = np.arange(between.shape[0], dtype=between.dtype)
         permutation = np.stack([first] + [between] * (blocks - 1))
     return butterfly_to_dense(twiddle, alternating=False, permutation=permutation)
-
-
-def multiplications(n: int, blocks: int) -> int:
-    """Multiplications (complex ones if the model is complex) of one product with a vector."""
-    return 2 * n * (n.bit_length() - 1) * blocks
