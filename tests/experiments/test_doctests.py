@@ -6,7 +6,13 @@ import importlib
 import pytest
 
 MODULES = [
+    "experiments.butterfly.compression.experiment",
+    "experiments.butterfly.compression.methods",
+    "experiments.butterfly.compression.paper",
     "experiments.commands.run",
+    "experiments.data.cifar10",
+    "experiments.data.images",
+    "experiments.data.mnist",
     "experiments.experiment",
     "experiments.report.entries",
     "experiments.report.render",
