@@ -10,6 +10,8 @@ MODULES = [
     "experiments.butterfly.compression.methods",
     "experiments.butterfly.compression.paper",
     "experiments.commands.run",
+    "experiments.butterfly.speed.experiment",
+    "experiments.butterfly.speed.paper",
     "experiments.data.cifar10",
     "experiments.data.images",
     "experiments.data.mnist",
