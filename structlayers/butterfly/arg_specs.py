@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from structlayers._core.arg_spec import ArgSpec
 from structlayers.butterfly.factors import twiddle_shape
 from structlayers.butterfly.monarch.arg_specs import MONARCH_ARG_SPECS
+from structlayers.butterfly.walsh.arg_specs import WALSH_ARG_SPECS
 
 _PAPER = "Dao et al. 2019, arXiv:1903.05895, figure 4 (section 4.3)"
 _TABLE = "Dao et al. 2019, arXiv:1903.05895, table 1 (section 4.2)"
@@ -175,4 +176,11 @@ _TPU = (
     _block((3, 256), 4096, "bfloat16", source=_WIDTH_768, tags=("gpu", "tpu")),
 )
 
-ARG_SPECS: tuple[ArgSpec, ...] = (*_SMOKE, *_CPU, *_GPU, *_TPU, *MONARCH_ARG_SPECS)
+ARG_SPECS: tuple[ArgSpec, ...] = (
+    *_SMOKE,
+    *_CPU,
+    *_GPU,
+    *_TPU,
+    *MONARCH_ARG_SPECS,
+    *WALSH_ARG_SPECS,
+)

@@ -6,13 +6,9 @@ import jax
 from jax.typing import ArrayLike
 
 from structlayers._core.dispatch import Dispatcher, Implementation
+from structlayers._core.operands import check_input, check_out_features, operand_dtypes
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
-from structlayers.butterfly.ops.arguments import (
-    check_blocks,
-    check_input,
-    check_out_features,
-    operand_dtypes,
-)
+from structlayers.butterfly.ops.arguments import check_blocks
 
 dispatcher = Dispatcher(
     "block_butterfly_multiply",

@@ -10,14 +10,10 @@ from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_inexact
 from structlayers._core.dispatch import Dispatcher, Implementation
+from structlayers._core.operands import check_input, check_out_features, operand_dtypes
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.butterfly.factors import twiddle_sizes
-from structlayers.butterfly.ops.arguments import (
-    check_input,
-    check_out_features,
-    check_permutations,
-    operand_dtypes,
-)
+from structlayers.butterfly.ops.arguments import check_permutations
 
 # Break-even between "dense" (the matrix is made in every call) and "xla", in milliseconds, forward
 # and forward + backward; jax 0.11.2, untied, one block, precision highest.
