@@ -3,12 +3,20 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 from flax import nnx
 
 from structlayers.butterfly import ButterflyLinear, MonarchLinear
+from structlayers.structured import (
+    CirculantLinear,
+    FastfoodLinear,
+    LDRLinear,
+    LowRankLinear,
+    ToeplitzLikeLinear,
+)
 
 CLASSES = 10
 
@@ -19,7 +27,7 @@ class Method:
 
     Attributes:
         label: name in pictures.
-        make: `make(n, **options)` gives the n x n layer, options being those of `nnx.Linear`.
+        make: `make(n, n, **options)` gives the layer, options being those of `nnx.Linear`.
         parameters: parameters of its matrix at size n, the bias left out.
     """
 
@@ -29,34 +37,32 @@ class Method:
 
 
 def _bpbp(*, is_complex: bool) -> Callable[..., nnx.Module]:
-    def make(n: int, **options: Any) -> nnx.Module:
-        return ButterflyLinear(
-            n,
-            n,
-            tied=True,
-            num_blocks=2,
-            alternating=False,
-            permutation="bit_reversal",
-            complex=is_complex,
-            # several runs side by side under vmap, each with a twiddle of its own: one einsum a
-            # merged group serves them all
-            implementation="xla",
-            **options,
-        )
-
-    return make
+    return partial(
+        ButterflyLinear,
+        tied=True,
+        num_blocks=2,
+        alternating=False,
+        permutation="bit_reversal",
+        complex=is_complex,
+        # several runs side by side under vmap, each with a twiddle of its own: one einsum a merged
+        # group serves them all
+        implementation="xla",
+    )
 
 
-def _monarch(n: int, **options: Any) -> nnx.Module:
+def _monarch(n: int, _: int, **options: Any) -> nnx.Module:
     return MonarchLinear(n, n, num_blocks=math.isqrt(n), **options)
 
 
 METHODS: Mapping[str, Method] = {
-    "unconstrained": Method(
-        "unconstrained", lambda n, **kw: nnx.Linear(n, n, **kw), lambda n: n**2
-    ),
+    "unconstrained": Method("unconstrained", nnx.Linear, lambda n: n**2),
     "bpbp_complex": Method("BPBP, complex", _bpbp(is_complex=True), lambda n: 16 * (n - 1)),
     "bpbp_real": Method("BPBP, real", _bpbp(is_complex=False), lambda n: 8 * (n - 1)),
+    "ldr_td": Method("LDR-TD", partial(LDRLinear, rank=1), lambda n: 8 * n),
+    "toeplitz_like": Method("Toeplitz-like", partial(ToeplitzLikeLinear, rank=4), lambda n: 8 * n),
+    "fastfood": Method("Fastfood", FastfoodLinear, lambda n: 3 * n),
+    "circulant": Method("circulant", CirculantLinear, lambda n: n),
+    "low_rank": Method("low rank", partial(LowRankLinear, rank=4), lambda n: 8 * n),
     "monarch": Method("Monarch", _monarch, lambda n: 2 * n * math.isqrt(n)),
 }
 """Every method by name; those of the paper have its parameter counts."""
@@ -75,7 +81,7 @@ class SingleHiddenLayer(nnx.Module):
 
     def __init__(self, method: str, n: int, *, use_bias: bool, precision: str, rngs: nnx.Rngs):
         options: dict[str, Any] = {"use_bias": use_bias, "precision": precision, "rngs": rngs}
-        self.hidden = METHODS[method].make(n, **options)
+        self.hidden = METHODS[method].make(n, n, **options)
         self.head = nnx.Linear(n, CLASSES, precision=precision, rngs=rngs)
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
