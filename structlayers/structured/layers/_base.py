@@ -54,13 +54,13 @@ class StructuredLinear(nnx.Module):
         else:
             self.bias = nnx.data(None)
 
-    def _weights(self) -> list[jax.Array]:
+    def _weights(self) -> list[ArrayLike]:
         return [getattr(self, name)[...] for name in self.WEIGHTS]
 
-    def _multiply(self, x: jax.Array, *weights: jax.Array) -> jax.Array:
+    def _multiply(self, x: jax.Array, *weights: ArrayLike) -> jax.Array:
         raise NotImplementedError
 
-    def _to_dense(self, *weights: jax.Array) -> jax.Array:
+    def _to_dense(self, *weights: ArrayLike) -> jax.Array:
         raise NotImplementedError
 
     def __call__(self, inputs: ArrayLike, out_sharding: Any = None) -> jax.Array:

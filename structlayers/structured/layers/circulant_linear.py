@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn import dtypes
 from flax.typing import Dtype, Initializer
+from jax.typing import ArrayLike
 
 from structlayers._core.layers import PromoteDtype
 from structlayers._core.precision import PrecisionLike
@@ -94,7 +95,7 @@ class CirculantLinear(StructuredLinear):
         init = normal_init(1 / in_features) if kernel_init is None else kernel_init
         self.column = nnx.Param(init(rngs.params(), shape, param_dtype), **kernel_metadata)
 
-    def _multiply(self, x: jax.Array, *weights: jax.Array) -> jax.Array:
+    def _multiply(self, x: jax.Array, *weights: ArrayLike) -> jax.Array:
         return circulant_multiply(
             x,
             *weights,
@@ -103,7 +104,7 @@ class CirculantLinear(StructuredLinear):
             implementation=self.implementation,
         )
 
-    def _to_dense(self, *weights: jax.Array) -> jax.Array:
+    def _to_dense(self, *weights: ArrayLike) -> jax.Array:
         return circulant_to_dense(*weights, out_features=self.out_features)
 
     @classmethod

@@ -108,7 +108,7 @@ class FastfoodLinear(StructuredLinear):
             nnx.Param(diagonal, **kernel_metadata) for diagonal in diagonals
         )
 
-    def _multiply(self, x: jax.Array, *weights: jax.Array) -> jax.Array:
+    def _multiply(self, x: jax.Array, *weights: ArrayLike) -> jax.Array:
         scale, gauss, sign = weights
         return fastfood_multiply(
             x,
@@ -121,7 +121,7 @@ class FastfoodLinear(StructuredLinear):
             implementation=self.implementation,
         )
 
-    def _to_dense(self, *weights: jax.Array) -> jax.Array:
+    def _to_dense(self, *weights: ArrayLike) -> jax.Array:
         scale, gauss, sign = weights
         return fastfood_to_dense(
             scale,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn import dtypes
 from flax.typing import Dtype, Initializer
+from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_positive
 from structlayers._core.layers import PromoteDtype
@@ -113,7 +114,7 @@ class LDRLinear(StructuredLinear):
 
         self.a, self.b = (nnx.Param(shift(corner), **kernel_metadata) for corner in corners)
 
-    def _multiply(self, x: jax.Array, *weights: jax.Array) -> jax.Array:
+    def _multiply(self, x: jax.Array, *weights: ArrayLike) -> jax.Array:
         return ldr_multiply(
             x,
             *weights,
@@ -122,5 +123,5 @@ class LDRLinear(StructuredLinear):
             implementation=self.implementation,
         )
 
-    def _to_dense(self, *weights: jax.Array) -> jax.Array:
+    def _to_dense(self, *weights: ArrayLike) -> jax.Array:
         return ldr_to_dense(*weights, out_features=self.out_features)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn import dtypes
 from flax.typing import Dtype, Initializer
+from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_positive
 from structlayers._core.layers import PromoteDtype
@@ -100,12 +101,12 @@ class LowRankLinear(StructuredLinear):
         self.u = nnx.Param(u.T, **kernel_metadata)
         self.v = nnx.Param(v, **kernel_metadata)
 
-    def _multiply(self, x: jax.Array, *weights: jax.Array) -> jax.Array:
+    def _multiply(self, x: jax.Array, *weights: ArrayLike) -> jax.Array:
         return low_rank_multiply(
             x, *weights, precision=self.precision, implementation=self.implementation
         )
 
-    def _to_dense(self, *weights: jax.Array) -> jax.Array:
+    def _to_dense(self, *weights: ArrayLike) -> jax.Array:
         return low_rank_to_dense(*weights)
 
     @classmethod

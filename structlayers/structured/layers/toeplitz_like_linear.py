@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn import dtypes
 from flax.typing import Dtype, Initializer
+from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_positive
 from structlayers._core.layers import PromoteDtype
@@ -100,7 +101,7 @@ class ToeplitzLikeLinear(StructuredLinear):
         self.g = nnx.Param(init(rngs.params(), shape, param_dtype), **kernel_metadata)
         self.h = nnx.Param(init(rngs.params(), shape, param_dtype), **kernel_metadata)
 
-    def _multiply(self, x: jax.Array, *weights: jax.Array) -> jax.Array:
+    def _multiply(self, x: jax.Array, *weights: ArrayLike) -> jax.Array:
         return toeplitz_like_multiply(
             x,
             *weights,
@@ -109,7 +110,7 @@ class ToeplitzLikeLinear(StructuredLinear):
             implementation=self.implementation,
         )
 
-    def _to_dense(self, *weights: jax.Array) -> jax.Array:
+    def _to_dense(self, *weights: ArrayLike) -> jax.Array:
         return toeplitz_like_to_dense(*weights, out_features=self.out_features)
 
     @classmethod
