@@ -1,6 +1,7 @@
 """Products with Krylov matrices of cyclic tridiagonal operators (LDR-TD)."""
 
 import math
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +67,67 @@ def krylov_rows_by_doubling(
     return rows
 
 
+def _windows(v: jax.Array, width: int) -> jax.Array:
+    """`out[..., k, i] = v[..., (i + k) mod N]` for k below `width`, by reshapes alone.
+
+    A gather would do the same, and its gradient would be a scatter. Of the repeated vector, read
+    N + 1 entries at a time, row k starts k further on.
+    """
+    size = v.shape[-1]
+    copies = -(-width * (size + 1) // size)
+    repeated = jnp.broadcast_to(v[..., None, :], (*v.shape[:-1], copies, size))
+    flat = repeated.reshape(*v.shape[:-1], copies * size)[..., : width * (size + 1)]
+    return flat.reshape(*v.shape[:-1], width, size + 1)[..., :size]
+
+
+def krylov_rows_by_blocks(diagonals: jax.Array, v: jax.Array, block: int = 32) -> jax.Array:
+    """`A^t v` for t = 0 .. N-1 with t = q block + s: rows `A^(q block) v`, then s steps from each.
+
+    `A^block` is banded, its `2 block + 1` diagonals come from as many applications of A; the rows
+    at multiples of `block` follow one another, the steps between go on from all of them at once.
+    `O(r N^2)` operations in `2 block + N / block` steps.
+
+    Args:
+        diagonals: `(..., 3, N)`.
+        v: `(..., r, N)`.
+        block: bandwidth of the large steps, made smaller where N is below `2 block + 1`.
+
+    Returns:
+        `(..., r, N, N)`, row t being `A^t v`.
+    """
+    size = v.shape[-1]
+    block = max(1, min(block, (size - 1) // 2))
+    width = 2 * block + 1
+    lower, main, upper = (diagonals[..., k : k + 1, :] for k in range(3))
+
+    def widen(bands: jax.Array, _: None) -> tuple[jax.Array, None]:
+        # a band k of A^t is one of A times band k - 1, k or k + 1 of the row that it reaches; the
+        # outermost ones are zero until the last step, so that the turn carries nothing over
+        below = jnp.roll(bands, (-1, 1), axis=(-2, -1))
+        above = jnp.roll(bands, (1, -1), axis=(-2, -1))
+        return lower * below + main * bands + upper * above, None
+
+    identity = jnp.zeros((*diagonals.shape[:-2], width, size), v.dtype).at[..., block, :].set(1)
+    bands, _ = jax.lax.scan(widen, identity, length=block, unroll=min(8, block))
+
+    def leap(v: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        reached = _windows(jnp.roll(v, block, axis=-1), width)
+        return jnp.sum(bands[..., None, :, :] * reached, axis=-2), v
+
+    count = -(-size // block)
+    _, starts = jax.lax.scan(leap, v, length=count, unroll=min(8, count))
+    starts = jnp.moveaxis(starts, 0, -2)  # ... r q N
+    lead, rank = starts.shape[:-3], starts.shape[-3]
+
+    def step(v: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        return apply_tridiagonal(diagonals, v), v
+
+    together = starts.reshape(*lead, rank * count, size)
+    _, rows = jax.lax.scan(step, together, length=block, unroll=min(8, block))
+    rows = jnp.moveaxis(rows, 0, -2)  # ... (r q) s N
+    return rows.reshape(*lead, rank, count * block, size)[..., :size, :]
+
+
 def ldr_multiply(
     x: jax.Array,
     g: jax.Array,
@@ -73,7 +135,7 @@ def ldr_multiply(
     a: jax.Array,
     b: jax.Array,
     *,
-    doubling: bool = False,
+    rows_by: Literal["scan", "doubling", "blocks"] = "scan",
     out_features: int | None = None,
     precision: PrecisionLike = None,
 ) -> jax.Array:
@@ -88,7 +150,7 @@ def ldr_multiply(
         h: `(S, r, N)`.
         a: `(S, 3, N)`.
         b: `(S, 3, N)`.
-        doubling: whether the rows come from powers of the operators, else from a scan.
+        rows_by: how the rows are made, see the functions `krylov_rows_by_...`.
         out_features: number of outputs kept.
         precision: of the products; None is the highest.
 
@@ -97,8 +159,10 @@ def ldr_multiply(
     """
     precision = canonicalize_precision(precision)
     diagonals, vectors = jnp.stack([a, b]), jnp.stack([g, h])
-    if doubling:
+    if rows_by == "doubling":
         rows = krylov_rows_by_doubling(diagonals, vectors, precision)
+    elif rows_by == "blocks":
+        rows = krylov_rows_by_blocks(diagonals, vectors)
     else:
         rows = krylov_rows_by_scan(diagonals, vectors)
     rank, size = g.shape[-2:]
@@ -112,7 +176,12 @@ def ldr_multiply(
 
 def ldr_multiply_by_doubling(*args: jax.Array, **static: object) -> jax.Array:
     """`ldr_multiply` with the rows from powers of the operators."""
-    return ldr_multiply(*args, doubling=True, **static)  # pyrefly: ignore[bad-argument-type]
+    return ldr_multiply(*args, rows_by="doubling", **static)  # pyrefly: ignore[bad-argument-type]
+
+
+def ldr_multiply_by_blocks(*args: jax.Array, **static: object) -> jax.Array:
+    """`ldr_multiply` with the rows from large and small steps."""
+    return ldr_multiply(*args, rows_by="blocks", **static)  # pyrefly: ignore[bad-argument-type]
 
 
 def krylov_product(rows: jax.Array, precision: jax.lax.Precision) -> jax.Array:
