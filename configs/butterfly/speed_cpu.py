@@ -13,21 +13,19 @@ Time: 10 minutes on one core.
 Command: python -m experiments run configs/butterfly/speed_cpu.py
 """
 
-from experiments.butterfly.speed.config import Group, SpeedConfig
+from experiments.butterfly.speed.config import SpeedConfig
 
 
 def get_config() -> SpeedConfig:
     """Batch 256 and single vectors."""
-    sizes = tuple(2**level for level in range(6, 14))
     return SpeedConfig(
         experiment="speed_cpu",
-        groups=(
-            Group("float32", 1, sizes, modes=("forward",)),
-            Group("float32", 256, sizes),
-        ),
+        sweeps=("float32/b1/forward", "float32/b256/forward", "float32/b256/forward_backward"),
+        sizes=tuple(2**level for level in range(6, 14)),
         host=True,
         repeats=15,
-        paper_table=("inference", "float32/b1/forward"),
+        paper_table="inference",
+        paper_sweep="float32/b1/forward",
         at_least=(
             ("float32/b256/forward/speedup_min_from_n02048", 1.0),
             ("float32/b256/forward_backward/speedup_min_from_n02048", 1.0),

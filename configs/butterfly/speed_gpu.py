@@ -3,7 +3,7 @@
 Sizes 64 .. 16384, untied: float32 at batch 256 (the paper's) and 16384, bfloat16 at 16384, and
 complex64 at 4096; the product alone and with all gradients. Float32 is multiplied as float32
 (precision "highest"), its dense rival too; the dense rival in TF32 stands beside it. The chosen
-implementation is the one that the op runs by itself. A part is measured by --only, --max-size.
+implementation is the one that the op runs by itself. A part is measured by --sweeps and --sizes.
 
 Paper: Dao et al. 2019, arXiv:1903.05895, section 4.3, Figure 4 (Tesla P100, batch 256, forward and
 backward): 1.16 times as fast as a dense product at N = 1024, 7.5 times at 8192.
@@ -12,7 +12,7 @@ Time: 20 minutes on one H200, compilation included.
 Command: python -m experiments run configs/butterfly/speed_gpu.py
 """
 
-from experiments.butterfly.speed.config import Group, SpeedConfig
+from experiments.butterfly.speed.config import SpeedConfig
 
 _LARGE = "b16384"
 
@@ -30,11 +30,14 @@ def get_config() -> SpeedConfig:
     """All sweeps, with the lines for one H200."""
     return SpeedConfig(
         experiment="speed_gpu",
-        groups=(
-            Group("bfloat16", 16384),
-            Group("float32", 16384),
-            Group("complex64", 4096, sizes=(256, 1024, 4096, 16384), modes=("forward",)),
-            Group("float32", 256),
+        sweeps=(
+            "bfloat16/b16384/forward",
+            "float32/b16384/forward",
+            "bfloat16/b16384/forward_backward",
+            "float32/b16384/forward_backward",
+            "complex64/b4096/forward",
+            "float32/b256/forward",
+            "float32/b256/forward_backward",
         ),
         at_least=(
             (f"bfloat16/{_LARGE}/n01024/forward/speedup", 2.2),

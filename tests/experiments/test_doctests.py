@@ -6,9 +6,10 @@ import importlib
 import pytest
 
 MODULES = [
-    "experiments.butterfly.compression.experiment",
     "experiments.butterfly.compression.methods",
     "experiments.butterfly.compression.paper",
+    "experiments.butterfly.compression.ranking",
+    "experiments.butterfly.speed.config",
     "experiments.commands.run",
     "experiments.butterfly.speed.experiment",
     "experiments.butterfly.speed.paper",

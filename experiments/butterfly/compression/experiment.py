@@ -1,6 +1,5 @@
 """The compression experiment: a phase a method, an epoch a step."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.butterfly.compression import paper
 from experiments.butterfly.compression.config import CompressionConfig
 from experiments.butterfly.compression.data import (
     Splits,
@@ -20,6 +18,7 @@ from experiments.butterfly.compression.data import (
     synthetic_set,
 )
 from experiments.butterfly.compression.methods import METHODS, compression
+from experiments.butterfly.compression.ranking import rank
 from experiments.butterfly.compression.train import (
     State,
     Trainer,
@@ -183,28 +182,3 @@ def choose(result: Mapping[str, Any]) -> dict[str, float]:
         "all_parameters": float(result["all_parameters"]),
         "compression": float(result["compression"]),
     }
-
-
-def rank(accuracy: Mapping[str, float], dataset: str) -> dict[str, float]:
-    """How the methods stand to each other, as far as the paper's were trained.
-
-    `neighbours_in_paper_order`: of the neighbours in the paper's ranking, how many are in that
-    order here. `METHOD/baselines_below`: how many of the paper's six baselines have less than a
-    butterfly.
-
-    Example:
-        >>> found = {"bpbp_real": 48.0, "unconstrained": 49.0, "low_rank": 30.0}
-        >>> rank(found, "cifar10_grey")
-        {'neighbours_in_paper_order': 1.0, 'bpbp_real/baselines_below': 1.0}
-    """
-    order = [method for method in paper.ranking(dataset) if method in accuracy]
-    pairs = [accuracy[a] > accuracy[b] for a, b in itertools.pairwise(order)]
-    baselines = [method for method in order if method not in paper.BUTTERFLIES]
-    below = {
-        f"{method}/baselines_below": float(
-            sum(accuracy[method] > accuracy[other] for other in baselines)
-        )
-        for method in paper.BUTTERFLIES
-        if method in accuracy
-    }
-    return {"neighbours_in_paper_order": float(sum(pairs)), **below}

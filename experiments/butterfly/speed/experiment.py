@@ -1,4 +1,4 @@
-"""The speed experiment: a phase a group, mode and size, measured by `experiments.bench`."""
+"""The speed experiment: a phase a sweep and size, measured by `experiments.bench`."""
 
 import functools
 import math
@@ -14,7 +14,7 @@ from experiments.bench.ceilings import measure_ceilings
 from experiments.bench.measure import Effort
 from experiments.bench.registry import Operation, find_operation
 from experiments.bench.rivals import find_rivals, select_rivals
-from experiments.butterfly.speed.config import Group, Mode, SpeedConfig
+from experiments.butterfly.speed.config import SpeedConfig, Sweep
 from experiments.butterfly.speed.host import host_seconds
 from experiments.experiment import Results
 from structlayers._core.arg_spec import ArgSpec
@@ -59,8 +59,7 @@ class Measure:
     """All candidates at one size: every implementation that can serve, and the rivals."""
 
     config: SpeedConfig
-    group: Group
-    mode: Mode
+    sweep: Sweep
     n: int
     num_steps: int = 1
     rows: list[dict[str, Any]] = field(default_factory=list, compare=False)
@@ -68,7 +67,7 @@ class Measure:
     @property
     def key(self) -> str:
         """E.g. "float32/b256/n01024/forward"."""
-        return f"{self.group.key}/n{self.n:05d}/{self.mode}"
+        return self.sweep.key(self.n)
 
     @property
     def name(self) -> str:
@@ -78,7 +77,7 @@ class Measure:
     @property
     def spec(self) -> ArgSpec:
         """The shapes."""
-        return multiply_spec(self.n, self.group.batch, self.group.dtype)
+        return multiply_spec(self.n, self.sweep.batch, self.sweep.dtype)
 
     def implementations(self, operation: Operation) -> tuple[str, ...]:
         """Names to measure: all but the reference, and "dense" only where it is of use."""
@@ -111,7 +110,7 @@ class Measure:
         plan = runner.Plan(
             operation,
             (self.spec,),
-            (self.mode,),
+            (self.sweep.mode,),
             self.implementations(operation),
             select_rivals(found, config.rivals),
             Effort(config.repeats, config.sample_seconds, config.timer),
@@ -123,8 +122,8 @@ class Measure:
             copy_seconds = row.bytes / row.ceilings["copy"]
             kept = {name: getattr(row, name) for name in _KEPT}
             yield {**kept, "copy_seconds": copy_seconds}
-        if config.host and self.mode == "forward":
-            for name, value in host_seconds(self.n, self.group.batch, config.repeats).items():
+        if config.host and self.sweep.mode == "forward":
+            for name, value in host_seconds(self.n, self.sweep.batch, config.repeats).items():
                 yield {
                     "implementation": name,
                     "kind": "host",
@@ -144,9 +143,8 @@ class Measure:
         """The rows, and where they belong."""
         del state
         return {
-            "group": self.group.key,
+            "sweep": f"{self.sweep.dtype}/b{self.sweep.batch}/{self.sweep.mode}",
             "n": self.n,
-            "mode": self.mode,
             "key": self.key,
             "rows": self.rows,
             "ceilings": _ceilings(),
@@ -155,17 +153,16 @@ class Measure:
 
 @dataclass(frozen=True)
 class SpeedExperiment:
-    """A phase a group, mode and size."""
+    """A phase a sweep and size."""
 
     config: SpeedConfig
 
     def phases(self) -> Sequence[Measure]:
-        """Small sizes of every group first."""
+        """Sweep by sweep."""
         return [
-            Measure(self.config, group, mode, n)
-            for group in self.config.measured_groups
-            for mode in group.modes
-            for n in group.sizes
+            Measure(self.config, Sweep.parse(name), n)
+            for name in self.config.sweeps
+            for n in self.config.sizes
         ]
 
     def finish(self, results: Results) -> dict[str, float]:
@@ -178,9 +175,7 @@ class SpeedExperiment:
             if "speedup" in found:
                 large.setdefault("all", []).append(found["speedup"])
                 if result["n"] >= _LARGE:
-                    large.setdefault(f"{result['group']}/{result['mode']}", []).append(
-                        found["speedup"]
-                    )
+                    large.setdefault(result["sweep"], []).append(found["speedup"])
         # NumPy's minimum is NaN where one of them is
         lowest = {name: float(np.min(values)) for name, values in large.items()}
         if "all" in lowest:

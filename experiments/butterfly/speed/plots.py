@@ -15,10 +15,10 @@ from experiments.butterfly.speed.experiment import ratios
 
 
 def draw_speedups(config: SpeedConfig, results: dict[str, dict[str, Any]], path: Path) -> None:
-    """One panel a group and mode: speed-up over the dense product against N."""
+    """One panel a sweep: speed-up over the dense product against N."""
     panels: dict[str, list[dict[str, Any]]] = {}
     for result in results.values():
-        panels.setdefault(f"{result['group']}/{result['mode']}", []).append(result)
+        panels.setdefault(result["sweep"], []).append(result)
     columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
     figure, grid = plt.subplots(
@@ -28,13 +28,12 @@ def draw_speedups(config: SpeedConfig, results: dict[str, dict[str, Any]], path:
         axes.set_visible(False)
     for axes, (title, found) in zip(grid.flat, panels.items(), strict=False):
         _draw_panel(axes, found)
-        table, panel = config.paper_table
-        if title == panel:
+        if title == config.paper_sweep:
             for what, style in (("butterfly", "k--"), ("fft", "k:")):
                 points = [
                     (result["n"], value)
                     for result in found
-                    if (value := paper.speedup(table, what, result["n"])) is not None
+                    if (value := paper.speedup(config.paper_table, what, result["n"])) is not None
                 ]
                 if points:
                     label = f"Dao et al. 2019, {what}"

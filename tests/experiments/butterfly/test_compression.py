@@ -11,8 +11,9 @@ from experiments.butterfly.compression import paper
 from experiments.butterfly.compression.config import METHODS as CONFIG_METHODS
 from experiments.butterfly.compression.config import CompressionConfig
 from experiments.butterfly.compression.data import Rows, make_splits
-from experiments.butterfly.compression.experiment import choose, rank
+from experiments.butterfly.compression.experiment import choose
 from experiments.butterfly.compression.methods import METHODS, SingleHiddenLayer, compression
+from experiments.butterfly.compression.ranking import rank
 from experiments.butterfly.compression.train import (
     Trainer,
     accuracy,
@@ -208,3 +209,12 @@ def test_smoke_preset_claims_nothing_of_the_paper():
     assert CompressionConfig().smoke().goals() == ()
     goals = {goal.metric: goal for goal in CompressionConfig().goals()}
     assert goals["bpbp_complex/baselines_below"].goal == 6
+
+
+def test_goals_on_rebuilt_sets_are_rankings_alone():
+    goals = {goal.metric: goal.goal for goal in CompressionConfig(dataset="mnist_noise").goals()}
+    assert goals == {
+        "neighbours_in_paper_order": 7,
+        "bpbp_complex/baselines_below": 5,
+        "bpbp_real/baselines_below": 4,
+    }

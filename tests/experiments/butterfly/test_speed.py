@@ -5,7 +5,7 @@ import pytest
 
 from experiments.bench.registry import find_operation
 from experiments.butterfly.speed import experiment, paper
-from experiments.butterfly.speed.config import Group, SpeedConfig
+from experiments.butterfly.speed.config import SpeedConfig, Sweep
 from experiments.butterfly.speed.experiment import Measure, SpeedExperiment, ratios
 from experiments.butterfly.speed.host import host_seconds
 from experiments.config_files import ROOT, load
@@ -40,7 +40,7 @@ def test_ratios():
 def test_chosen_implementation_that_failed_is_no_pass():
     found = ratios([row("xla", None, chosen=True), row("dense", 1e-6), row("matmul", 6e-6)])
     assert math.isnan(found["speedup"])
-    result = {"group": "float32/b16", "n": 4096, "mode": "forward", "key": "k"}
+    result = {"sweep": "float32/b16/forward", "n": 4096}
     rows = {"good": [row("xla", 1e-6, chosen=True), row("matmul", 2e-6)]}
     rows["bad"] = [row("xla", None, chosen=True), row("matmul", 2e-6)]
     phases = {name: {**result, "key": name, "rows": value} for name, value in rows.items()}
@@ -53,9 +53,8 @@ def test_summary_counts_the_chosen_implementation_alone():
     rows = [row("xla", 1e-6, chosen=True), row("dense", 9e-6), row("matmul", 2e-6)]
     phases = {
         str(n): {
-            "group": "float32/b16",
+            "sweep": "float32/b16/forward",
             "n": n,
-            "mode": "forward",
             "key": f"float32/b16/n{n:05d}/forward",
             "rows": rows,
         }
@@ -76,13 +75,13 @@ def test_measures_every_candidate_and_keeps_the_rows(no_ceilings):
     config = dataclasses.replace(
         SpeedConfig(), rivals=("matmul", "fft"), host=True, repeats=2, sample_seconds=1e-4
     )
-    phase = Measure(config, Group("float32", 3), "forward", 16)
+    phase = Measure(config, Sweep("float32", 3, "forward"), 16)
     state, logged = phase.advance(phase.init(), 0, 1)
     names = {"xla", "dense", "matmul", "fft", "numpy_fft", "numpy_matmul"}
     assert {row["implementation"] for row in phase.rows} == names
     assert not any(row.get("failure") for row in phase.rows)
     assert set(logged) <= names
-    again = Measure(config, Group("float32", 3), "forward", 16)
+    again = Measure(config, Sweep("float32", 3, "forward"), 16)
     again.set_host_state(phase.host_state())
     assert again.finish(state) == phase.finish(state)
     assert again.finish(state)["key"] == "float32/b3/n00016/forward"
@@ -92,7 +91,7 @@ def test_dense_is_left_out_where_it_is_of_no_use():
     operation = find_operation("butterfly_multiply")
     config = dataclasses.replace(SpeedConfig(), materialize_up_to=8)
     measured = {
-        n: Measure(config, Group("float32", 256), "forward", n).implementations(operation)
+        n: Measure(config, Sweep("float32", 256, "forward"), n).implementations(operation)
         for n in (8, 16, 128)
     }
     assert "dense" in measured[8]
@@ -107,25 +106,39 @@ def test_numpy_is_timed():
     assert all(0 < seconds < 1 for seconds in found.values())
 
 
-def test_groups_and_sizes_can_be_left_out():
-    config = SpeedConfig(groups=(Group("float32", 1, (8, 16)), Group("bfloat16", 2, (8, 16))))
-    part = dataclasses.replace(config, only=("bfloat16/b2",), max_size=8)
-    names = [phase.name for phase in part.build().phases()]
-    assert names == ["bfloat16_b2_n00008_forward", "bfloat16_b2_n00008_forward_backward"]
-    assert len(config.build().phases()) == 8
+def test_every_sweep_is_measured_at_every_size():
+    config = SpeedConfig(sweeps=("bfloat16/b2/forward", "float32/b1/forward"), sizes=(8, 16))
+    assert [phase.name for phase in config.build().phases()] == [
+        "bfloat16_b2_n00008_forward",
+        "bfloat16_b2_n00016_forward",
+        "float32_b1_n00008_forward",
+        "float32_b1_n00016_forward",
+    ]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"only": ("float32/b7",)}, "only must be among float32/b256; got 'float32/b7'"),
-        ({"groups": (Group("float32", 1, (12,)),)}, "sizes must be powers of two.*got 12"),
+        ({"sweeps": ("float32/256/forward",)}, "sweeps must be DTYPE/bBATCH/MODE.*'float32/256/"),
+        ({"sweeps": ("float16/b256/forward",)}, "DTYPE of float32, bfloat16, complex64"),
+        ({"sweeps": ("float32/b0/forward",)}, "such as float32/b256/forward"),
+        ({"sweeps": ("float32/b2/backward",)}, "MODE of forward, forward_backward"),
+        ({"sizes": ()}, "must each name at least one"),
+        ({"sizes": (12,)}, "sizes must be powers of two.*got 12"),
         ({"repeats": 0}, "repeats must be at least 1"),
     ],
 )
 def test_config_refuses(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SpeedConfig(), **change)
+
+
+@pytest.mark.parametrize("name", ["speed_gpu", "speed_cpu"])
+def test_options_of_the_command_line_and_goals(name, command):
+    path = ROOT / "configs" / "butterfly" / f"{name}.py"
+    code, out, _ = command("run", path, "--help")
+    assert code == 0
+    assert "--sweeps" in out
 
 
 @pytest.mark.parametrize("name", ["speed_gpu", "speed_cpu"])
@@ -139,9 +152,8 @@ def test_every_goal_names_a_metric_that_can_be_measured(name):
     ]
     results = {
         phase.name: {
-            "group": phase.group.key,
+            "sweep": f"{phase.sweep.dtype}/b{phase.sweep.batch}/{phase.sweep.mode}",
             "n": phase.n,
-            "mode": phase.mode,
             "key": phase.key,
             "rows": rows,
         }
