@@ -9,7 +9,7 @@ product are timed in a loop inside XLA, without the cost of a call. One thread m
 Paper: Dao et al. 2019, arXiv:1903.05895, section 4.3, Figure 4 (one thread, one vector): 4.4 times
 as fast as NumPy's matrix-vector product at N = 1024, 172 times at 8192.
 Expected: never slower than dense from N = 2048 on.
-Time: 10 minutes on one core.
+Time: 7 minutes on one core.
 Command: python -m experiments run configs/butterfly/speed_cpu.py
 """
 
