@@ -6,6 +6,7 @@ padded with zeros to the N columns of a stack, results are cut.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from structlayers._core.operands import pad_features
 from structlayers._core.precision import PrecisionLike, accumulation_dtype
@@ -26,10 +27,11 @@ def _apply(x: jax.Array, matrix: jax.Array, out_features: int | None) -> jax.Arr
 
 def krylov_matrix(operator: jax.Array, vector: jax.Array) -> jax.Array:
     """`K(A, v) = [v, A v, ..., A^(N-1) v]`, column by column, for A `(N, N)` and v `(N,)`."""
-    columns = [vector]
-    for _ in range(len(vector) - 1):
-        columns.append(jnp.dot(operator, columns[-1], precision="highest"))
-    return jnp.stack(columns, axis=1)
+
+    def column(v: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        return jnp.dot(operator, v, precision="highest"), v
+
+    return jax.lax.scan(column, vector, length=len(vector))[1].T
 
 
 def shift_matrix(size: int, corner: float, dtype: jnp.dtype) -> jax.Array:
@@ -40,12 +42,10 @@ def shift_matrix(size: int, corner: float, dtype: jnp.dtype) -> jax.Array:
 
 def tridiagonal_matrix(diagonals: jax.Array) -> jax.Array:
     """The cyclic tridiagonal matrix with rows (lower, main, upper) of `(3, N)`."""
-    size = diagonals.shape[-1]
-    matrix = jnp.zeros((size, size), diagonals.dtype)
-    for i in range(size):
-        for entry, j in zip(diagonals[:, i], (i - 1, i, i + 1), strict=True):
-            matrix = matrix.at[i, j % size].add(entry)
-    return matrix
+    unit = jnp.eye(diagonals.shape[-1], dtype=diagonals.dtype)
+    places = (jnp.roll(unit, -1, axis=1), unit, jnp.roll(unit, 1, axis=1))
+    terms = [d[:, None] * place for d, place in zip(diagonals, places, strict=True)]
+    return jnp.stack(terms).sum(0)
 
 
 def sylvester_matrix(size: int, dtype: jnp.dtype) -> jax.Array:
@@ -119,7 +119,7 @@ def fastfood_multiply(
     s: jax.Array,
     g: jax.Array,
     b: jax.Array,
-    permutation: jax.Array,
+    permutation: np.ndarray | jax.Array,
     *,
     out_features: int | None = None,
     precision: PrecisionLike = None,

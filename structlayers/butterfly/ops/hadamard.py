@@ -108,7 +108,7 @@ def sorf_multiply(
 
     References:
         Yu, Suresh, Choromanski, Holtmann-Rice, Kumar, "Orthogonal random features", 2016,
-        arXiv:1610.09072, section 4.
+        arXiv:1610.09072.
     """
     signs = jnp.asarray(signs)
     require_inexact("signs", signs)

@@ -33,7 +33,7 @@ def _sorf(n: int, rows: int, dtype: str, source: str, tags: str, blocks: int = 3
     )
 
 
-_PAPER = "Yu et al. 2016, arXiv:1610.09072, section 5"
+_PAPER = "Yu et al. 2016, arXiv:1610.09072"
 _QUANTISATION = "Ashkboos et al. 2024, arXiv:2404.00456: rotations of activations, width 4096"
 _BANDWIDTH = "batch large enough that memory bandwidth decides"
 _EDGE = "edge case"

@@ -56,7 +56,7 @@ class CirculantLinear(StructuredLinear):
 
     References:
         Cheng, Yu, Feris, Kumar, Choudhary, Chang, "An exploration of parameter redundancy in deep
-        networks with circulant projections", 2015, arXiv:1502.03436, section 3.
+        networks with circulant projections", 2015, arXiv:1502.03436.
     """
 
     WEIGHTS = ("column",)

@@ -59,8 +59,8 @@ class FastfoodLinear(StructuredLinear):
 
     References:
         Le, Sarlós, Smola, "Fastfood: approximate kernel expansions in loglinear time", 2013,
-        arXiv:1408.3060, section 3; Yang, Moczulski, Denil, de Freitas, Smola, Song, Wang, "Deep
-        fried convnets", 2015, arXiv:1412.7149, section 3 (learned diagonals).
+        arXiv:1408.3060; Yang, Moczulski, Denil, de Freitas, Smola, Song, Wang, "Deep
+        fried convnets", 2015, arXiv:1412.7149 (learned diagonals).
     """
 
     WEIGHTS = ("scale", "gauss", "sign")

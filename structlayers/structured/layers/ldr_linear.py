@@ -62,7 +62,7 @@ class LDRLinear(StructuredLinear):
 
     References:
         Thomas, Gu, Dao, Rudra, Ré, "Learning compressed transforms with low displacement rank",
-        2018, arXiv:1810.02309, sections 3 to 5. Released code:
+        2018, arXiv:1810.02309. Released code:
         github.com/HazyResearch/structured-nets (class LDRTridiagonalC).
     """
 

@@ -54,7 +54,7 @@ class LowRankLinear(StructuredLinear):
 
     References:
         Denil, Shakibi, Dinh, Ranzato, de Freitas, "Predicting parameters in deep learning", 2013,
-        arXiv:1306.0543, section 2.
+        arXiv:1306.0543.
     """
 
     WEIGHTS = ("u", "v")

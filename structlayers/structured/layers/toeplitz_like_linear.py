@@ -59,7 +59,7 @@ class ToeplitzLikeLinear(StructuredLinear):
 
     References:
         Thomas, Gu, Dao, Rudra, Ré, "Learning compressed transforms with low displacement rank",
-        2018, arXiv:1810.02309, section 3. Released code: github.com/HazyResearch/structured-nets.
+        2018, arXiv:1810.02309. Released code: github.com/HazyResearch/structured-nets.
     """
 
     WEIGHTS = ("g", "h")

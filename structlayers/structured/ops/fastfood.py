@@ -67,8 +67,8 @@ def fastfood_multiply(
 
     References:
         Le, Sarlós, Smola, "Fastfood: approximate kernel expansions in loglinear time", 2013,
-        arXiv:1408.3060, section 3; Yang, Moczulski, Denil, de Freitas, Smola, Song, Wang, "Deep
-        fried convnets", 2015, arXiv:1412.7149, section 3 (learned diagonals).
+        arXiv:1408.3060; Yang, Moczulski, Denil, de Freitas, Smola, Song, Wang, "Deep
+        fried convnets", 2015, arXiv:1412.7149 (learned diagonals).
     """
     weights = check_weights(_diagonals(s, g, b))
     stacks, size = weights[0].shape

@@ -89,7 +89,7 @@ def ldr_multiply(
 
     References:
         Thomas, Gu, Dao, Rudra, Ré, "Learning compressed transforms with low displacement rank",
-        2018, arXiv:1810.02309, sections 3 and 4.
+        2018, arXiv:1810.02309.
     """
     weights = check_weights(_weights(g, h, a, b))
     stacks, _, size = weights[0].shape

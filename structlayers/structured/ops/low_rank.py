@@ -83,7 +83,7 @@ def low_rank_multiply(
 
     References:
         Denil, Shakibi, Dinh, Ranzato, de Freitas, "Predicting parameters in deep learning", 2013,
-        arXiv:1306.0543, section 2.
+        arXiv:1306.0543.
     """
     u, v = _check_factors(u, v)
     x, weights = check_operands(x, (u, v), len(v))

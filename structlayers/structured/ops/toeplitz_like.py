@@ -1,5 +1,6 @@
 """`toeplitz_like_multiply`: the product of matrices of low displacement rank with vectors."""
 
+import math
 from typing import Any
 
 import jax
@@ -11,16 +12,32 @@ from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.structured.ops.arguments import check_operands, check_weights
 from structlayers.structured.xla.matrices import toeplitz_like_matrix
 
-_DENSE_UP_TO = {"cpu": 64, "gpu": 256, "tpu": 512}
+# Break-even between "dense" (the matrix is accumulated in every call) and "fft", in milliseconds,
+# forward and the gradients; jax 0.12, float32, 2 shared cores of an Intel Xeon, precision highest.
+#
+#                    rank 4, rows 50             rank 4, rows 256            rank 1, rows 256
+#     N          dense        fft           dense        fft            dense        fft
+#     32       .035 .135   .085 .132     .072 .109   .285 .595      .033 .072   .114 .277
+#     64       .117 .266   .103 .195     .132   -    .342 .795      .123 .284   .145 .274
+#    128       .384 1.00   .157 .352     .519 1.04   .744   -       .336 .738   .497 1.08
+#    256       1.11 8.03   .362 .919     1.31 8.75   1.44 3.00      .863 2.95   .509 2.30
+#   1024       90.2  357   1.22 5.36     93.6  267   9.79 24.9      72.2  148   2.42 17.4
+#
+# GPU and TPU are not measured; there the limit is that of the circulant product.
+_DENSE_UP_TO = {"cpu": 128, "gpu": 256, "tpu": 512}
 
 
 def _prefer(x: Any, g: Any, h: Any, *, platform: str, **static: Any) -> tuple[tuple[str, str], ...]:
-    """Dense up to the break-even size, Fourier transforms above."""
-    del x, h, static
-    size, limit = g.shape[-1], _DENSE_UP_TO.get(platform, 64)
-    if size <= limit:
-        return (("dense", f"N = {size} is at most {limit}, the break-even size on {platform}"),)
-    return (("fft", f"N = {size} is above {limit}, the break-even size on {platform}"),)
+    """Dense where the matrix is small and the transforms that it saves are many."""
+    del h, static
+    rank, size = g.shape[-2:]
+    limit = _DENSE_UP_TO.get(platform, 128)
+    if size > limit:
+        return (("fft", f"N = {size} is above {limit}, the break-even size on {platform}"),)
+    transforms = rank * math.prod(x.shape[:-1])
+    if transforms < 2 * size:
+        return (("fft", f"{transforms} transforms are few against making {size} x {size} entries"),)
+    return (("dense", f"N = {size} is at most {limit}, with {transforms} transforms to save"),)
 
 
 dispatcher = Dispatcher(
@@ -75,9 +92,10 @@ def toeplitz_like_multiply(
         [3.0, 1.0, 2.0]
 
     References:
-        Thomas, Gu, Dao, Rudra, Ré, "Learning compressed transforms with low displacement rank",
-        2018, arXiv:1810.02309, section 3; Pan, "Structured matrices and polynomials", 2001, chapter
-        4 (the bilinear form).
+        Sindhwani, Sainath, Kumar, "Structured transforms for small-footprint deep learning", 2015,
+        arXiv:1510.01722; Thomas, Gu, Dao, Rudra, Ré, "Learning compressed transforms with low
+        displacement rank", 2018, arXiv:1810.02309; Pan, "Structured matrices and polynomials",
+        2001, chapter 4.
     """
     weights = check_weights({"g": (g, ("r", "N")), "h": (h, ("r", "N"))})
     stacks, _, size = weights[0].shape

@@ -42,7 +42,7 @@ def krylov_rows_by_scan(diagonals: jax.Array, v: jax.Array) -> jax.Array:
     def step(v: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
         return apply_tridiagonal(diagonals, v), v
 
-    _, rows = jax.lax.scan(step, v, length=v.shape[-1], unroll=min(8, v.shape[-1]))
+    _, rows = jax.lax.scan(step, v, length=v.shape[-1], unroll=min(4, v.shape[-1]))
     return jnp.moveaxis(rows, 0, -2)
 
 
