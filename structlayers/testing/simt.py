@@ -6,8 +6,9 @@ before it is written, and accesses of different warps to one word that no barrie
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from typing import Any, override
 
 import ml_dtypes
 import numpy as np
@@ -53,7 +54,7 @@ def simulate(
     Args:
         program: The block's program.
         inputs: Arrays.
-        outputs: Shapes and dtypes of the results, which start as NaN.
+        outputs: Shapes and dtypes of the results, which start as NaN or the largest integer.
         clusters: Size of the grid.
         cluster_size: Blocks of a cluster; they run in step.
         threads: Of a block, a multiple of 32.
@@ -67,10 +68,17 @@ def simulate(
         ValueError: If a word of shared memory is read that nothing has written.
     """
     arrays = [np.ascontiguousarray(array) for array in inputs]
-    results = [np.full(o.shape, np.nan, np.float32).astype(o.dtype) for o in outputs]
+    results = [_poisoned(one) for one in outputs]
     for cluster in range(clusters):
         program(NumpyMachine(cluster, cluster_size, threads, shared_bytes), arrays, results)
     return results
+
+
+def _poisoned(one: Any) -> np.ndarray:
+    dtype = np.dtype(one.dtype)
+    return np.frombuffer(bytearray(b"\xff" * math.prod(one.shape) * dtype.itemsize), dtype).reshape(
+        one.shape
+    )
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:
@@ -96,9 +104,10 @@ class NumpyMachine(Machine):
         self._read = np.full((2, words), _NEVER)
         # of every barrier, by its first byte: phases completed, bytes still to come, arrivals
         self._barriers: dict[int, list[int]] = {}
-        self.accesses = 0
         self.wavefronts = 0
+        self.least_wavefronts = 0
 
+    @override
     def constant(self, value: int) -> Int:
         return Int(self, np.full(self.threads, value, np.int64))
 
@@ -111,21 +120,27 @@ class NumpyMachine(Machine):
             raise ValueError(f"value must be the same in all threads, got {values}")
         return int(values[0])
 
+    @override
     def integer(self, operation: str, left: Any, right: Any) -> Any:
         return _OPERATIONS[operation](left, right)
 
+    @override
     def thread(self) -> Int:
         return Int(self, self._index % self._block_threads)
 
+    @override
     def warp(self) -> Int:
         return Int(self, self._index % self._block_threads >> 5)
 
+    @override
     def cluster(self) -> Int:
         return self.constant(self._cluster)
 
+    @override
     def rank(self) -> Int:
         return Int(self, self._rank.copy())
 
+    @override
     @contextlib.contextmanager
     def when(self, condition: Int) -> Generator[None]:
         before = self._active
@@ -133,6 +148,7 @@ class NumpyMachine(Machine):
         yield
         self._active = before
 
+    @override
     def loop(
         self,
         start: IntLike,
@@ -141,33 +157,42 @@ class NumpyMachine(Machine):
         body: Callable[[Int, Sequence[Any]], Sequence[Any]],
         carried: Sequence[Any] = (),
     ) -> Sequence[Any]:
-        if not self._active.any():
-            return carried
-        for index in range(self._uniform(start), self._uniform(stop), step):
+        begin, end, before = self._uniform(start), self._array(stop), self._active
+        for index in range(begin, int(end[before].max()), step):
+            self._active = before & (index < end)
             carried = body(self.constant(index), carried)
+        self._active = before
         return carried
 
+    @override
     def synchronize(self) -> None:
         if not self._active.all():
             raise ValueError("a barrier of the block must be reached by all of its threads")
         self._epoch += 1
 
+    @override
+    def synchronize_team(self, team: Int, threads: int) -> None:
+        self._epoch += 1
+
+    @override
     def reconverge(self) -> None:
         pass
 
+    @override
     def cluster_arrive(self) -> None:
         pass
 
+    @override
     def cluster_wait(self) -> None:
         self.synchronize()
 
     # shared memory ---------------------------------------------------------------------------
 
     def _touch(self, words: np.ndarray, warps: np.ndarray, *, write: bool) -> None:
-        self.accesses += 1
         for warp in np.unique(warps):
             banks = np.unique(words[warps == warp])
-            self.wavefronts += np.bincount(banks % 32).max()
+            self.wavefronts += int(np.bincount(banks % 32).max())
+            self.least_wavefronts += -(-banks.size // 32)
         epochs, owners = self._written
         clash = (epochs[words] == self._epoch) & (owners[words] != warps)
         if write:
@@ -194,6 +219,7 @@ class NumpyMachine(Machine):
         words = addresses[:, None] // 4 + np.arange(count)
         return words, np.repeat((self._index >> 5)[self._active, None], count, axis=1)
 
+    @override
     def load_shared(self, address: Int, words: int) -> list[Any]:
         index, warps = self._words(address, words)
         self._touch(index.ravel(), warps.ravel(), write=False)
@@ -201,11 +227,13 @@ class NumpyMachine(Machine):
         loaded[:, self._active] = self._shared[index].T
         return list(loaded)
 
+    @override
     def store_shared(self, address: Int, words: Sequence[Any]) -> None:
         index, warps = self._words(address, len(words))
         self._touch(index.ravel(), warps.ravel(), write=True)
         self._shared[index] = np.stack(words, axis=1)[self._active]
 
+    @override
     def load_matrices(self, address: Int, *, transpose: bool) -> list[Any]:
         rows = self._matrix_words(address)  # warp, matrix, row, word
         self._touch_matrices(rows, write=False)
@@ -215,6 +243,7 @@ class NumpyMachine(Machine):
         words = np.ascontiguousarray(halves).view(np.uint32)
         return list(words.transpose(1, 0, 2, 3).reshape(4, self.threads))
 
+    @override
     def store_matrices(self, address: Int, words: Sequence[Any], *, transpose: bool) -> None:
         rows = self._matrix_words(address)
         self._touch_matrices(rows, write=True)
@@ -239,12 +268,14 @@ class NumpyMachine(Machine):
 
     # device memory ---------------------------------------------------------------------------
 
+    @override
     def load_global(self, array: Any, offset: Int, words: int) -> list[Any]:
         loaded = np.zeros((words, self.threads), np.uint32)
         index = offset.value[self._active, None] + np.arange(4 * words)
         loaded[:, self._active] = _bytes(array)[index].view(np.uint32).T
         return list(loaded)
 
+    @override
     def store_global(self, array: Any, row: Int, pitch: int, offset: Int, words: Any) -> None:
         first = row.value[self._active] * pitch + offset.value[self._active]
         index = first[:, None] + np.arange(4 * len(words))
@@ -255,10 +286,12 @@ class NumpyMachine(Machine):
     def _each(self, number: IntLike) -> np.ndarray:
         return self._array(number)[self._active]
 
+    @override
     def barrier_init(self, address: int) -> None:
         for place in np.unique(self._each(address) + self._base[self._active]):
             self._barriers[place] = [0, 0, 0]
 
+    @override
     def barrier_expect(self, address: IntLike, size: IntLike) -> None:
         places = self._each(address) + self._base[self._active]
         for place, count in zip(places, self._each(size), strict=True):
@@ -274,6 +307,7 @@ class NumpyMachine(Machine):
         if state[2] and state[1] == 0:
             state[0], state[2] = state[0] + 1, 0
 
+    @override
     def barrier_wait(self, address: IntLike, parity: IntLike) -> None:
         places = self._each(address) + self._base[self._active]
         for place in np.unique(places):
@@ -289,6 +323,7 @@ class NumpyMachine(Machine):
         state[1] -= 4 * values.size
         self._complete(state)
 
+    @override
     def copy_in(
         self,
         address: Int,
@@ -303,14 +338,18 @@ class NumpyMachine(Machine):
         base = self._base[self._active]
         places = zip(self._each(address) + base, sources, self._each(barrier) + base, strict=True)
         for target, source, at in places:
-            self._deliver(target, _bytes(array)[source : source + size].view(np.uint32), at)
+            values = _bytes(array)[source : source + size].view(np.uint32)
+            self._deliver(int(target), values, int(at))
 
-    def store_to_peer(self, rank: Int, address: Int, words: Sequence[Any], barrier: IntLike) -> None:
+    @override
+    def store_to_peer(
+        self, rank: Int, address: Int, words: Sequence[Any], barrier: IntLike
+    ) -> None:
         peer = self._each(rank) * self._shared_bytes
         values = np.stack(words, axis=1)[self._active]
         places = zip(self._each(address) + peer, values, self._each(barrier) + peer, strict=True)
         for target, value, at in places:
-            self._deliver(target, value, at)
+            self._deliver(int(target), value, int(at))
 
     def _outgoing(self, source: int, size: int) -> np.ndarray:
         words = np.arange(source // 4, (source + size) // 4)
@@ -318,31 +357,59 @@ class NumpyMachine(Machine):
             raise RaceError(f"byte {source} is copied before the barrier after its store")
         return self._shared[words].copy()
 
+    @override
     def release_to_copies(self) -> None:
         pass
 
+    @override
     def copy_out(
         self, array: Any, row: Int, pitch: int, offset: Int, address: Int, size: int
     ) -> None:
         targets = self._each(row) * pitch + self._each(offset)
         sources = self._each(address) + self._base[self._active]
         for target, source in zip(targets, sources, strict=True):
-            _bytes(array)[target : target + size] = self._outgoing(source, size).view(np.uint8)
+            _bytes(array)[target : target + size] = self._outgoing(int(source), size).view(np.uint8)
 
+    @override
     def commit_out(self) -> None:
         pass
 
+    @override
     def wait_out(self, pending: int) -> None:
         pass
 
     # arithmetic ------------------------------------------------------------------------------
 
+    @override
     def zero(self) -> Any:
         return np.zeros(self.threads, np.float32)
 
+    @override
     def word(self, value: int) -> Any:
         return np.full(self.threads, value, np.uint32)
 
+    @override
+    def float(self, word: Any) -> Any:
+        return word.astype(np.uint32).view(np.float32)
+
+    @override
+    def bits(self, value: Any) -> Any:
+        return value.view(np.uint32)
+
+    @override
+    def multiply(self, left: Any, right: Any) -> Any:
+        return left * right
+
+    @override
+    def negate(self, value: Any) -> Any:
+        return -value
+
+    @override
+    def fma(self, left: Any, right: Any, term: Any) -> Any:
+        wide = left.astype(np.float64) * right.astype(np.float64) + term.astype(np.float64)
+        return wide.astype(np.float32)
+
+    @override
     def tensor_product(self, acc: Sequence[Any], left: Sequence[Any], right: Sequence[Any]) -> Any:
         a, b = (self._fragments(words) for words in (left, right))  # warp, register, g, t, half
         warps = a.shape[0]
@@ -365,6 +432,7 @@ class NumpyMachine(Machine):
         values = stacked.view(ml_dtypes.bfloat16).astype(np.float32)
         return values.reshape(-1, 8, 4, len(words), 2).transpose(0, 3, 1, 2, 4)
 
+    @override
     def pack(self, low: Any, high: Any) -> Any:
         pairs = np.stack([low, high], axis=1).astype(ml_dtypes.bfloat16)
         return np.ascontiguousarray(pairs).view(np.uint32)[:, 0]

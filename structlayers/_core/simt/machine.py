@@ -17,8 +17,6 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-type IntLike = Int | int
-
 
 class Int:
     """A 32-bit integer of each thread."""
@@ -29,51 +27,55 @@ class Int:
         self.machine = machine
         self.value = value
 
-    def _binary(self, operation: str, other: IntLike) -> "Int":
-        if isinstance(other, int) and other == 0 and operation in ("add", "xor", "or", "shl", "shr"):
+    def _binary(self, operation: str, other: "Int | int") -> "Int":
+        if (
+            isinstance(other, int)
+            and other == 0
+            and operation in ("add", "xor", "or", "shl", "shr")
+        ):
             return self
         if isinstance(other, int) and other == 1 and operation == "mul":
             return self
         other = other if isinstance(other, Int) else self.machine.constant(other)
         return Int(self.machine, self.machine.integer(operation, self.value, other.value))
 
-    def __add__(self, other: IntLike) -> "Int":
+    def __add__(self, other: "Int | int") -> "Int":
         return self._binary("add", other)
 
-    def __radd__(self, other: IntLike) -> "Int":
+    def __radd__(self, other: "Int | int") -> "Int":
         return self._binary("add", other)
 
-    def __sub__(self, other: IntLike) -> "Int":
+    def __sub__(self, other: "Int | int") -> "Int":
         return self._binary("sub", other)
 
-    def __mul__(self, other: IntLike) -> "Int":
+    def __mul__(self, other: "Int | int") -> "Int":
         return self._binary("mul", other)
 
-    def __rmul__(self, other: IntLike) -> "Int":
+    def __rmul__(self, other: "Int | int") -> "Int":
         return self._binary("mul", other)
 
-    def __and__(self, other: IntLike) -> "Int":
+    def __and__(self, other: "Int | int") -> "Int":
         return self._binary("and", other)
 
-    def __or__(self, other: IntLike) -> "Int":
+    def __or__(self, other: "Int | int") -> "Int":
         return self._binary("or", other)
 
-    def __xor__(self, other: IntLike) -> "Int":
+    def __xor__(self, other: "Int | int") -> "Int":
         return self._binary("xor", other)
 
-    def __lshift__(self, other: IntLike) -> "Int":
+    def __lshift__(self, other: "Int | int") -> "Int":
         return self._binary("shl", other)
 
-    def __rshift__(self, other: IntLike) -> "Int":
+    def __rshift__(self, other: "Int | int") -> "Int":
         return self._binary("shr", other)
 
-    def __lt__(self, other: IntLike) -> "Int":
+    def __lt__(self, other: "Int | int") -> "Int":
         return self._binary("lt", other)
 
-    def __ge__(self, other: IntLike) -> "Int":
+    def __ge__(self, other: "Int | int") -> "Int":
         return self._binary("ge", other)
 
-    def minimum(self, other: IntLike) -> "Int":
+    def minimum(self, other: "Int | int") -> "Int":
         """The smaller of both."""
         return self._binary("min", other)
 
@@ -87,9 +89,12 @@ class Int:
             return self & (other - 1)
         return self - self.divide(other) * other
 
-    def equals(self, other: IntLike) -> "Int":
+    def equals(self, other: "Int | int") -> "Int":
         """Whether both are equal, as a condition for `Machine.when`."""
         return self._binary("eq", other)
+
+
+type IntLike = Int | int
 
 
 class Machine(abc.ABC):
@@ -136,11 +141,15 @@ class Machine(abc.ABC):
         body: Callable[[Int, Sequence[Any]], Sequence[Any]],
         carried: Sequence[Any] = (),
     ) -> Sequence[Any]:
-        """Runs ``carried = body(index, carried)``; the bounds are the same in all threads."""
+        """Runs ``carried = body(index, carried)``; the bounds are the same in a warp's threads."""
 
     @abc.abstractmethod
     def synchronize(self) -> None:
         """Waits for all threads of the block; orders their accesses to shared memory."""
+
+    @abc.abstractmethod
+    def synchronize_team(self, team: Int, threads: int) -> None:
+        """The same for consecutive threads of the block, whole warps, numbered team by team."""
 
     @abc.abstractmethod
     def reconverge(self) -> None:
@@ -177,7 +186,9 @@ class Machine(abc.ABC):
         """The reverse of `load_matrices`."""
 
     @abc.abstractmethod
-    def store_to_peer(self, rank: Int, address: Int, words: Sequence[Any], barrier: IntLike) -> None:
+    def store_to_peer(
+        self, rank: Int, address: Int, words: Sequence[Any], barrier: IntLike
+    ) -> None:
         """Stores four words in the block of this rank; its barrier counts their 16 bytes."""
 
     # device memory ---------------------------------------------------------------------------
@@ -244,6 +255,26 @@ class Machine(abc.ABC):
     @abc.abstractmethod
     def word(self, value: int) -> Any:
         """A word of 32 bits."""
+
+    @abc.abstractmethod
+    def float(self, word: Any) -> Any:
+        """A word read as float32."""
+
+    @abc.abstractmethod
+    def bits(self, value: Any) -> Any:
+        """A float32 as a word."""
+
+    @abc.abstractmethod
+    def multiply(self, left: Any, right: Any) -> Any:
+        """Product of two float32."""
+
+    @abc.abstractmethod
+    def negate(self, value: Any) -> Any:
+        """A float32 with its sign changed."""
+
+    @abc.abstractmethod
+    def fma(self, left: Any, right: Any, term: Any) -> Any:
+        """``left * right + term`` in float32, rounded once."""
 
     @abc.abstractmethod
     def tensor_product(self, acc: Sequence[Any], left: Sequence[Any], right: Sequence[Any]) -> Any:

@@ -177,9 +177,7 @@ class Plan:
     def shared_bytes(self) -> int:
         """Barriers, slots, column buffers and output tiles."""
         columns = sum(self.rings) * self.planes * self.plane_bytes
-        return (
-            _BARRIER_BYTES + self.slots * self.input_bytes + columns + 2 * self.output_bytes
-        )
+        return _BARRIER_BYTES + self.slots * self.input_bytes + columns + 2 * self.output_bytes
 
     def weight_words(self) -> int:
         """32-bit words of the weights of all blocks."""
@@ -349,9 +347,7 @@ class Program:
             row = self.row(step, place).minimum(plan.rows - 1)
             target = slot * plan.input_bytes + place * plan.pitch + segment * size
             offset = self.layouts[0].everywhere(segment * (size // 2)) * 2
-            m.copy_in(
-                target + _BARRIER_BYTES, self.x, row, 2 * plan.size, offset, size, slot * 8
-            )
+            m.copy_in(target + _BARRIER_BYTES, self.x, row, 2 * plan.size, offset, size, slot * 8)
         m.reconverge()
 
     def load_weights(self) -> list[list[list[Any]]]:
