@@ -1,8 +1,8 @@
 """The product of one butterfly with rows, differentiable to any order.
 
 The gradient of the rows is the product with the transposed factors in the other direction: the
-same kernel. That of the factors is left to XLA, which computes the values between merged factors
-again. Residuals are the inputs.
+same kernel. That of the factors is left to XLA: through the gradient of the dense matrix where
+that is small, else by computing the values between merged factors again. Residuals are the inputs.
 """
 
 import functools
@@ -19,6 +19,10 @@ from structlayers.butterfly import xla
 from structlayers.butterfly.factors import merge_levels
 from structlayers.butterfly.pallas_gpu import plans, scalar_program, tensor_program
 from structlayers.butterfly.pallas_gpu.weights import fragments
+
+# Device time of the gradient of the factors, 16384 rows of bfloat16 on one H200: through merged
+# groups 210 us at N = 1024 and 770 us at 4096, of which the dense product alone takes 46 and 665.
+_GRADIENT_BY_DENSE_UP_TO = 2048
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -62,12 +66,36 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, factors = residuals
     dx = apply_factors(dy, factors.swapaxes(-1, -2), not increasing)
+    by_dense = x.dtype == jnp.bfloat16 and x.shape[-1] <= _GRADIENT_BY_DENSE_UP_TO
+    gradient = _gradient_by_dense if by_dense else _gradient_by_groups
+    return dx, gradient(x, factors, dy, increasing)
+
+
+def _gradient_by_groups(
+    x: jax.Array, factors: jax.Array, dy: jax.Array, increasing: bool
+) -> jax.Array:
+    """Of the factors, through the portable product with its merged groups."""
 
     def multiply(factors: jax.Array) -> jax.Array:
         twiddle = factors[None, None]
         return xla.butterfly_multiply(x, twiddle, None, increasing_stride=increasing)
 
-    return dx, jax.vjp(multiply, factors)[1](dy)[0]
+    return jax.vjp(multiply, factors)[1](dy)[0]
+
+
+def _gradient_by_dense(
+    x: jax.Array, factors: jax.Array, dy: jax.Array, increasing: bool
+) -> jax.Array:
+    """Of the factors, through that of the dense matrix: one product of the tensor cores."""
+    from structlayers.butterfly.ops.dense import butterfly_to_dense
+
+    axes = tuple(range(x.ndim - 1))
+    dense = jnp.tensordot(dy, x, (axes, axes), preferred_element_type=jnp.float32)
+
+    def matrix(factors: jax.Array) -> jax.Array:
+        return butterfly_to_dense(factors[None, None], increasing_stride=increasing)
+
+    return jax.vjp(matrix, factors)[1](dense)[0]
 
 
 apply_factors.defvjp(_forward, _backward)
