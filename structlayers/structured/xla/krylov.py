@@ -12,56 +12,65 @@ from structlayers._core.precision import (
 )
 from structlayers.structured.xla.matrices import apply_matrix, join_stacks
 
+type Sides = tuple[jax.Array, jax.Array]
+
 
 def apply_tridiagonal(diagonals: jax.Array, v: jax.Array) -> jax.Array:
     """`(A v)_i = a_0i v_(i-1) + a_1i v_i + a_2i v_(i+1)`, indices modulo N.
 
     Args:
-        diagonals: `(..., 3, N)`.
-        v: `(..., r, N)`.
+        diagonals: `(S, 3, N)`.
+        v: `(S, r, N)`.
 
     Returns:
-        `(..., r, N)`.
+        `(S, r, N)`.
     """
-    lower, main, upper = (diagonals[..., k : k + 1, :] for k in range(3))
-    return lower * jnp.roll(v, 1, axis=-1) + main * v + upper * jnp.roll(v, -1, axis=-1)
+    lower, main, upper = (diagonals[:, k : k + 1] for k in range(3))
+    # one copy with both neighbours at hand: XLA on a CPU is several times slower with two rolls
+    around = jnp.concatenate([v[..., -1:], v, v[..., :1]], axis=-1)
+    return lower * around[..., :-2] + main * v + upper * around[..., 2:]
 
 
-def krylov_rows_by_scan(diagonals: jax.Array, v: jax.Array) -> jax.Array:
-    """`A^t v` for t = 0 .. N-1, one application a step: `O(N)` each, N steps.
+def krylov_rows_by_scan(operators: Sides, vectors: Sides) -> Sides:
+    """`A^t v` for t = 0 .. N-1 and two pairs (A, v), one application a step: `O(N)` each, N steps.
 
     Args:
-        diagonals: `(..., 3, N)`.
-        v: `(..., r, N)`.
+        operators: `(S, 3, N)` each.
+        vectors: `(S, r, N)` each.
 
     Returns:
-        `(..., r, N, N)`, row t being `A^t v`.
+        `(N, S, r, N)` each, t first: row after row as the scan writes them.
     """
 
-    def step(v: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        return apply_tridiagonal(diagonals, v), v
+    def step(columns: Sides, _: None) -> tuple[Sides, Sides]:
+        left, right = map(apply_tridiagonal, operators, columns)
+        return (left, right), columns
 
-    _, rows = jax.lax.scan(step, v, length=v.shape[-1], unroll=min(4, v.shape[-1]))
-    return jnp.moveaxis(rows, 0, -2)
+    return jax.lax.scan(step, vectors, length=vectors[0].shape[-1], unroll=4)[1]
 
 
 def krylov_rows_by_doubling(
-    diagonals: jax.Array, v: jax.Array, precision: jax.lax.Precision
-) -> jax.Array:
-    """`A^t v` for t = 0 .. N-1 from `A, A^2, A^4, ...`: `O(N^3)` products each, `log2 N` steps.
+    operators: Sides, vectors: Sides, precision: jax.lax.Precision
+) -> Sides:
+    """The same from `A, A^2, A^4, ...`: products of `O(N^3)`, `log2 N` steps."""
+    left, right = (
+        _rows_by_doubling(operator, v, precision)
+        for operator, v in zip(operators, vectors, strict=True)
+    )
+    return left, right
 
-    Arguments and result as in `krylov_rows_by_scan`.
-    """
-    size = v.shape[-1]
-    # rows i of the transpose: A applied to unit vectors
-    units = jnp.broadcast_to(jnp.eye(size, dtype=v.dtype), (*v.shape[:-2], size, size))
-    power = apply_tridiagonal(diagonals, units)
-    rows = v[..., None, :]
-    while rows.shape[-2] < size:
-        last = rows[..., : size - rows.shape[-2], :]
-        further = jnp.einsum("...rtn,...nm->...rtm", last, power, precision=precision)
-        rows = jnp.concatenate([rows, further], axis=-2)
-        if rows.shape[-2] < size:
+
+def _rows_by_doubling(operator: jax.Array, v: jax.Array, precision: jax.lax.Precision) -> jax.Array:
+    stacks, size = v.shape[0], v.shape[-1]
+    # A applied to unit vectors: its transpose
+    units = jnp.broadcast_to(jnp.eye(size, dtype=v.dtype), (stacks, size, size))
+    power = apply_tridiagonal(operator, units)
+    rows = v[None]
+    while len(rows) < size:
+        last = rows[: size - len(rows)]
+        further = jnp.einsum("tsrn,snm->tsrm", last, power, precision=precision)
+        rows = jnp.concatenate([rows, further])
+        if len(rows) < size:
             power = jnp.matmul(power, power, precision=precision)
     return rows
 
@@ -73,14 +82,10 @@ def ldr_multiply(
     a: jax.Array,
     b: jax.Array,
     *,
-    doubling: bool = False,
     out_features: int | None = None,
     precision: PrecisionLike = None,
 ) -> jax.Array:
-    """`sum_i K(A, g_i) K(B, h_i)^T x`: rows of both Krylov matrices, then matrix products.
-
-    The two products are taken one after the other, or multiplied together first where the batch
-    has more rows than that is worth.
+    """`sum_i K(A, g_i) K(B, h_i)^T x` with Krylov columns from a scan.
 
     Args:
         x: `(*B, n)`, n at most N.
@@ -88,34 +93,46 @@ def ldr_multiply(
         h: `(S, r, N)`.
         a: `(S, 3, N)`.
         b: `(S, 3, N)`.
-        doubling: whether the rows come from powers of the operators, else from a scan.
         out_features: number of outputs kept.
         precision: of the products; None is the highest.
 
     Returns:
         `(*B, out_features)` of the dtype of `x`.
     """
+    rows = krylov_rows_by_scan((a, b), (g, h))
+    return _apply_krylov(x, rows, out_features, canonicalize_precision(precision))
+
+
+def ldr_multiply_by_doubling(
+    x: jax.Array,
+    g: jax.Array,
+    h: jax.Array,
+    a: jax.Array,
+    b: jax.Array,
+    *,
+    out_features: int | None = None,
+    precision: PrecisionLike = None,
+) -> jax.Array:
+    """The same with columns from powers of the operators; arguments as in `ldr_multiply`."""
     precision = canonicalize_precision(precision)
-    diagonals, vectors = jnp.stack([a, b]), jnp.stack([g, h])
-    if doubling:
-        rows = krylov_rows_by_doubling(diagonals, vectors, precision)
-    else:
-        rows = krylov_rows_by_scan(diagonals, vectors)
-    rank, size = g.shape[-2:]
+    rows = krylov_rows_by_doubling((a, b), (g, h), precision)
+    return _apply_krylov(x, rows, out_features, precision)
+
+
+def _apply_krylov(
+    x: jax.Array, rows: Sides, out_features: int | None, precision: jax.lax.Precision
+) -> jax.Array:
+    """Two products, or one with the whole matrix where the batch has rows enough to pay for it."""
+    size, _, rank, _ = rows[0].shape
     if (2 * rank - 1) * math.prod(x.shape[:-1]) > rank * size:
         return apply_matrix(x, krylov_product(rows, precision), out_features, precision)
-    left, right = rows.astype(x.dtype)  # S r t n
-    middle = jnp.einsum("...n,srtn->...srt", pad_features(x, size), right, precision=precision)
-    y = jnp.einsum("...srt,srtn->...sn", middle, left, precision=precision)
+    left, right = (side.astype(x.dtype) for side in rows)
+    middle = jnp.einsum("...n,tsrn->...tsr", pad_features(x, size), right, precision=precision)
+    y = jnp.einsum("...tsr,tsrn->...sn", middle, left, precision=precision)
     return join_stacks(y, out_features)
 
 
-def ldr_multiply_by_doubling(*args: jax.Array, **static: object) -> jax.Array:
-    """`ldr_multiply` with the rows from powers of the operators."""
-    return ldr_multiply(*args, doubling=True, **static)  # pyrefly: ignore[bad-argument-type]
-
-
-def krylov_product(rows: jax.Array, precision: jax.lax.Precision) -> jax.Array:
-    """The matrices `sum_i K(A, g_i) K(B, h_i)^T`, `(S, N, N)`, from rows `(2, S, r, N, N)`."""
+def krylov_product(rows: Sides, precision: jax.lax.Precision) -> jax.Array:
+    """The matrices `sum_i K(A, g_i) K(B, h_i)^T`, `(S, N, N)`, from rows `(N, S, r, N)`."""
     left, right = rows
-    return jnp.einsum("srtm,srtn->smn", left, right, precision=precision)
+    return jnp.einsum("tsrm,tsrn->smn", left, right, precision=precision)
