@@ -46,7 +46,7 @@ def krylov_rows_by_scan(operators: Sides, vectors: Sides) -> Sides:
         left, right = map(apply_tridiagonal, operators, columns)
         return (left, right), columns
 
-    return jax.lax.scan(step, vectors, length=vectors[0].shape[-1], unroll=4)[1]
+    return jax.lax.scan(step, vectors, length=vectors[0].shape[-1])[1]
 
 
 def krylov_rows_by_doubling(
