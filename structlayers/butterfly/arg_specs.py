@@ -104,6 +104,17 @@ def _block(
     )
 
 
+def multiply_spec(n: int, batch: int, dtype: str) -> ArgSpec:
+    """An untied butterfly of any size, for sweeps over N that the list below does not hold whole.
+
+    Args:
+        n: Size, a power of two.
+        batch: Number of vectors.
+        dtype: Of the vectors; half precision comes with float32 weights.
+    """
+    return _multiply(n, batch, dtype, source=_PAPER, tags=("gpu", "cpu"))
+
+
 _SMOKE = (
     _multiply(1, 3, "float32", source=_EDGE, tags=("smoke",)),
     _multiply(64, 16, "float32", source=_PAPER, tags=("smoke", "cpu", "gpu", "tpu")),

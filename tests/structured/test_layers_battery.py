@@ -29,6 +29,7 @@ LAYERS: dict[str, Callable[[nnx.Rngs], nnx.Module]] = {
     ),
     "ldr": lambda rngs: LDRLinear(8, 8, rngs=rngs),
     "ldr by doubling": lambda rngs: LDRLinear(8, 8, implementation="doubling", rngs=rngs),
+    "ldr by blocks": lambda rngs: LDRLinear(8, 8, implementation="blocks", rngs=rngs),
     "fastfood": lambda rngs: FastfoodLinear(8, 8, rngs=rngs),
     "low rank": lambda rngs: LowRankLinear(8, 8, rank=3, rngs=rngs),
 }

@@ -50,12 +50,24 @@ def _prefer(
     return (("xla", f"N = {size} is above {limit}, the break-even size on {platform}"),)
 
 
+def _check_pallas_gpu(x: Any, twiddle: Any, permutation: Any, *, platform: str, **_: Any) -> None:
+    from structlayers.butterfly.pallas_gpu.support import check_butterfly
+
+    del permutation
+    check_butterfly(x, twiddle, platform=platform)
+
+
 dispatcher = Dispatcher(
     "butterfly_multiply",
     (
         Implementation("xla", "structlayers.butterfly.xla:butterfly_multiply"),
         Implementation("dense", "structlayers.butterfly.xla:butterfly_multiply_dense"),
         Implementation("reference", "structlayers.butterfly.reference:butterfly_multiply"),
+        Implementation(
+            "pallas_gpu",
+            "structlayers.butterfly.pallas_gpu.multiply:butterfly_multiply",
+            _check_pallas_gpu,
+        ),
     ),
     _prefer,
 )

@@ -18,7 +18,7 @@ def _prefer(
     """Few operations on a CPU, few steps on an accelerator."""
     del x, g, h, a, b, static
     if platform in ("gpu", "tpu"):
-        return (("doubling", f"log2 N steps rather than N of a few microseconds on {platform}"),)
+        return (("blocks", f"N / 32 + 64 steps rather than N of a few microseconds on {platform}"),)
     return (("scan", f"O(r N^2) operations rather than O(N^3 log N) on {platform}"),)
 
 
@@ -27,6 +27,7 @@ dispatcher = Dispatcher(
     (
         Implementation("scan", "structlayers.structured.xla.krylov:ldr_multiply"),
         Implementation("doubling", "structlayers.structured.xla.krylov:ldr_multiply_by_doubling"),
+        Implementation("blocks", "structlayers.structured.xla.krylov:ldr_multiply_by_blocks"),
         Implementation("reference", "structlayers.structured.reference:ldr_multiply"),
     ),
     _prefer,
@@ -68,7 +69,8 @@ def ldr_multiply(
         out_features: number of outputs kept, at most `S * N`; None is all.
         precision: of float32 matrix products; None is the highest, true float32.
         implementation: "scan" (Krylov columns one by one, `O(r N^2)`), "doubling" (from powers of
-            the operators, `O(N^3 log N)` in `log2 N` steps), "reference", or None to choose.
+            the operators, `O(N^3 log N)` in `log2 N` steps), "blocks" (large steps by a banded
+            power, `O(r N^2)` in `N / 32 + 64` steps), "reference", or None to choose.
 
     Returns:
         `(*B, out_features)`. Half-precision `x` with real weights: the dtype of `x`, Krylov columns

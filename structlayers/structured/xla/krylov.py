@@ -1,6 +1,8 @@
 """Products with Krylov matrices of cyclic tridiagonal operators (LDR-TD)."""
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +21,14 @@ def apply_tridiagonal(diagonals: jax.Array, v: jax.Array) -> jax.Array:
     """`(A v)_i = a_0i v_(i-1) + a_1i v_i + a_2i v_(i+1)`, indices modulo N.
 
     Args:
-        diagonals: `(S, 3, N)`.
-        v: `(S, r, N)`.
+        diagonals: `(..., 3, N)`.
+        v: `(..., r, N)`.
 
     Returns:
-        `(S, r, N)`.
+        `(..., r, N)`.
     """
-    lower, main, upper = (diagonals[:, k : k + 1] for k in range(3))
-    # one copy with both neighbours at hand: XLA on a CPU is several times slower with two rolls
+    lower, main, upper = (diagonals[..., k : k + 1, :] for k in range(3))
+    # one copy with both neighbours at hand: XLA on a CPU is several times slower with two turns
     around = jnp.concatenate([v[..., -1:], v, v[..., :1]], axis=-1)
     return lower * around[..., :-2] + main * v + upper * around[..., 2:]
 
@@ -39,7 +41,7 @@ def krylov_rows_by_scan(operators: Sides, vectors: Sides) -> Sides:
         vectors: `(S, r, N)` each.
 
     Returns:
-        `(N, S, r, N)` each, t first: row after row as the scan writes them.
+        `(N, S, r, N)` each: row t in front is `A^t v`, as the scan writes it.
     """
 
     def step(columns: Sides, _: None) -> tuple[Sides, Sides]:
@@ -50,29 +52,91 @@ def krylov_rows_by_scan(operators: Sides, vectors: Sides) -> Sides:
 
 
 def krylov_rows_by_doubling(
-    operators: Sides, vectors: Sides, precision: jax.lax.Precision
-) -> Sides:
-    """The same from `A, A^2, A^4, ...`: products of `O(N^3)`, `log2 N` steps."""
-    left, right = (
-        _rows_by_doubling(operator, v, precision)
-        for operator, v in zip(operators, vectors, strict=True)
-    )
-    return left, right
+    diagonals: jax.Array, v: jax.Array, precision: jax.lax.Precision
+) -> jax.Array:
+    """`A^t v` for t = 0 .. N-1 from `A, A^2, A^4, ...`: `O(N^3)` products each, `log2 N` steps.
 
+    Args:
+        diagonals: `(..., 3, N)`.
+        v: `(..., r, N)`.
+        precision: of the products.
 
-def _rows_by_doubling(operator: jax.Array, v: jax.Array, precision: jax.lax.Precision) -> jax.Array:
-    stacks, size = v.shape[0], v.shape[-1]
-    # A applied to unit vectors: its transpose
-    units = jnp.broadcast_to(jnp.eye(size, dtype=v.dtype), (stacks, size, size))
-    power = apply_tridiagonal(operator, units)
-    rows = v[None]
-    while len(rows) < size:
-        last = rows[: size - len(rows)]
-        further = jnp.einsum("tsrn,snm->tsrm", last, power, precision=precision)
-        rows = jnp.concatenate([rows, further])
-        if len(rows) < size:
+    Returns:
+        `(..., r, N, N)`, row t being `A^t v`.
+    """
+    size = v.shape[-1]
+    # rows i of the transpose: A applied to unit vectors
+    units = jnp.broadcast_to(jnp.eye(size, dtype=v.dtype), (*v.shape[:-2], size, size))
+    power = apply_tridiagonal(diagonals, units)
+    rows = v[..., None, :]
+    while rows.shape[-2] < size:
+        last = rows[..., : size - rows.shape[-2], :]
+        further = jnp.einsum("...rtn,...nm->...rtm", last, power, precision=precision)
+        rows = jnp.concatenate([rows, further], axis=-2)
+        if rows.shape[-2] < size:
             power = jnp.matmul(power, power, precision=precision)
     return rows
+
+
+def _windows(v: jax.Array, width: int) -> jax.Array:
+    """`out[..., k, i] = v[..., (i + k) mod N]` for k below `width`, by reshapes alone.
+
+    A gather would do the same, and its gradient would be a scatter. Of the repeated vector, read
+    N + 1 entries at a time, row k starts k further on.
+    """
+    size = v.shape[-1]
+    copies = -(-width * (size + 1) // size)
+    repeated = jnp.broadcast_to(v[..., None, :], (*v.shape[:-1], copies, size))
+    flat = repeated.reshape(*v.shape[:-1], copies * size)[..., : width * (size + 1)]
+    return flat.reshape(*v.shape[:-1], width, size + 1)[..., :size]
+
+
+def krylov_rows_by_blocks(diagonals: jax.Array, v: jax.Array, block: int = 32) -> jax.Array:
+    """`A^t v` for t = 0 .. N-1 with t = q block + s: rows `A^(q block) v`, then s steps from each.
+
+    `A^block` is banded, its `2 block + 1` diagonals come from as many applications of A; the rows
+    at multiples of `block` follow one another, the steps between go on from all of them at once.
+    `O(r N^2)` operations in `2 block + N / block` steps.
+
+    Args:
+        diagonals: `(..., 3, N)`.
+        v: `(..., r, N)`.
+        block: bandwidth of the large steps, made smaller where N is below `2 block + 1`.
+
+    Returns:
+        `(..., r, N, N)`, row t being `A^t v`.
+    """
+    size = v.shape[-1]
+    block = max(1, min(block, (size - 1) // 2))
+    width = 2 * block + 1
+    lower, main, upper = (diagonals[..., k : k + 1, :] for k in range(3))
+
+    def widen(bands: jax.Array, _: None) -> tuple[jax.Array, None]:
+        # a band k of A^t is one of A times band k - 1, k or k + 1 of the row that it reaches; the
+        # outermost ones are zero until the last step, so that the turn carries nothing over
+        below = jnp.roll(bands, (-1, 1), axis=(-2, -1))
+        above = jnp.roll(bands, (1, -1), axis=(-2, -1))
+        return lower * below + main * bands + upper * above, None
+
+    identity = jnp.zeros((*diagonals.shape[:-2], width, size), v.dtype).at[..., block, :].set(1)
+    bands, _ = jax.lax.scan(widen, identity, length=block, unroll=min(8, block))
+
+    def leap(v: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        reached = _windows(jnp.roll(v, block, axis=-1), width)
+        return jnp.sum(bands[..., None, :, :] * reached, axis=-2), v
+
+    count = -(-size // block)
+    _, starts = jax.lax.scan(leap, v, length=count, unroll=min(8, count))
+    starts = jnp.moveaxis(starts, 0, -2)  # ... r q N
+    lead, rank = starts.shape[:-3], starts.shape[-3]
+
+    def step(v: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        return apply_tridiagonal(diagonals, v), v
+
+    together = starts.reshape(*lead, rank * count, size)
+    _, rows = jax.lax.scan(step, together, length=block, unroll=min(8, block))
+    rows = jnp.moveaxis(rows, 0, -2)  # ... (r q) s N
+    return rows.reshape(*lead, rank, count * block, size)[..., :size, :]
 
 
 def ldr_multiply(
@@ -85,7 +149,7 @@ def ldr_multiply(
     out_features: int | None = None,
     precision: PrecisionLike = None,
 ) -> jax.Array:
-    """`sum_i K(A, g_i) K(B, h_i)^T x` with Krylov columns from a scan.
+    """`sum_i K(A, g_i) K(B, h_i)^T x` with the rows of both Krylov matrices from a scan.
 
     Args:
         x: `(*B, n)`, n at most N.
@@ -113,10 +177,33 @@ def ldr_multiply_by_doubling(
     out_features: int | None = None,
     precision: PrecisionLike = None,
 ) -> jax.Array:
-    """The same with columns from powers of the operators; arguments as in `ldr_multiply`."""
+    """`ldr_multiply` with the rows from powers of the operators."""
     precision = canonicalize_precision(precision)
-    rows = krylov_rows_by_doubling((a, b), (g, h), precision)
-    return _apply_krylov(x, rows, out_features, precision)
+    make = functools.partial(krylov_rows_by_doubling, precision=precision)
+    return _apply_krylov(x, _both_sides(make, (a, b), (g, h)), out_features, precision)
+
+
+def ldr_multiply_by_blocks(
+    x: jax.Array,
+    g: jax.Array,
+    h: jax.Array,
+    a: jax.Array,
+    b: jax.Array,
+    *,
+    out_features: int | None = None,
+    precision: PrecisionLike = None,
+) -> jax.Array:
+    """`ldr_multiply` with the rows from large and small steps."""
+    rows = _both_sides(krylov_rows_by_blocks, (a, b), (g, h))
+    return _apply_krylov(x, rows, out_features, canonicalize_precision(precision))
+
+
+def _both_sides(
+    make: Callable[[jax.Array, jax.Array], jax.Array], operators: Sides, vectors: Sides
+) -> Sides:
+    """Rows of both Krylov matrices in one go, `(N, S, r, N)` each."""
+    left, right = jnp.moveaxis(make(jnp.stack(operators), jnp.stack(vectors)), -2, 1)
+    return left, right
 
 
 def _apply_krylov(
