@@ -68,7 +68,7 @@ def test_choice():
     assert choice(toeplitz_like.dispatcher, "toeplitz_like_n60_r2_b5_float32", "cpu", 99) == "dense"
     assert choice(toeplitz_like.dispatcher, "toeplitz_like_n1024_r4_b50_float32", "gpu") == "fft"
     assert choice(ldr.dispatcher, "ldr_n1024_r1_b50_float32", "cpu") == "scan"
-    assert choice(ldr.dispatcher, "ldr_n1024_r1_b50_float32", "gpu") == "doubling"
+    assert choice(ldr.dispatcher, "ldr_n1024_r1_b50_float32", "gpu") == "blocks"
     assert choice(low_rank.dispatcher, "low_rank_n1024_r4_b50_float32", "cpu") == "xla"
     full = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((99, 8), (8, 8), (8, 8))]
     assert low_rank.dispatcher.choose(*full, precision=None).name == "dense"

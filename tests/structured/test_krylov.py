@@ -11,8 +11,17 @@ from structlayers.structured.xla.krylov import (
     krylov_rows_by_scan,
 )
 
+
+def rows_by_scan(diagonals: jax.Array, v: jax.Array) -> jax.Array:
+    """The scan's two pairs of rows, (N, S, r, N), in the order of the others."""
+    leads = v.shape[:-2]
+    d, v = (a.reshape(-1, 1, *a.shape[-2:]) for a in (diagonals, v))
+    rows = [krylov_rows_by_scan((d[k], d[k]), (v[k], v[k]))[1] for k in range(len(d))]
+    return jnp.moveaxis(jnp.stack(rows), 1, -2).reshape(*leads, *v.shape[-2:-1], v.shape[-1], -1)
+
+
 WAYS = {
-    "scan": krylov_rows_by_scan,
+    "scan": rows_by_scan,
     "doubling": lambda d, v: krylov_rows_by_doubling(d, v, jax.lax.Precision.HIGHEST),
     "blocks": krylov_rows_by_blocks,
     "small blocks": lambda d, v: krylov_rows_by_blocks(d, v, block=3),

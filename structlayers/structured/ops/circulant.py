@@ -12,7 +12,7 @@ from structlayers.structured.ops.arguments import check_operands, check_weights
 from structlayers.structured.xla.matrices import circulant_matrix
 
 # Break-even between "dense" (the matrix is made in every call) and "fft", in milliseconds, forward
-# and the gradients; jax 0.12, float32, 2 shared cores of an Intel Xeon, precision highest.
+# and the gradients; jax 0.12, float32, 2 shared cores of an AMD EPYC, precision highest.
 #
 #                rows 50                     rows 256                    rows 1024
 #     N      dense        fft           dense        fft            dense        fft

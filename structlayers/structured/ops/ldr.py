@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from structlayers._core.dispatch import Dispatcher, Implementation
@@ -138,6 +137,6 @@ def ldr_to_dense(
     g, h, a, b = check_weights(_weights(g, h, a, b))
     stacks, _, size = g.shape
     out_features = check_out_features(out_features, stacks * size)
-    rows = krylov_rows_by_scan(jnp.stack([a, b]), jnp.stack([g, h]))
+    rows = krylov_rows_by_scan((a, b), (g, h))
     matrix = krylov_product(rows, canonicalize_precision(precision))
     return matrix.reshape(-1, size)[:out_features]

@@ -1,7 +1,8 @@
 """Products with Krylov matrices of cyclic tridiagonal operators (LDR-TD)."""
 
+import functools
 import math
-from typing import Literal
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from structlayers._core.precision import (
     canonicalize_precision,
 )
 from structlayers.structured.xla.matrices import apply_matrix, join_stacks
+
+type Sides = tuple[jax.Array, jax.Array]
 
 
 def apply_tridiagonal(diagonals: jax.Array, v: jax.Array) -> jax.Array:
@@ -25,25 +28,27 @@ def apply_tridiagonal(diagonals: jax.Array, v: jax.Array) -> jax.Array:
         `(..., r, N)`.
     """
     lower, main, upper = (diagonals[..., k : k + 1, :] for k in range(3))
-    return lower * jnp.roll(v, 1, axis=-1) + main * v + upper * jnp.roll(v, -1, axis=-1)
+    # one copy with both neighbours at hand: XLA on a CPU is several times slower with two turns
+    around = jnp.concatenate([v[..., -1:], v, v[..., :1]], axis=-1)
+    return lower * around[..., :-2] + main * v + upper * around[..., 2:]
 
 
-def krylov_rows_by_scan(diagonals: jax.Array, v: jax.Array) -> jax.Array:
-    """`A^t v` for t = 0 .. N-1, one application a step: `O(N)` each, N steps.
+def krylov_rows_by_scan(operators: Sides, vectors: Sides) -> Sides:
+    """`A^t v` for t = 0 .. N-1 and two pairs (A, v), one application a step: `O(N)` each, N steps.
 
     Args:
-        diagonals: `(..., 3, N)`.
-        v: `(..., r, N)`.
+        operators: `(S, 3, N)` each.
+        vectors: `(S, r, N)` each.
 
     Returns:
-        `(..., r, N, N)`, row t being `A^t v`.
+        `(N, S, r, N)` each: row t in front is `A^t v`, as the scan writes it.
     """
 
-    def step(v: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        return apply_tridiagonal(diagonals, v), v
+    def step(columns: Sides, _: None) -> tuple[Sides, Sides]:
+        left, right = map(apply_tridiagonal, operators, columns)
+        return (left, right), columns
 
-    _, rows = jax.lax.scan(step, v, length=v.shape[-1], unroll=min(4, v.shape[-1]))
-    return jnp.moveaxis(rows, 0, -2)
+    return jax.lax.scan(step, vectors, length=vectors[0].shape[-1])[1]
 
 
 def krylov_rows_by_doubling(
@@ -51,7 +56,13 @@ def krylov_rows_by_doubling(
 ) -> jax.Array:
     """`A^t v` for t = 0 .. N-1 from `A, A^2, A^4, ...`: `O(N^3)` products each, `log2 N` steps.
 
-    Arguments and result as in `krylov_rows_by_scan`.
+    Args:
+        diagonals: `(..., 3, N)`.
+        v: `(..., r, N)`.
+        precision: of the products.
+
+    Returns:
+        `(..., r, N, N)`, row t being `A^t v`.
     """
     size = v.shape[-1]
     # rows i of the transpose: A applied to unit vectors
@@ -135,14 +146,10 @@ def ldr_multiply(
     a: jax.Array,
     b: jax.Array,
     *,
-    rows_by: Literal["scan", "doubling", "blocks"] = "scan",
     out_features: int | None = None,
     precision: PrecisionLike = None,
 ) -> jax.Array:
-    """`sum_i K(A, g_i) K(B, h_i)^T x`: rows of both Krylov matrices, then matrix products.
-
-    The two products are taken one after the other, or multiplied together first where the batch
-    has more rows than that is worth.
+    """`sum_i K(A, g_i) K(B, h_i)^T x` with the rows of both Krylov matrices from a scan.
 
     Args:
         x: `(*B, n)`, n at most N.
@@ -150,41 +157,69 @@ def ldr_multiply(
         h: `(S, r, N)`.
         a: `(S, 3, N)`.
         b: `(S, 3, N)`.
-        rows_by: how the rows are made, see the functions `krylov_rows_by_...`.
         out_features: number of outputs kept.
         precision: of the products; None is the highest.
 
     Returns:
         `(*B, out_features)` of the dtype of `x`.
     """
+    rows = krylov_rows_by_scan((a, b), (g, h))
+    return _apply_krylov(x, rows, out_features, canonicalize_precision(precision))
+
+
+def ldr_multiply_by_doubling(
+    x: jax.Array,
+    g: jax.Array,
+    h: jax.Array,
+    a: jax.Array,
+    b: jax.Array,
+    *,
+    out_features: int | None = None,
+    precision: PrecisionLike = None,
+) -> jax.Array:
+    """`ldr_multiply` with the rows from powers of the operators."""
     precision = canonicalize_precision(precision)
-    diagonals, vectors = jnp.stack([a, b]), jnp.stack([g, h])
-    if rows_by == "doubling":
-        rows = krylov_rows_by_doubling(diagonals, vectors, precision)
-    elif rows_by == "blocks":
-        rows = krylov_rows_by_blocks(diagonals, vectors)
-    else:
-        rows = krylov_rows_by_scan(diagonals, vectors)
-    rank, size = g.shape[-2:]
+    make = functools.partial(krylov_rows_by_doubling, precision=precision)
+    return _apply_krylov(x, _both_sides(make, (a, b), (g, h)), out_features, precision)
+
+
+def ldr_multiply_by_blocks(
+    x: jax.Array,
+    g: jax.Array,
+    h: jax.Array,
+    a: jax.Array,
+    b: jax.Array,
+    *,
+    out_features: int | None = None,
+    precision: PrecisionLike = None,
+) -> jax.Array:
+    """`ldr_multiply` with the rows from large and small steps."""
+    rows = _both_sides(krylov_rows_by_blocks, (a, b), (g, h))
+    return _apply_krylov(x, rows, out_features, canonicalize_precision(precision))
+
+
+def _both_sides(
+    make: Callable[[jax.Array, jax.Array], jax.Array], operators: Sides, vectors: Sides
+) -> Sides:
+    """Rows of both Krylov matrices in one go, `(N, S, r, N)` each."""
+    left, right = jnp.moveaxis(make(jnp.stack(operators), jnp.stack(vectors)), -2, 1)
+    return left, right
+
+
+def _apply_krylov(
+    x: jax.Array, rows: Sides, out_features: int | None, precision: jax.lax.Precision
+) -> jax.Array:
+    """Two products, or one with the whole matrix where the batch has rows enough to pay for it."""
+    size, _, rank, _ = rows[0].shape
     if (2 * rank - 1) * math.prod(x.shape[:-1]) > rank * size:
         return apply_matrix(x, krylov_product(rows, precision), out_features, precision)
-    left, right = rows.astype(x.dtype)  # S r t n
-    middle = jnp.einsum("...n,srtn->...srt", pad_features(x, size), right, precision=precision)
-    y = jnp.einsum("...srt,srtn->...sn", middle, left, precision=precision)
+    left, right = (side.astype(x.dtype) for side in rows)
+    middle = jnp.einsum("...n,tsrn->...tsr", pad_features(x, size), right, precision=precision)
+    y = jnp.einsum("...tsr,tsrn->...sn", middle, left, precision=precision)
     return join_stacks(y, out_features)
 
 
-def ldr_multiply_by_doubling(*args: jax.Array, **static: object) -> jax.Array:
-    """`ldr_multiply` with the rows from powers of the operators."""
-    return ldr_multiply(*args, rows_by="doubling", **static)  # pyrefly: ignore[bad-argument-type]
-
-
-def ldr_multiply_by_blocks(*args: jax.Array, **static: object) -> jax.Array:
-    """`ldr_multiply` with the rows from large and small steps."""
-    return ldr_multiply(*args, rows_by="blocks", **static)  # pyrefly: ignore[bad-argument-type]
-
-
-def krylov_product(rows: jax.Array, precision: jax.lax.Precision) -> jax.Array:
-    """The matrices `sum_i K(A, g_i) K(B, h_i)^T`, `(S, N, N)`, from rows `(2, S, r, N, N)`."""
+def krylov_product(rows: Sides, precision: jax.lax.Precision) -> jax.Array:
+    """The matrices `sum_i K(A, g_i) K(B, h_i)^T`, `(S, N, N)`, from rows `(N, S, r, N)`."""
     left, right = rows
-    return jnp.einsum("srtm,srtn->smn", left, right, precision=precision)
+    return jnp.einsum("tsrm,tsrn->smn", left, right, precision=precision)
