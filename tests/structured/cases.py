@@ -142,7 +142,7 @@ CASES = {
     "ldr": Case(
         structured.ldr_multiply,
         structured.ldr_to_dense,
-        ("scan", "doubling", "reference"),
+        ("scan", "doubling", "blocks", "reference"),
         _ldr_weights,
         ldr,
     ),
