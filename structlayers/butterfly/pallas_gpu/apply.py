@@ -84,13 +84,12 @@ def _gradient_by_dense(
     x: jax.Array, factors: jax.Array, dy: jax.Array, increasing: bool
 ) -> jax.Array:
     """Of the factors, through that of the dense matrix: one product of the tensor cores."""
-    from structlayers.butterfly.ops.dense import butterfly_to_dense
-
     axes = tuple(range(x.ndim - 1))
     dense = jnp.tensordot(dy, x, (axes, axes), preferred_element_type=jnp.float32)
 
     def matrix(factors: jax.Array) -> jax.Array:
-        return butterfly_to_dense(factors[None, None], increasing_stride=increasing)
+        levels = x.shape[-1].bit_length() - 1
+        return merge_levels(factors[None, None], 0, 0, levels, increasing)[0, 0, 0]
 
     return jax.vjp(matrix, factors)[1](dense)[0]
 
