@@ -29,7 +29,7 @@ _LAUNCH_FROM_ROWS = 1024
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def apply_factors(x: jax.Array, factors: jax.Array, increasing: bool) -> jax.Array:
-    """Applies all factors of a butterfly to every vector, in one pass over memory.
+    """Applies all factors of a butterfly to every vector, in one or two passes over memory.
 
     Args:
         x: ``(*B, N)``; bfloat16, float32 or complex64.
@@ -132,15 +132,16 @@ def _kernel(increasing: bool) -> Any:
     def run(x: jax.Array, factors: jax.Array) -> jax.Array:
         rows, size = x.shape
         if x.dtype == jnp.bfloat16:
-            plan = plans.tensor_plan(size, rows, increasing=increasing)
-            blocks = _merged(factors, size, increasing)
-            weights = fragments(blocks if increasing else blocks[::-1])
-            program, grid = tensor_program.program(plan), (plan.clusters, plan.cluster_size)
-        else:
-            plan = plans.scalar_plan(size, rows, x.dtype.name, increasing=increasing)
-            weights = _untied(factors, size)
-            program, grid = scalar_program.program(plan), (plan.blocks, 1)
-        return _launch(program, x, weights, plan, grid)
+            blocks = {block.shape[1]: block for block in _merged(factors, size, increasing)}
+            for plan in plans.tensor_plans(size, rows, increasing=increasing):
+                weights = fragments([blocks[factor.stride] for factor in plan.factors])
+                grid = (plan.clusters, plan.cluster_size)
+                x = _launch(tensor_program.program(plan), x, weights, plan, grid)
+            return x
+        untied = _untied(factors, size)
+        for plan in plans.scalar_plans(size, rows, x.dtype.name, increasing=increasing):
+            x = _launch(scalar_program.program(plan), x, untied, plan, (plan.blocks, 1))
+        return x
 
     @run.def_vmap
     def _(size: int, mapped: Sequence[bool], x: jax.Array, factors: jax.Array) -> Any:

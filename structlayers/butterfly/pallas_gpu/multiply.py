@@ -22,7 +22,7 @@ def butterfly_multiply(
     out_features: int | None = None,
     precision: PrecisionLike = None,
 ) -> jax.Array:
-    """Applies ``B_{K-1} P_{K-1} ... B_0 P_0``, each block in one pass over memory.
+    """Applies ``B_{K-1} P_{K-1} ... B_0 P_0``, each block in one or two passes over memory.
 
     float32 products are true float32 at any precision: they are not what the time goes to.
 

@@ -6,9 +6,15 @@ the stride. A pass applies log2 R consecutive factors of radix 2: each thread ho
 registers, and the 2x2 blocks that act on them stay in its registers for as long as the kernel
 runs. The first pass reads rows, the last writes rows, and the columns in between go through shared
 memory.
+
+Where the blocks of N columns exceed the registers, the factors are split between two launches, and
+the columns of each into segments that no factor of the launch leaves: consecutive columns for the
+factors of small stride, interleaved runs of them for those of large stride. Every block of threads
+keeps to one segment.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,7 +51,8 @@ class Plan:
         increasing: whether factors of small stride come first, within passes too.
         parts: 1 for real values, 2 for complex ones.
         threads: of a block.
-        blocks: in the grid.
+        blocks: in the grid, a multiple of the segments.
+        segments: of the columns.
         slots: tiles of input in flight for each team.
     """
 
@@ -57,7 +64,23 @@ class Plan:
     parts: int = 1
     threads: int = 256
     blocks: int = 132
+    segments: int = 1
     slots: int = 3
+
+    @property
+    def columns(self) -> int:
+        """Of a segment."""
+        return self.size // self.segments
+
+    @property
+    def stride(self) -> int:
+        """The smallest of the passes'."""
+        return min(one.stride for one in self.passes)
+
+    @property
+    def runs(self) -> int:
+        """Runs of consecutive columns in a segment."""
+        return 1 if self.stride == 1 else math.prod(one.radix for one in self.passes)
 
     @property
     def tile_rows(self) -> int:
@@ -77,12 +100,17 @@ class Plan:
     @property
     def pitch(self) -> int:
         """Bytes from row to row of an input tile."""
+        return 4 * self.parts * self.columns
+
+    @property
+    def row_bytes(self) -> int:
+        """From row to row of the batch."""
         return 4 * self.parts * self.size
 
     @property
     def tile_bytes(self) -> int:
         """Of 4 rows, as rows or as columns."""
-        return 16 * self.size
+        return 16 * self.columns
 
     @property
     def team_bytes(self) -> int:
@@ -104,8 +132,9 @@ class Program:
         self.member = machine.thread() & (plan.team - 1)
         self.team = machine.thread() >> (plan.team.bit_length() - 1)
         self.memory = self.team * plan.team_bytes + _BARRIER_BYTES
-        self.first = machine.cluster() * plan.teams + self.team
-        self.step = plan.blocks * plan.teams
+        self.segment = machine.cluster().modulo(plan.segments)
+        self.first = machine.cluster().divide(plan.segments) * plan.teams + self.team
+        self.step = plan.blocks // plan.segments * plan.teams
 
     def run(self) -> None:
         """All tiles of this team."""
@@ -128,35 +157,49 @@ class Program:
         """Starts the copy of a tile's rows into its slot, if there is such a tile."""
         plan, m = self.plan, self.machine
         slot, tile = step.modulo(plan.slots), self.first + step * self.step
-        with m.when(self.member < plan.tile_rows), m.when(tile < plan.tiles):
+        size, shift = plan.pitch // plan.runs, plan.runs.bit_length() - 1
+        with m.when(self.member < plan.tile_rows * plan.runs), m.when(tile < plan.tiles):
             with m.when(self.member.equals(0)):
                 m.barrier_expect(self.barrier(slot), plan.tile_bytes)
-            row = (tile * plan.tile_rows + self.member).minimum(plan.rows - 1)
-            target = self.memory + slot * plan.tile_bytes + self.member * plan.pitch
-            m.copy_in(
-                target, self.x, row, plan.pitch, m.constant(0), plan.pitch, self.barrier(slot)
-            )
+            place, run = self.member >> shift, self.member & (plan.runs - 1)
+            row = (tile * plan.tile_rows + place).minimum(plan.rows - 1)
+            target = self.memory + slot * plan.tile_bytes + place * plan.pitch + run * size
+            offset = self.everywhere(run * (plan.columns // plan.runs)) * (4 * plan.parts)
+            m.copy_in(target, self.x, row, plan.row_bytes, offset, size, self.barrier(slot))
         m.reconverge()
+
+    def everywhere(self, column: Int) -> Int:
+        """The column of the whole row that is this one of the segment."""
+        plan = self.plan
+        if plan.runs == 1:
+            return column + self.segment * plan.columns
+        share = plan.columns // plan.runs
+        run, inner = column >> (share.bit_length() - 1), column & (share - 1)
+        return run * plan.stride + self.segment * share + inner
+
+    def local(self, one: Pass) -> int:
+        """The stride of a pass within the segment."""
+        return one.stride if self.plan.runs == 1 else one.stride // self.plan.segments
 
     def per_thread(self, one: Pass) -> int:
         """Groups of R columns of a thread."""
-        return self.plan.size // one.radix // self.plan.team
+        return self.plan.columns // one.radix // self.plan.team
 
     def columns(self, one: Pass, group: int) -> list[Int]:
         """The R columns of a group of this thread."""
-        shift = one.stride.bit_length() - 1
+        stride = self.local(one)
+        shift = stride.bit_length() - 1
         index = self.member + group * self.plan.team
-        start = ((index >> shift) << (shift + one.radix.bit_length() - 1)) + (
-            index & (one.stride - 1)
-        )
-        return [start + j * one.stride for j in range(one.radix)]
+        start = (index >> shift) << (shift + one.radix.bit_length() - 1)
+        start = start + (index & (stride - 1))
+        return [start + j * stride for j in range(one.radix)]
 
     def place(self, column: Int) -> Int:
         """Place of a column: each 8 permuted so that the columns of 8 threads differ in bank."""
         twist = (column >> 3) & 7
         for one in self.plan.passes:
-            if one.stride >= 64:
-                twist = twist ^ ((column >> (one.stride.bit_length() - 1)) & 7)
+            if self.local(one) >= 64:
+                twist = twist ^ ((column >> (self.local(one).bit_length() - 1)) & 7)
         return column ^ twist
 
     def load_blocks(self, one: Pass) -> list[dict[tuple[int, int], list[tuple[Any, ...]]]]:
@@ -171,7 +214,7 @@ class Program:
                     if j & bit:
                         continue
                     # block p*s + k of column p*2s + k
-                    column = columns[j]
+                    column = self.everywhere(columns[j])
                     inner = column & ((1 << level) - 1)
                     index = ((column >> (level + 1)) << level) + inner
                     offset = (index + level * (plan.size // 2)) * (16 * plan.parts)
@@ -248,7 +291,7 @@ class Program:
 
     def vector(self, one: Pass) -> int:
         """Consecutive columns that a thread reads or writes at a time: 16 bytes, or one column."""
-        return min(one.radix, 4 // self.plan.parts) if one.stride == 1 else 1
+        return min(one.radix, 4 // self.plan.parts) if self.local(one) == 1 else 1
 
     def read_rows(self, one: Pass, source: Int, columns: list[Int]) -> Values:
         """Columns of every row from the rows of an input tile."""
@@ -270,8 +313,8 @@ class Program:
             with m.when(at < plan.rows):
                 for j in range(0, one.radix, vector):
                     words = [m.bits(part) for k in range(vector) for part in values[j + k][row]]
-                    offset = columns[j] * (4 * plan.parts)
-                    m.store_global(self.y, at, plan.pitch, offset, words)
+                    offset = self.everywhere(columns[j]) * (4 * plan.parts)
+                    m.store_global(self.y, at, plan.row_bytes, offset, words)
 
 
 def program(plan: Plan) -> Any:

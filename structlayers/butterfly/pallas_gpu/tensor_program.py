@@ -12,8 +12,9 @@ to the result. So a tile costs one barrier, and the latencies of its steps lie s
 
 Where the weights of N columns exceed the registers of one block of threads, C of them form a
 cluster and share the columns. All factors but the one of largest stride act on consecutive
-columns, ``N/C`` for each; that one crosses them, and between it and the others the
-blocks exchange columns through shared memory: consecutive ones for interleaved ones or back.
+columns, ``N/C`` for each; that one crosses them, and between it and the others the blocks exchange
+columns through shared memory: consecutive ones for interleaved ones or back. Larger N take two
+launches, on segments of consecutive and then of interleaved columns, or the reverse.
 """
 
 import dataclasses
@@ -71,7 +72,8 @@ class Plan:
         rows: of the whole batch.
         factors: in the order in which they are applied.
         cluster_size: blocks that share the columns.
-        clusters: in the grid.
+        clusters: in the grid, a multiple of the segments.
+        segments: of the columns, each of which is a cluster's; no factor leaves its segment.
         planes: groups of 8 rows in a tile.
         slots: tiles of input in flight.
         warps: of a block.
@@ -84,6 +86,7 @@ class Plan:
     factors: tuple[Factor, ...]
     cluster_size: int = 1
     clusters: int = 132
+    segments: int = 1
     planes: int = 1
     slots: int = 4
     warps: int = 16
@@ -97,7 +100,7 @@ class Plan:
     @property
     def columns(self) -> int:
         """Of a block."""
-        return self.size // self.cluster_size
+        return self.size // self.cluster_size // self.segments
 
     @property
     def groups(self) -> int:
@@ -122,7 +125,7 @@ class Plan:
     @property
     def share(self) -> int:
         """Consecutive columns among those of a block for the crossing factor."""
-        return self.crossing.stride // self.cluster_size
+        return self.crossing.stride // self.cluster_size // self.segments
 
     @property
     def output_pitch(self) -> int:
@@ -148,6 +151,11 @@ class Plan:
     def fused(self) -> bool:
         """Whether the first factor reads input rows itself: where its columns are consecutive."""
         return self.factors[0].stride == 1 and self.factors[0].radix >= 16
+
+    @property
+    def consecutive(self) -> bool:
+        """Whether some factor acts on neighbours; else there is one factor, of large stride."""
+        return self.factors[0].stride == 1 or self.factors[-1].stride == 1
 
     @property
     def crossing(self) -> Factor:
@@ -226,7 +234,7 @@ class Columns:
         """The factor as it acts on the columns of the block."""
         if self.crossing is None:
             return factor
-        return Factor(factor.radix, factor.stride // self.plan.cluster_size)
+        return Factor(factor.radix, self.plan.share)
 
 
 class Program:
@@ -235,14 +243,18 @@ class Program:
     def __init__(self, plan: Plan, machine: Machine, x: Any, weights: Any, y: Any):
         self.plan, self.machine = plan, machine
         self.x, self.weights, self.y = x, weights, y
-        self.lane, self.warp, self.rank = machine.lane(), machine.warp(), machine.rank()
-        self.first = machine.cluster()
+        self.lane, self.warp = machine.lane(), machine.warp()
+        self.first, self.rank = machine.cluster(), machine.rank()
+        self.stride = plan.clusters // plan.segments  # in tiles, from one of a block to its next
+        if plan.segments > 1:
+            self.first = machine.cluster().divide(plan.segments)
+            self.rank = machine.cluster().modulo(plan.segments)
         self.rings_at = _BARRIER_BYTES + plan.slots * plan.input_bytes
         self.rings_bytes = sum(plan.rings) * plan.planes * plan.plane_bytes
         self.outputs_at = self.rings_at + self.rings_bytes
         self.crossing = plan.crossing
         self.layouts = [Columns(plan, None, self.rank)] * len(plan.factors)
-        if plan.cluster_size > 1:
+        if plan.cluster_size > 1 or not plan.consecutive:
             at = plan.factors.index(self.crossing)
             self.layouts[at] = Columns(plan, self.crossing, self.rank)
 
@@ -265,8 +277,8 @@ class Program:
             self.factor_addresses(factor, layout)
             for factor, layout in zip(plan.factors, self.layouts, strict=True)
         ]
-        # tiles of this block: first, first + clusters, ...; their number rounded up
-        self.count = (self.first * -1 + (plan.tiles - 1 + plan.clusters)).divide(plan.clusters)
+        # tiles of this block: first, first + stride, ...; their number rounded up
+        self.count = (self.first * -1 + (plan.tiles - 1 + self.stride)).divide(self.stride)
         m.loop(0, self.count + plan.depth, 1, self.interval)
         if plan.staged:
             m.wait_out(0)
@@ -328,7 +340,7 @@ class Program:
 
     def row(self, step: Int, place: IntLike) -> Int:
         """Row of the batch at a place of this block's tile number ``step``."""
-        return (self.first + step * self.plan.clusters) * self.plan.tile_rows + place
+        return (self.first + step * self.stride) * self.plan.tile_rows + place
 
     def fetch(self, step: Int) -> None:
         """Starts the copy of a tile's rows into its slot, if there is such a tile.
@@ -339,7 +351,7 @@ class Program:
         slot, thread = step.modulo(plan.slots), m.thread()
         segments = self.layouts[0].segments
         size, shift = 2 * plan.columns // segments, segments.bit_length() - 1
-        there = (self.first + step * plan.clusters) < plan.tiles
+        there = (self.first + step * self.stride) < plan.tiles
         with m.when(thread < plan.tile_rows * segments), m.when(there):
             with m.when(thread.equals(0)):
                 m.barrier_expect(slot * 8, 2 * plan.columns * plan.tile_rows)
