@@ -8,7 +8,7 @@ implementation is the one that the op runs by itself. A part is measured by --sw
 Paper: Dao et al. 2019, arXiv:1903.05895, section 4.3, Figure 4 (Tesla P100, batch 256, forward and
 backward): 1.16 times as fast as a dense product at N = 1024, 7.5 times at 8192.
 Expected: bfloat16 2.2 times dense at 1024 and 10 times at 8192, 80 % of the copy rate to 4096.
-Time: 20 minutes on one H200, compilation included.
+Time: 20 minutes on one H200, compilation included (estimated).
 Command: python -m experiments run configs/butterfly/speed_gpu.py
 """
 

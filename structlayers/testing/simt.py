@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, override
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from structlayers._core.simt.machine import Int, IntLike, Machine
@@ -429,10 +429,10 @@ class NumpyMachine(Machine):
 
     def _fragments(self, words: Sequence[Any]) -> np.ndarray:
         stacked = np.ascontiguousarray(np.stack(words, axis=1).astype(np.uint32))
-        values = stacked.view(ml_dtypes.bfloat16).astype(np.float32)
+        values = stacked.view(jnp.bfloat16).astype(np.float32)
         return values.reshape(-1, 8, 4, len(words), 2).transpose(0, 3, 1, 2, 4)
 
     @override
     def pack(self, low: Any, high: Any) -> Any:
-        pairs = np.stack([low, high], axis=1).astype(ml_dtypes.bfloat16)
+        pairs = np.stack([low, high], axis=1).astype(jnp.bfloat16)
         return np.ascontiguousarray(pairs).view(np.uint32)[:, 0]

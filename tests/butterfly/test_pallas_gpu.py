@@ -173,8 +173,11 @@ def test_composes_on_the_gpu():
     plain = multiply(x, twiddle)
     mapped = jax.jit(jax.vmap(multiply, in_axes=(0, None)))(x, twiddle)
     assert np.array_equal(np.asarray(mapped), np.asarray(plain))
-    both = jax.vmap(multiply)(x, jnp.stack([twiddle, 2 * twiddle, -twiddle]))
-    assert error_ratio(np.asarray(both[1]), 2.0**9 * np.asarray(plain[1])) <= 1e-6
+    for rows in (5, 2048):  # by XLA, and launch by launch
+        many = random_array(9, (3, rows, 512), "float32")
+        both = jax.vmap(multiply)(many, jnp.stack([twiddle, 2 * twiddle, -twiddle]))
+        wanted = 2.0**9 * np.asarray(multiply(many[1], twiddle))
+        assert error_ratio(np.asarray(both[1]), wanted) <= 1e-6
 
     def loss(twiddle):
         gradient = jax.grad(lambda t: jnp.sum(multiply(x, t) ** 2))(twiddle)

@@ -81,6 +81,7 @@ def ldr_multiply(
         ValueError: a shape does not fit.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> unit = jnp.array([[1.0, 0.0, 0.0]])
         >>> shift = jnp.array([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
         >>> ldr_multiply(jnp.array([1.0, 2.0, 3.0]), unit, unit, shift, shift).tolist()
@@ -129,6 +130,7 @@ def ldr_to_dense(
         ValueError: a shape does not fit.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> one = jnp.ones((1, 2))
         >>> shift = jnp.array([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
         >>> ldr_to_dense(one, one, shift, shift).tolist()
