@@ -1,6 +1,7 @@
 """`block_butterfly_multiply`: the product with factors held as radix-R blocks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.typing import ArrayLike
@@ -14,11 +15,23 @@ from structlayers.butterfly.ops.arguments import (
     operand_dtypes,
 )
 
+
+def _check_pallas_tpu(x: Any, blocks: Any, *, platform: str, **_: Any) -> None:
+    from structlayers.butterfly.pallas_tpu.support import check_blocks
+
+    check_blocks(x, blocks, platform=platform)
+
+
 dispatcher = Dispatcher(
     "block_butterfly_multiply",
     (
         Implementation("xla", "structlayers.butterfly.xla:block_butterfly_multiply"),
         Implementation("reference", "structlayers.butterfly.reference:block_butterfly_multiply"),
+        Implementation(
+            "pallas_tpu",
+            "structlayers.butterfly.pallas_tpu.multiply:block_butterfly_multiply",
+            _check_pallas_tpu,
+        ),
     ),
 )
 

@@ -54,12 +54,24 @@ def _prefer(
     return (("xla", f"N = {size} is above {limit}, the break-even size on {platform}"),)
 
 
+def _check_pallas_tpu(x: Any, twiddle: Any, permutation: Any, *, platform: str, **_: Any) -> None:
+    from structlayers.butterfly.pallas_tpu.support import check_butterfly
+
+    del permutation
+    check_butterfly(x, twiddle, platform=platform)
+
+
 dispatcher = Dispatcher(
     "butterfly_multiply",
     (
         Implementation("xla", "structlayers.butterfly.xla:butterfly_multiply"),
         Implementation("dense", "structlayers.butterfly.xla:butterfly_multiply_dense"),
         Implementation("reference", "structlayers.butterfly.reference:butterfly_multiply"),
+        Implementation(
+            "pallas_tpu",
+            "structlayers.butterfly.pallas_tpu.multiply:butterfly_multiply",
+            _check_pallas_tpu,
+        ),
     ),
     _prefer,
 )
