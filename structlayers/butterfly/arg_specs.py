@@ -139,7 +139,7 @@ _CPU = (
 _GPU = (
     *(_multiply(n, 256, "float32", source=_PAPER, tags=("gpu",)) for n in (64, 512, 4096, 8192)),
     *(
-        _multiply(n, 16384, dtype, source=_BANDWIDTH, tags=("gpu",))
+        _multiply(n, 16384, dtype, source=_BANDWIDTH, tags=("gpu", "tpu") if n >= 512 else ("gpu",))
         for n in (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
         for dtype in ("float32", "bfloat16")
     ),

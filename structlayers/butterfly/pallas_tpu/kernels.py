@@ -68,7 +68,7 @@ def _row_spec(planes: int, rows: int, size: int, shared: bool) -> Any:
 def _forward_kernel(tile: Tile, x_ref: Any, *refs: Any) -> None:
     count = len(tile.chain.factors)
     weights, y_ref, scratch = refs[:count], refs[count], refs[count + 1 :]
-    passes = tile.chain.passes(memory.FORWARD_MEMBERS)
+    passes = tile.chain.passes(memory.MEMBERS)
     source = x_ref
     for index, step in enumerate(passes):
         target = y_ref if index == len(passes) - 1 else scratch[0]
@@ -94,7 +94,7 @@ def forward(
     stacks, size = weights[0].shape[1], chain.size
     layout = memory.plan(chain, planes, x.dtype.itemsize, batch, settings.vmem, backward=False)
     rows = layout.rows
-    several = len(chain.passes(memory.FORWARD_MEMBERS)) > 1
+    several = len(chain.passes(memory.MEMBERS)) > 1
     return pl.pallas_call(
         functools.partial(_forward_kernel, _tile(chain, x, rows, settings)),
         grid=(stacks, pl.cdiv(batch, rows)),
@@ -110,7 +110,7 @@ def forward(
 def _backward_kernel(tile: Tile, batch: int, x_ref: Any, dy_ref: Any, *refs: Any) -> None:
     count = len(tile.chain.factors)
     weights, dx_ref, gradients = refs[:count], refs[count], refs[count + 1 : 2 * count + 1]
-    passes = tile.chain.passes(memory.BACKWARD_MEMBERS)
+    passes = tile.chain.passes(memory.MEMBERS)
     last = len(passes) - 1
     states, pulled = refs[2 * count + 1 :][:last], refs[-1]
 
@@ -158,7 +158,7 @@ def backward(
     stacks, size = weights[0].shape[1], chain.size
     layout = memory.plan(chain, planes, x.dtype.itemsize, batch, settings.vmem, backward=True)
     rows = layout.rows
-    states = len(chain.passes(memory.BACKWARD_MEMBERS)) - 1
+    states = len(chain.passes(memory.MEMBERS)) - 1
     shapes = [
         _gradient_shape(w, factor.mixes_lanes)
         for w, factor in zip(weights, chain.factors, strict=True)

@@ -19,8 +19,11 @@ from structlayers.butterfly.pallas_tpu.chain import LANES, Chain, Factor, Pass
 from structlayers.butterfly.pallas_tpu.values import Value, product, total
 
 SUBLANES = 8
-# Passes of a loop over runs of lanes that are written out, so that their latencies overlap.
-_UNROLL = 8
+# Rounds of a loop that are written out, so that the latency of one hides behind the next: of runs
+# on the matrix unit, and of sets across registers. Compiled estimates, N = 2048 in bfloat16 forward
+# and backward, v5e, batch 4096: 190 us for (8, 1), 174 for (8, 2), 146 for (16, 2).
+_UNROLL_RUNS = 16
+_UNROLL_SETS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +142,7 @@ def _wide(value: Value) -> Value:
     return tuple(x.astype(jnp.float32) for x in value)
 
 
-def _for_each(count: int, body: Callable[[Any], None], unroll: int = 1) -> None:
+def _for_each(count: int, body: Callable[[Any], None], unroll: int) -> None:
     def step(index: Any, carry: Any) -> Any:
         body(index)
         return carry
@@ -158,7 +161,7 @@ def _multiply_lanes(tile: Tile, factor: Factor, ref: Any, source: Source, target
         x = tuple(part.astype(tile.dtype) for part in source.load(0, tile.rows, run))
         _store(target, 0, tile.rows, run, product(x, _matrix(factor, ref, p), dot))
 
-    _for_each(tile.chain.size // width, of_one_run, _UNROLL)
+    _for_each(tile.chain.size // width, of_one_run, _UNROLL_RUNS)
 
 
 def _pull_back_lanes(
@@ -191,7 +194,7 @@ def _pull_back_lanes(
         pulled = product(dy, _matrix(factor, ref, p), lambda a, b: contract(a, b, 1))
         _store(target, 0, tile.rows, run, pulled)
 
-    _for_each(tile.chain.size // width, of_one_run, _UNROLL)
+    _for_each(tile.chain.size // width, of_one_run, _UNROLL_RUNS)
 
 
 def _matrix(factor: Factor, ref: Any, p: Any) -> Value:
@@ -242,7 +245,7 @@ def _for_sets(tile: Tile, step: Pass, body: Callable[[_Set], None]) -> None:
     def of_one(index: Any) -> None:
         body(_Set(step, index // runs, index % runs * LANES))
 
-    _for_each(tile.chain.size // (step.members * LANES), of_one)
+    _for_each(tile.chain.size // (step.members * LANES), of_one, _UNROLL_SETS)
 
 
 def _mix(
