@@ -16,9 +16,11 @@ from structlayers.butterfly import (
     block_butterfly_multiply,
     butterfly_multiply,
     merge_butterfly,
+    monarch_multiply,
     twiddle_shape,
 )
-from structlayers.butterfly.ops import block_multiply, multiply
+from structlayers.butterfly.ops import block_multiply, monarch, multiply
+from structlayers.butterfly.pallas_tpu import support
 from structlayers.butterfly.pallas_tpu.apply import apply_chain
 from structlayers.butterfly.pallas_tpu.chain import Chain, Factor
 from structlayers.butterfly.pallas_tpu.memory import plan
@@ -121,6 +123,15 @@ def test_blocks_of_any_radix(radices, tied, increasing_stride, rng):
         reference(block_butterfly_multiply, **options),
         (x, tuple(blocks)),
         2e-6,
+    )
+
+
+def test_monarch_of_square_blocks(rng):
+    blocks = (random_array(rng, (3, 128, 128)) / 11, random_array(rng, (128, 3, 3)) / 2)
+    args = (data(rng, (17, 380), "float32"), *(b.astype(np.float32) for b in blocks))
+    options = {"out_features": 300}
+    assert_gradients_match(
+        kernel(monarch_multiply, **options), reference(monarch_multiply, **options), args, 2e-6
     )
 
 
@@ -261,6 +272,43 @@ def test_what_is_not_served_is_refused_with_the_reason(x, radices, reason):
         )
 
 
+@pytest.mark.parametrize(
+    ("shapes", "reason"),
+    [
+        (((4, 192, 192), (4, 768, 192)), "no butterfly factors"),
+        (((128, 128, 128), (128, 128, 128)), "radix 128 across registers"),
+        (((8, 16, 16), (16, 8, 8)), "one matrix for the matrix unit"),
+    ],
+)
+def test_monarch_matrices_that_are_not_served(shapes, reason):
+    x = struct((4, shapes[0][0] * shapes[0][2]))
+    with pytest.raises(NotImplementedError, match=reason):
+        monarch.dispatcher.choose(
+            x,
+            *map(struct, shapes),
+            implementation="pallas_tpu",
+            platform="tpu",
+            out_features=shapes[1][0] * shapes[1][1],
+        )
+
+
+def test_the_choice_on_tpu():
+    def chosen(n, dtype="float32"):
+        twiddle = struct(twiddle_shape(n))
+        return multiply.dispatcher.choose(
+            struct((4096, n), dtype), twiddle, None, platform="tpu", precision=None
+        )
+
+    assert chosen(64).name == "dense"
+    assert chosen(4096, "bfloat16").name == "pallas_tpu"
+    assert "compiled estimates" in chosen(4096).why
+    assert chosen(131072).name == "xla"
+    assert "VMEM" in chosen(131072).rejected["pallas_tpu"]
+    blocks = tuple(map(struct, ((1, 3, 1, 256, 256), (1, 1, 256, 3, 3))))
+    choice = block_multiply.dispatcher.choose(struct((4, 768)), blocks, platform="tpu")
+    assert choice.name == "pallas_tpu"
+
+
 def test_other_platforms_are_refused(not_interpreted):
     with pytest.raises(NotImplementedError, match="this is gpu"):
         multiply.dispatcher.choose(
@@ -284,6 +332,28 @@ def test_tiles_fit_and_are_as_tall_as_that_allows():
             assert plan(chain, planes, 4, 4096, vmem, backward=backward).bytes <= vmem
 
 
+@pytest.mark.parametrize(
+    ("dtype", "mebibytes", "width", "largest"),
+    [
+        ("bfloat16", 16, 128, 4096),
+        ("float32", 64, 128, 16384),
+        ("float32", 64, 256, 16384),
+        ("complex64", 128, 256, 16384),
+    ],
+)
+def test_the_largest_size_served(dtype, mebibytes, width, largest, monkeypatch):
+    monkeypatch.setattr(support, "tpu_vmem_bytes", lambda: mebibytes << 20)
+    monkeypatch.setattr(support, "tpu_matrix_width", lambda: width)
+
+    def check(n):
+        x, twiddle = struct((4, n), dtype), struct(twiddle_shape(n))
+        support.check_butterfly(x, twiddle, platform="tpu")
+
+    check(largest)
+    with pytest.raises(NotImplementedError, match="MiB of VMEM backward"):
+        check(2 * largest)
+
+
 def both(x, twiddle):
     """Forward and backward, for the compiler."""
     out, pull = jax.vjp(
@@ -300,7 +370,7 @@ def compiler():
 
 
 @pytest.mark.parametrize(
-    ("n", "dtype", "tied"), [(512, "float32", True), (2048, "bfloat16", False)]
+    ("n", "dtype", "tied"), [(512, "float32", True), (1024, "bfloat16", False)]
 )
 def test_every_generation_compiles_both_directions(n, dtype, tied, compiler):
     rows = compiler.compile(

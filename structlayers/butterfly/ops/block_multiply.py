@@ -22,6 +22,14 @@ def _check_pallas_tpu(x: Any, blocks: Any, *, platform: str, **_: Any) -> None:
     check_blocks(x, blocks, platform=platform)
 
 
+def _prefer(x: Any, blocks: Any, *, platform: str, **_: Any) -> tuple[tuple[str, str], ...]:
+    """On TPU one pass over memory, where its kernel serves."""
+    del x
+    if platform != "tpu":
+        return ()
+    return (("pallas_tpu", f"one pass over memory instead of {len(blocks)}"),)
+
+
 dispatcher = Dispatcher(
     "block_butterfly_multiply",
     (
@@ -33,6 +41,7 @@ dispatcher = Dispatcher(
             _check_pallas_tpu,
         ),
     ),
+    _prefer,
 )
 
 
@@ -59,7 +68,8 @@ def block_butterfly_multiply(
         increasing_stride: Whether the factor of stride 1 is applied first, or last.
         out_features: Number of outputs kept, at most ``S * N``. None: all.
         precision: Of float32 matrix products; None is the highest, true float32.
-        implementation: "xla" (one batched matrix product per factor), "reference", or None.
+        implementation: "xla" (one batched matrix product per factor), "pallas_tpu" (one pass over
+            memory, strides 1 and multiples of 128 after merging), "reference", or None.
 
     Returns:
         Array ``(*B, out_features)``, of the dtype that `butterfly_multiply` would give.

@@ -108,7 +108,8 @@ def butterfly_multiply(
         out_features: Number of outputs kept, at most ``S * N``. None: all.
         precision: Of float32 matrix products; None is the highest, true float32.
         implementation: "xla" (merged groups of factors), "dense" (the matrix of every block),
-            "reference" (factor by factor), or None to choose by platform and size.
+            "pallas_tpu" (one pass over memory for each block, from N = 128), "reference" (factor
+            by factor), or None to choose by platform and size.
 
     Returns:
         Array ``(*B, out_features)``. Half-precision ``x`` with a real twiddle: the dtype of

@@ -53,6 +53,7 @@ def _tile(chain: Chain, x: jax.Array, rows: int, settings: Settings) -> Tile:
         dtype=x.dtype,
         # bfloat16 operands are multiplied as they are
         precision=settings.precision if x.dtype == jnp.float32 else None,
+        unroll=not settings.interpret,
     )
 
 

@@ -1,4 +1,4 @@
-"""The functions behind `butterfly_multiply` and `block_butterfly_multiply` on TPU."""
+"""The functions behind the public products on TPU."""
 
 import functools
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ def butterfly_multiply(
         if permutation is not None:
             parts = x.reshape(*x.shape[:-1], -1, sizes.size)
             x = apply_permutation(parts, permutation[k]).reshape(x.shape)
-        lanes = lane_levels(sizes.levels)
+        lanes = lane_levels(x.dtype, sizes)
         blocks = [merge_levels(twiddle, k, 0, lanes, increasing)]
         blocks += [factor_blocks(twiddle, k, level) for level in range(lanes, sizes.levels)]
         x = _apply(x, blocks if increasing else blocks[::-1], sizes.size, precision)
@@ -92,6 +92,35 @@ def block_butterfly_multiply(
         canonicalize_precision(precision),
     )
     return x[..., :out_features]
+
+
+def monarch_multiply(
+    x: jax.Array,
+    blocks1: jax.Array,
+    blocks2: jax.Array,
+    *,
+    out_features: int | None = None,
+    precision: PrecisionLike = None,
+) -> jax.Array:
+    """Multiplies by a Monarch matrix of square blocks in one pass over memory.
+
+    Args:
+        x: `(*B, n)`, n at most `k p`.
+        blocks1: `(k, p, p)`.
+        blocks2: `(p, k, k)`.
+        out_features: number of outputs kept.
+        precision: of the products; None is the highest.
+
+    Returns:
+        `(*B, out_features)` of the dtype of `x`.
+    """
+    # middle value m = j p + i goes to block i: the stride of the second factor is p
+    return block_butterfly_multiply(
+        x,
+        (blocks1[None, :, None], blocks2[None, None]),
+        out_features=out_features,
+        precision=precision,
+    )
 
 
 def _pad(x: jax.Array, size: int) -> jax.Array:

@@ -37,6 +37,7 @@ class Tile:
         row_step: rows that a pass across registers holds at a time.
         dtype: of the operands of matrix products.
         precision: of matrix products.
+        unroll: whether loops are written out several rounds at a time; pointless when interpreted.
     """
 
     chain: Chain
@@ -45,6 +46,7 @@ class Tile:
     row_step: int
     dtype: Any
     precision: lax.Precision | None
+    unroll: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,12 +144,12 @@ def _wide(value: Value) -> Value:
     return tuple(x.astype(jnp.float32) for x in value)
 
 
-def _for_each(count: int, body: Callable[[Any], None], unroll: int) -> None:
+def _for_each(tile: Tile, count: int, body: Callable[[Any], None], unroll: int) -> None:
     def step(index: Any, carry: Any) -> Any:
         body(index)
         return carry
 
-    lax.fori_loop(0, count, step, 0, unroll=min(count, unroll))
+    lax.fori_loop(0, count, step, 0, unroll=min(count, unroll) if tile.unroll else 1)
 
 
 def _multiply_lanes(tile: Tile, factor: Factor, ref: Any, source: Source, target: Any) -> None:
@@ -161,7 +163,7 @@ def _multiply_lanes(tile: Tile, factor: Factor, ref: Any, source: Source, target
         x = tuple(part.astype(tile.dtype) for part in source.load(0, tile.rows, run))
         _store(target, 0, tile.rows, run, product(x, _matrix(factor, ref, p), dot))
 
-    _for_each(tile.chain.size // width, of_one_run, _UNROLL_RUNS)
+    _for_each(tile, tile.chain.size // width, of_one_run, _UNROLL_RUNS)
 
 
 def _pull_back_lanes(
@@ -194,7 +196,7 @@ def _pull_back_lanes(
         pulled = product(dy, _matrix(factor, ref, p), lambda a, b: contract(a, b, 1))
         _store(target, 0, tile.rows, run, pulled)
 
-    _for_each(tile.chain.size // width, of_one_run, _UNROLL_RUNS)
+    _for_each(tile, tile.chain.size // width, of_one_run, _UNROLL_RUNS)
 
 
 def _matrix(factor: Factor, ref: Any, p: Any) -> Value:
@@ -245,7 +247,7 @@ def _for_sets(tile: Tile, step: Pass, body: Callable[[_Set], None]) -> None:
     def of_one(index: Any) -> None:
         body(_Set(step, index // runs, index % runs * LANES))
 
-    _for_each(tile.chain.size // (step.members * LANES), of_one, _UNROLL_SETS)
+    _for_each(tile, tile.chain.size // (step.members * LANES), of_one, _UNROLL_SETS)
 
 
 def _mix(

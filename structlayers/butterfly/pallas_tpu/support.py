@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
+from structlayers._core.checks import log2_exact
 from structlayers._core.pallas import tpu_kernels_run, tpu_matrix_width, tpu_vmem_bytes
-from structlayers.butterfly.factors import twiddle_sizes
+from structlayers.butterfly.factors import TwiddleShape, twiddle_sizes
+from structlayers.butterfly.monarch.shapes import monarch_sizes
 from structlayers.butterfly.pallas_tpu.chain import LANES, Chain, Factor, merged_into_lanes
 from structlayers.butterfly.pallas_tpu.memory import plan
 
@@ -21,7 +25,7 @@ def check_butterfly(x: Any, twiddle: Any, *, platform: str) -> None:
     sizes = twiddle_sizes(twiddle.shape)
     if sizes.size < LANES:
         raise NotImplementedError(f"N = {sizes.size} is below the {LANES} lanes of a register")
-    _check_memory(x, butterfly_chain(sizes.levels, sizes.tied))
+    _check_memory(x, _butterfly_chain(sizes, lane_levels(x.dtype, sizes)))
 
 
 def check_blocks(x: Any, blocks: Sequence[Any], *, platform: str) -> None:
@@ -41,18 +45,42 @@ def check_blocks(x: Any, blocks: Sequence[Any], *, platform: str) -> None:
     _check_memory(x, Chain(blocks[-1].shape[2] * blocks[-1].shape[3], tuple(factors)))
 
 
-def lane_levels(levels: int) -> int:
-    """Levels that are merged into matrices for the matrix unit, as wide as it is."""
-    return min(levels, tpu_matrix_width().bit_length() - 1)
+def check_monarch(x: Any, blocks1: Any, blocks2: Any, *, platform: str) -> None:
+    """Whether the kernels serve `monarch_multiply`: its factors have to be square blocks.
+
+    Raises:
+        NotImplementedError: they do not; the message says why.
+    """
+    _check_where(x, platform)
+    sizes = monarch_sizes(blocks1, blocks2)
+    if not sizes.q == sizes.p == sizes.l or sizes.r != sizes.s:
+        raise NotImplementedError(
+            f"blocks of shapes {blocks1.shape} and {blocks2.shape} are no butterfly factors: it "
+            "takes (k, p, p) and (p, k, k)"
+        )
+    if merged_into_lanes((sizes.p, sizes.r)) == 2:
+        raise NotImplementedError(f"{sizes.middle} values are one matrix for the matrix unit")
+    factors = (Factor(sizes.k, 1, sizes.p), Factor(1, sizes.l, sizes.r))
+    _check_memory(x, Chain(sizes.middle, factors))
 
 
-def butterfly_chain(levels: int, tied: bool) -> Chain:
-    """The chain of one block of a butterfly, by increasing stride."""
-    lanes = lane_levels(levels)
-    copies = [1 if tied else 2 ** (levels - level) for level in range(levels + 1)]
+def lane_levels(dtype: Any, sizes: TwiddleShape) -> int:
+    """Levels merged into matrices: as wide as the matrix unit, 128 where that does not fit."""
+    narrow, wide = (min(sizes.levels, log2_exact(w)) for w in (LANES, tpu_matrix_width()))
+    try:
+        _check_memory(jax.ShapeDtypeStruct((1, sizes.size), dtype), _butterfly_chain(sizes, wide))
+    except NotImplementedError:
+        return narrow
+    return wide
+
+
+def _butterfly_chain(sizes: TwiddleShape, lanes: int) -> Chain:
+    """The chain of one block, by increasing stride."""
+    levels = sizes.levels
+    copies = [1 if sizes.tied else 2 ** (levels - level) for level in range(levels + 1)]
     factors = [Factor(copies[lanes], 1, 2**lanes)]
     factors += [Factor(copies[level + 1], 2**level, 2) for level in range(lanes, levels)]
-    return Chain(2**levels, tuple(factors))
+    return Chain(sizes.size, tuple(factors))
 
 
 def _check_where(x: Any, platform: str) -> None:
