@@ -6,7 +6,7 @@ matrix, and is XLA's own estimate. Every figure is a compiled estimate, none is 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,26 +161,24 @@ class TpuEstimates:
     """Estimates over sizes, dtypes, modes and generations.
 
     Attributes:
-        sizes: transform sizes.
+        sizes: transform sizes of each of MODES.
         batch: rows.
         dtypes: of the data.
-        modes: among MODES.
         targets: TPU generations.
     """
 
-    sizes: tuple[int, ...]
+    sizes: Mapping[str, tuple[int, ...]]
     batch: int
     dtypes: tuple[str, ...]
-    modes: tuple[str, ...]
     targets: tuple[str, ...]
 
     def phases(self) -> Sequence[EstimatePhase]:
         """One for each mode, dtype and size."""
         return [
             EstimatePhase(n, self.batch, dtype, mode, self.targets)
-            for mode in self.modes
+            for mode, sizes in self.sizes.items()
             for dtype in self.dtypes
-            for n in self.sizes
+            for n in sizes
         ]
 
     def finish(self, results: Results) -> dict[str, Any]:
@@ -190,10 +188,10 @@ class TpuEstimates:
         """
         metrics: dict[str, Any] = {}
         refused = 0
-        for mode in self.modes:
+        for mode, sizes in self.sizes.items():
             for dtype in self.dtypes:
                 for target in self.targets:
-                    rows = [results[f"{mode}_{dtype}_n{n}"][target] for n in self.sizes]
+                    rows = [results[f"{mode}_{dtype}_n{n}"][target] for n in sizes]
                     served = [row for row in rows if row["butterfly"] is not None]
                     refused += len(rows) - len(served)
                     if served:
