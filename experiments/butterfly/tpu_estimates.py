@@ -25,6 +25,7 @@ from structlayers.testing.tpu import (
     missing_compiler,
 )
 
+GENERATIONS = tuple(TARGETS)
 MODES = ("forward", "forward_and_backward")
 COLUMNS = ("butterfly", "kernels", "dense", "bytes")
 # Arrays of the batch that each mode reads and writes: x, y; then dy, x and dx as well.

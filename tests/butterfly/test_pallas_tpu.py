@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from structlayers._core.pallas import interpret_tpu_kernels, tpu_races
 from structlayers._core.precision import canonicalize_precision
@@ -292,7 +293,9 @@ def test_monarch_matrices_that_are_not_served(shapes, reason):
         )
 
 
-def test_the_choice_on_tpu():
+def test_the_choice_on_tpu(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
     def chosen(n, dtype="float32"):
         twiddle = struct(twiddle_shape(n))
         return multiply.dispatcher.choose(
@@ -307,6 +310,12 @@ def test_the_choice_on_tpu():
     blocks = tuple(map(struct, ((1, 3, 1, 256, 256), (1, 1, 256, 3, 3))))
     choice = block_multiply.dispatcher.choose(struct((4, 768)), blocks, platform="tpu")
     assert choice.name == "pallas_tpu"
+
+    # among several devices it is taken unasked only where the sharding is known
+    monkeypatch.undo()
+    assert chosen(4096).name == "xla"
+    with jax.set_mesh(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))):
+        assert chosen(4096).name == "pallas_tpu"
 
 
 def test_other_platforms_are_refused(not_interpreted):

@@ -7,6 +7,7 @@ import jax
 from jax.typing import ArrayLike
 
 from structlayers._core.dispatch import Dispatcher, Implementation
+from structlayers._core.partitioning import batch_sharding_is_known
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.butterfly.ops.arguments import (
     check_blocks,
@@ -25,7 +26,7 @@ def _check_pallas_tpu(x: Any, blocks: Any, *, platform: str, **_: Any) -> None:
 def _prefer(x: Any, blocks: Any, *, platform: str, **_: Any) -> tuple[tuple[str, str], ...]:
     """On TPU one pass over memory, where its kernel serves."""
     del x
-    if platform != "tpu":
+    if platform != "tpu" or not batch_sharding_is_known():
         return ()
     return (("pallas_tpu", f"one pass over memory instead of {len(blocks)}"),)
 

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_inexact
 from structlayers._core.dispatch import Dispatcher, Implementation
+from structlayers._core.partitioning import batch_sharding_is_known
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.butterfly.factors import twiddle_sizes
 from structlayers.butterfly.ops.arguments import (
@@ -32,8 +33,21 @@ from structlayers.butterfly.ops.arguments import (
 #     256    .586 .992  .210 .580  3.08 5.44  1.09 2.42  .235 .547 .023 .096  .061 .145  .085 .181
 #    1024    4.96 9.08  .816 3.11  30.1 65.4  4.77 12.0  2.10 6.61 .062 .426
 #
-# H200 times under 0.1 ms are mostly launches. GPU at N > 256 and TPU are not measured: the limits
-# there come from the bytes and operations of two passes against one product.
+# H200 times under 0.1 ms are mostly launches. GPU at N > 256 is not measured: the limit there comes
+# from the bytes and operations of two passes against one product.
+#
+# TPU: compiled estimates (no TPU took part) in milliseconds, forward, of the whole program with
+# what is made of the twiddle; batch 16384, untied, jax 0.12.0, libtpu 0.0.52.
+#
+#                        v5e bfloat16, float32                        v6e bfloat16, float32
+#      N       dense         xla       pallas_tpu          dense         xla       pallas_tpu
+#     256    .091 .123    .211 .165    .042 .060         .049 .058    .121 .098    .030 .040
+#     512    .173 .369    .403 .316    .070 .105         .090 .134    .228 .182    .037 .057
+#    1024    .385 1.41    .776 .854    .111 .185         .179 .465    .433 .500    .063 .098
+#
+# At N = 128 all three are one product with a 128 x 128 matrix. Where the kernel cannot serve, the
+# limits are those of two passes against one product.
+_TPU_KERNEL_ABOVE = 128
 _DENSE_UP_TO = {"cpu": 32, "gpu": 256, "tpu": 256}
 _DENSE_UP_TO_HALF_PRECISION = {"gpu": 512, "tpu": 512}
 
@@ -41,7 +55,7 @@ _DENSE_UP_TO_HALF_PRECISION = {"gpu": 512, "tpu": 512}
 def _prefer(
     x: Any, twiddle: Any, permutation: Any, *, platform: str, **static: Any
 ) -> tuple[tuple[str, str], ...]:
-    """Dense up to the break-even size, merged groups above."""
+    """The platform's kernel where it pays, else dense up to the break-even size, groups above."""
     del permutation, static
     size = twiddle_sizes(twiddle.shape).size
     limit = _DENSE_UP_TO.get(platform, 32)
@@ -49,9 +63,15 @@ def _prefer(
         limit = _DENSE_UP_TO_HALF_PRECISION.get(platform, limit)
     if platform == "cpu" and x.dtype.kind == "f" and math.prod(x.shape[:-1]) >= 64:
         limit = 2 * limit
+    order = []
+    if platform == "tpu" and size > _TPU_KERNEL_ABOVE and batch_sharding_is_known():
+        why = f"N = {size} is above {_TPU_KERNEL_ABOVE}, the break-even size by compiled estimates"
+        order.append(("pallas_tpu", why))
     if size <= limit:
-        return (("dense", f"N = {size} is at most {limit}, the break-even size on {platform}"),)
-    return (("xla", f"N = {size} is above {limit}, the break-even size on {platform}"),)
+        order.append(("dense", f"N = {size} is at most {limit}, the break-even size on {platform}"))
+    else:
+        order.append(("xla", f"N = {size} is above {limit}, the break-even size on {platform}"))
+    return tuple(order)
 
 
 def _check_pallas_tpu(x: Any, twiddle: Any, permutation: Any, *, platform: str, **_: Any) -> None:
