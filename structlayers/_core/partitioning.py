@@ -60,6 +60,29 @@ def shard_batch_over(*axis_names: str) -> Generator[None]:
         _batch_axes.reset(token)
 
 
+def batch_sharding_is_known() -> bool:
+    """Whether the sharding of a batch can be known while tracing: TPU kernels need to know it.
+
+    True on one device, inside `jax.shard_map`, under an explicit mesh, and where `shard_batch_over`
+    names the axes. Elsewhere inputs may turn out to be sharded over a mesh of several TPUs, where
+    the compiler stops at a kernel (jax#38196): a dispatcher that was asked for no implementation
+    by name then takes one that XLA can partition.
+
+    Example:
+        >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))
+        >>> with jax.set_mesh(mesh):
+        ...     batch_sharding_is_known()
+        True
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return bool(
+        jax.device_count() == 1
+        or _batch_axes.get() is not None
+        or mesh.manual_axes
+        or AxisType.Explicit in mesh.axis_types
+    )
+
+
 def partition_over_batch(
     fn: Callable[..., Any],
     *,

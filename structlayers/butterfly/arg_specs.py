@@ -26,6 +26,7 @@ _TABLE = "Dao et al. 2019, arXiv:1903.05895, table 1 (section 4.2)"
 _RECOVERY = "Dao et al. 2019, arXiv:1903.05895, figure 3 (section 4.1)"
 _BANDWIDTH = "batch large enough that memory bandwidth decides"
 _WIDTH_768 = "width 768 of BERT-base and GPT-2 small as 3 * 256"
+_WIDTH_768_LANES = "the same as 256 * 3, runs of 256 neighbours first"
 _EDGE = "edge case"
 
 
@@ -151,7 +152,7 @@ _CPU = (
 _GPU = (
     *(_multiply(n, 256, "float32", source=_PAPER, tags=("gpu",)) for n in (64, 512, 4096, 8192)),
     *(
-        _multiply(n, 16384, dtype, source=_BANDWIDTH, tags=("gpu",))
+        _multiply(n, 16384, dtype, source=_BANDWIDTH, tags=("gpu", "tpu") if n >= 512 else ("gpu",))
         for n in (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
         for dtype in ("float32", "bfloat16")
     ),
@@ -174,6 +175,7 @@ _TPU = (
     _multiply(16384, 1024, "bfloat16", source=_BANDWIDTH, tags=("gpu", "tpu")),
     _multiply(1024, 1024, "complex64", source=_BANDWIDTH, tags=("gpu", "tpu")),
     _block((3, 256), 4096, "bfloat16", source=_WIDTH_768, tags=("gpu", "tpu")),
+    _block((256, 3), 4096, "bfloat16", source=_WIDTH_768_LANES, tags=("gpu", "tpu")),
 )
 
 ARG_SPECS: tuple[ArgSpec, ...] = (

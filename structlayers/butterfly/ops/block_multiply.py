@@ -1,21 +1,44 @@
 """`block_butterfly_multiply`: the product with factors held as radix-R blocks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.typing import ArrayLike
 
 from structlayers._core.dispatch import Dispatcher, Implementation
 from structlayers._core.operands import check_input, check_out_features, operand_dtypes
+from structlayers._core.partitioning import batch_sharding_is_known
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.butterfly.ops.arguments import check_blocks
+
+
+def _check_pallas_tpu(x: Any, blocks: Any, *, platform: str, **_: Any) -> None:
+    from structlayers.butterfly.pallas_tpu.support import check_blocks
+
+    check_blocks(x, blocks, platform=platform)
+
+
+def _prefer(x: Any, blocks: Any, *, platform: str, **_: Any) -> tuple[tuple[str, str], ...]:
+    """On TPU one pass over memory, where its kernel serves."""
+    del x
+    if platform != "tpu" or not batch_sharding_is_known():
+        return ()
+    return (("pallas_tpu", f"one pass over memory instead of {len(blocks)}"),)
+
 
 dispatcher = Dispatcher(
     "block_butterfly_multiply",
     (
         Implementation("xla", "structlayers.butterfly.xla:block_butterfly_multiply"),
         Implementation("reference", "structlayers.butterfly.reference:block_butterfly_multiply"),
+        Implementation(
+            "pallas_tpu",
+            "structlayers.butterfly.pallas_tpu.multiply:block_butterfly_multiply",
+            _check_pallas_tpu,
+        ),
     ),
+    _prefer,
 )
 
 
@@ -42,7 +65,8 @@ def block_butterfly_multiply(
         increasing_stride: Whether the factor of stride 1 is applied first, or last.
         out_features: Number of outputs kept, at most ``S * N``. None: all.
         precision: Of float32 matrix products; None is the highest, true float32.
-        implementation: "xla" (one batched matrix product per factor), "reference", or None.
+        implementation: "xla" (one batched matrix product per factor), "pallas_tpu" (one pass over
+            memory, strides 1 and multiples of 128 after merging), "reference", or None.
 
     Returns:
         Array ``(*B, out_features)``, of the dtype that `butterfly_multiply` would give.

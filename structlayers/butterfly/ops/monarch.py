@@ -53,12 +53,23 @@ def _prefer(
     return ((name, why),)
 
 
+def _check_pallas_tpu(x: Any, blocks1: Any, blocks2: Any, *, platform: str, **_: Any) -> None:
+    from structlayers.butterfly.pallas_tpu.support import check_monarch
+
+    check_monarch(x, blocks1, blocks2, platform=platform)
+
+
 dispatcher = Dispatcher(
     "monarch_multiply",
     (
         Implementation("xla", "structlayers.butterfly.monarch.xla:monarch_multiply"),
         Implementation("dense", "structlayers.butterfly.monarch.xla:monarch_multiply_dense"),
         Implementation("reference", "structlayers.butterfly.monarch.reference:monarch_multiply"),
+        Implementation(
+            "pallas_tpu",
+            "structlayers.butterfly.pallas_tpu.multiply:monarch_multiply",
+            _check_pallas_tpu,
+        ),
     ),
     _prefer,
 )
@@ -87,7 +98,8 @@ def monarch_multiply(
         out_features: number of outputs kept, at most `s l`; None is all.
         precision: of float32 matrix products; None is the highest, true float32.
         implementation: "xla" (two batched products), "dense" (the whole matrix), "reference"
-            (plain sums), or None to choose by platform and shapes.
+            (plain sums), "pallas_tpu" (one pass, blocks `(k, p, p)` and `(p, k, k)` with p a
+            multiple of 128), or None to choose by platform and shapes.
 
     Returns:
         `(*B, out_features)`. Half-precision `x` with real blocks: the dtype of `x`, sums in

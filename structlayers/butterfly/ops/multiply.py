@@ -1,8 +1,6 @@
 """`butterfly_multiply`: the product of a butterfly with a batch of vectors."""
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,79 +12,7 @@ from structlayers._core.operands import check_input, check_out_features, operand
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.butterfly.factors import twiddle_sizes
 from structlayers.butterfly.ops.arguments import check_permutations
-
-# Break-even between "dense" (the matrix is made in every call) and "xla", in milliseconds, forward
-# and forward + backward; jax 0.11.2, untied, one block, precision highest.
-#
-#                          2 cores of the H200's host CPU                   H200
-#              batch 256 float32    batch 256 complex64   batch 1 float32   batch 16384 float32
-#      N       dense       xla      dense       xla       dense    xla      dense       xla
-#      16    .025 .040  .026 .083  .044 .077  .044 .093  .009 .017 .011 .017
-#      32    .040 .061  .046 .179  .084 .163  .081 .170
-#      64    .069 .134  .051 .269  .261 .442  .170 .394  .031 .055 .013 .032  .047 .076  .040 .091
-#     128    .193 .432  .102 .373  .683 1.77  .405 .957                       .051 .056  .043 .086
-#     256    .586 .992  .210 .580  3.08 5.44  1.09 2.42  .235 .547 .023 .096  .061 .145  .085 .181
-#    1024    4.96 9.08  .816 3.11  30.1 65.4  4.77 12.0  2.10 6.61 .062 .426
-#
-# H200 times under 0.1 ms are mostly launches. TPU is not measured: its limits come from the bytes
-# and operations of two passes against one product.
-_DENSE_UP_TO = {"cpu": 32, "gpu": 256, "tpu": 256}
-_DENSE_UP_TO_HALF_PRECISION = {"gpu": 512, "tpu": 512}
-
-# Rows from which the one-pass kernel of Hopper is the fastest, by dtype and N. Device time of whole
-# calls in microseconds, making of weights and matrices included; jax 0.11.2, one H200, untied, one
-# block, forward, precision highest:
-#
-#                 16 rows                256 rows              2048 rows             16384 rows
-#              pallas dense   xla    pallas dense   xla    pallas dense   xla    pallas dense   xla
-#   bfloat16
-#      512       6.4   5.8   4.4       6.5   7.5   6.0       7.9   7.2   9.7      16.8  19.7  37.2
-#     1024       8.3   8.5   5.4       8.3  13.9   8.8       9.6  12.9  12.8      25.4  51.9  64.5
-#     2048      11.1  12.9   8.2      11.7  18.2  10.4      16.5  33.9  21.1      51.7   193   112
-#     4096      11.2  36.4  11.9      16.9  46.1  14.3      35.6   121  36.8       171   707   218
-#     8192      17.3   129  15.1      25.8   136  21.2      63.6   432  70.2       351  2839   447
-#   float32
-#      256       2.4   6.2   4.1       2.5   8.5   6.0       3.0  14.0  13.3      11.9  55.1  51.1
-#      512       3.9   8.2   4.6       4.0  11.9   9.5       4.8  34.3  17.2      20.2   190  99.0
-#     1024       4.5  12.9   6.0       4.7  25.1  11.7       7.9   103  28.6      40.6   707   168
-#     2048       4.5  22.3   9.4       4.9  63.3  18.7      14.5   356  50.3      76.0  2744   348
-_ONE_PASS_FROM_ROWS = {
-    "bfloat16": {512: 8192, 1024: 128, 2048: 1024, 4096: 1024, 8192: 1024},
-    "float32": {256: 1, 512: 1, 1024: 1, 2048: 1},
-    "complex64": {256: 1, 512: 1, 1024: 1},
-}
-
-
-def _prefer(
-    x: Any, twiddle: Any, permutation: Any, *, platform: str, **static: Any
-) -> tuple[tuple[str, str], ...]:
-    """The one-pass kernel where it is measured to win, dense up to a size, merged groups above."""
-    del permutation, static
-    size = twiddle_sizes(twiddle.shape).size
-    one_pass: tuple[tuple[str, str], ...] = ()
-    if platform == "gpu":
-        enough = _ONE_PASS_FROM_ROWS.get(x.dtype.name, {}).get(size)
-        rows = math.prod(x.shape[:-1])
-        if enough is not None and rows >= enough:
-            why = f"{rows} rows of N = {size} reach its break-even, {enough}"
-            one_pass = (("pallas_gpu", why),)
-    limit = _DENSE_UP_TO.get(platform, 32)
-    if x.dtype.itemsize < 4:
-        limit = _DENSE_UP_TO_HALF_PRECISION.get(platform, limit)
-    if platform == "cpu" and x.dtype.kind == "f" and math.prod(x.shape[:-1]) >= 64:
-        limit = 2 * limit
-    if size <= limit:
-        why = f"N = {size} is at most {limit}, the break-even size on {platform}"
-        return (*one_pass, ("dense", why))
-    return (*one_pass, ("xla", f"N = {size} is above {limit}, the break-even size on {platform}"))
-
-
-def _check_pallas_gpu(x: Any, twiddle: Any, permutation: Any, *, platform: str, **_: Any) -> None:
-    from structlayers.butterfly.pallas_gpu.support import check_butterfly
-
-    del permutation
-    check_butterfly(x, twiddle, platform=platform)
-
+from structlayers.butterfly.ops.choice import check_pallas_gpu, check_pallas_tpu, prefer
 
 dispatcher = Dispatcher(
     "butterfly_multiply",
@@ -97,10 +23,15 @@ dispatcher = Dispatcher(
         Implementation(
             "pallas_gpu",
             "structlayers.butterfly.pallas_gpu.multiply:butterfly_multiply",
-            _check_pallas_gpu,
+            check_pallas_gpu,
+        ),
+        Implementation(
+            "pallas_tpu",
+            "structlayers.butterfly.pallas_tpu.multiply:butterfly_multiply",
+            check_pallas_tpu,
         ),
     ),
-    _prefer,
+    prefer,
 )
 
 
@@ -135,7 +66,9 @@ def butterfly_multiply(
         out_features: Number of outputs kept, at most ``S * N``. None: all.
         precision: Of float32 matrix products; None is the highest, true float32.
         implementation: "xla" (merged groups of factors), "dense" (the matrix of every block),
-            "reference" (factor by factor), or None to choose by platform and size.
+            "pallas_gpu" (one or two passes over memory for each block, on Hopper), "pallas_tpu"
+            (one pass, from N = 128), "reference" (factor by factor), or None to choose by
+            platform, size, batch and dtype.
 
     Returns:
         Array ``(*B, out_features)``. Half-precision ``x`` with a real twiddle: the dtype of
