@@ -9,10 +9,19 @@ import numpy as np
 import pytest
 
 from structlayers._core.dispatch import assume_platform
-from structlayers.butterfly import butterfly_multiply, merge_butterfly, twiddle_shape, xla
+from structlayers.butterfly import (
+    butterfly_multiply,
+    hadamard_multiply,
+    merge_butterfly,
+    sorf_multiply,
+    twiddle_shape,
+    xla,
+)
 from structlayers.butterfly.ops.multiply import dispatcher
+from structlayers.butterfly.pallas_gpu import hadamard as gpu_hadamard
 from structlayers.butterfly.pallas_gpu import plans, scalar_program, tensor_program
 from structlayers.butterfly.pallas_gpu.weights import fragments
+from structlayers.butterfly.walsh import reference as walsh
 from structlayers.testing import error_ratio
 from structlayers.testing.simt import simulate
 
@@ -205,3 +214,52 @@ def test_composes_on_the_gpu():
 
     second, wanted = jax.jit(jax.grad(loss))(twiddle), jax.jit(jax.grad(loss_by_xla))(twiddle)
     assert error_ratio(np.asarray(second), np.asarray(wanted)) <= 1e-5
+
+
+@pytest.fixture
+def portable_kernel(monkeypatch):
+    """The product with factors by XLA in the place of the kernel, which only a GPU runs."""
+
+    def apply_factors(x, factors, increasing):
+        assert increasing
+        return xla.butterfly_multiply(x, factors[None, None], None)
+
+    monkeypatch.setattr(gpu_hadamard, "apply_factors", apply_factors)
+
+
+@pytest.mark.parametrize("dtype", list(BOUNDS))
+@pytest.mark.usefixtures("portable_kernel")
+def test_hadamard_products_as_butterflies(dtype):
+    x = random_array(10, (5, 512), dtype)
+    signs = jnp.sign(random_array(11, (3, 512), "float32")).astype(dtype)
+    for scale in (1.0, 512**-0.5, 1 / 512):
+        found = gpu_hadamard.hadamard_multiply(x, scale=scale)
+        wanted = walsh.hadamard_multiply(x.astype(wide(dtype)), scale=scale)
+        assert found.dtype == x.dtype
+        assert error_ratio(np.asarray(found), np.asarray(wanted)) <= BOUNDS[dtype]
+    found = gpu_hadamard.sorf_multiply(x, signs)
+    wanted = walsh.sorf_multiply(x.astype(wide(dtype)), signs.astype(wide(dtype)))
+    assert error_ratio(np.asarray(found), np.asarray(wanted)) <= BOUNDS[dtype]
+
+
+@pytest.mark.usefixtures("portable_kernel")
+def test_hadamard_product_is_its_own_gradient():
+    x, dy = random_array(12, (2, 5, 256), "float32")
+    _, pull = jax.vjp(lambda x: gpu_hadamard.hadamard_multiply(x, scale=1 / 16), x)
+    assert error_ratio(pull(dy)[0], gpu_hadamard.hadamard_multiply(dy, scale=1 / 16)) == 0.0
+
+
+def wide(dtype):
+    return "complex64" if dtype == "complex64" else "float32"
+
+
+@pytest.mark.gpu
+@pytest.mark.pallas
+@pytest.mark.parametrize("dtype", list(BOUNDS))
+def test_hadamard_products_on_the_gpu(dtype):
+    x = random_array(13, (37, 1024), dtype)
+    signs = jnp.sign(random_array(14, (3, 1024), "float32"))
+    for run in (hadamard_multiply, lambda x, **how: sorf_multiply(x, signs, **how)):
+        found = run(x, implementation="pallas_gpu")
+        wanted = run(x.astype(wide(dtype)), implementation="reference")
+        assert error_ratio(np.asarray(found), np.asarray(wanted)) <= BOUNDS[dtype]

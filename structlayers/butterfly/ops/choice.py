@@ -67,10 +67,7 @@ def prefer(
     del permutation, static
     size = twiddle_sizes(twiddle.shape).size
     rows = math.prod(x.shape[:-1])
-    order = []
-    enough = _ONE_PASS_FROM_ROWS.get(x.dtype.name, {}).get(size)
-    if platform == "gpu" and enough is not None and rows >= enough:
-        order.append(("pallas_gpu", f"{rows} rows of N = {size} reach its break-even, {enough}"))
+    order = [*prefer_one_pass(x, size, platform=platform)]
     if platform == "tpu" and size > _TPU_KERNEL_ABOVE and batch_sharding_is_known():
         why = f"N = {size} is above {_TPU_KERNEL_ABOVE}, the break-even size by compiled estimates"
         order.append(("pallas_tpu", why))
@@ -82,6 +79,15 @@ def prefer(
     name, relation = ("dense", "at most") if size <= limit else ("xla", "above")
     order.append((name, f"N = {size} is {relation} {limit}, the break-even size on {platform}"))
     return tuple(order)
+
+
+def prefer_one_pass(x: Any, size: int, *, platform: str) -> tuple[tuple[str, str], ...]:
+    """The kernel for Hopper, from its measured break-even on."""
+    rows = math.prod(x.shape[:-1])
+    enough = _ONE_PASS_FROM_ROWS.get(x.dtype.name, {}).get(size)
+    if platform != "gpu" or enough is None or rows < enough:
+        return ()
+    return (("pallas_gpu", f"{rows} rows of N = {size} reach its break-even, {enough}"),)
 
 
 def check_pallas_gpu(x: Any, twiddle: Any, permutation: Any, *, platform: str, **_: Any) -> None:

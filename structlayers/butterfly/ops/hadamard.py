@@ -1,5 +1,7 @@
 """`hadamard_multiply` and `sorf_multiply`: fast Walsh-Hadamard products."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -8,16 +10,40 @@ from structlayers._core.checks import require_choice, require_inexact, require_p
 from structlayers._core.dispatch import Dispatcher, Implementation
 from structlayers._core.operands import check_input, operand_dtypes, pad_features
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
+from structlayers.butterfly.ops.choice import prefer_one_pass
 
 NORM_EXPONENTS = {"ortho": -0.5, "backward": 0.0, "forward": -1.0}
 
-dispatcher = Dispatcher(
-    "hadamard_multiply",
-    (
-        Implementation("xla", "structlayers.butterfly.walsh.xla:hadamard_multiply"),
-        Implementation("reference", "structlayers.butterfly.walsh.reference:hadamard_multiply"),
-    ),
-)
+
+def _prefer(x: Any, *_: Any, platform: str, **static: Any) -> tuple[tuple[str, str], ...]:
+    """The kernel for Hopper from where it pays for butterflies, of the same size."""
+    del static
+    return prefer_one_pass(x, x.shape[-1], platform=platform)
+
+
+def _check_pallas_gpu(x: Any, *_: Any, platform: str, **static: Any) -> None:
+    from structlayers.butterfly.pallas_gpu.support import check_rows
+
+    del static
+    check_rows(x, x.shape[-1], platform=platform)
+
+
+def _dispatcher(op: str) -> Dispatcher:
+    return Dispatcher(
+        op,
+        (
+            Implementation("xla", f"structlayers.butterfly.walsh.xla:{op}"),
+            Implementation("reference", f"structlayers.butterfly.walsh.reference:{op}"),
+            Implementation(
+                "pallas_gpu", f"structlayers.butterfly.pallas_gpu.hadamard:{op}", _check_pallas_gpu
+            ),
+        ),
+        _prefer,
+    )
+
+
+dispatcher = _dispatcher("hadamard_multiply")
+sorf_dispatcher = _dispatcher("sorf_multiply")
 
 
 def hadamard_multiply(
@@ -40,7 +66,8 @@ def hadamard_multiply(
         norm: c = 1/sqrt(N) ("ortho"), 1 ("backward") or 1/N ("forward").
         precision: of float32 matrix products; None is the highest, true float32.
         implementation: "xla" (a product with a constant matrix for each group of factors),
-            "reference" (factor by factor), or None to choose.
+            "pallas_gpu" (one or two passes over memory, on Hopper), "reference" (factor by
+            factor), or None to choose.
 
     Returns:
         `(*B, N)` of the dtype of `x`; half precision is summed in float32.
@@ -91,7 +118,7 @@ def sorf_multiply(
         x: real or complex `(*B, n)`, `1 <= n <= N`; padded with zeros.
         signs: `(K, N)`, K at least 1, N a power of two; `signs[0]` is applied first.
         precision: of float32 matrix products; None is the highest, true float32.
-        implementation: of `hadamard_multiply`.
+        implementation: as of `hadamard_multiply`.
 
     Returns:
         `(*B, N)`. Half-precision `x` with real signs: the dtype of `x`. Otherwise the wider of
@@ -118,7 +145,9 @@ def sorf_multiply(
     x = check_input(x, size)
     dtype, _ = operand_dtypes(x.dtype, signs.dtype)
     y = pad_features(x.astype(dtype), size)
-    for diagonal in signs.astype(dtype):
-        y = y * diagonal.reshape((1,) * (y.ndim - 1) + (size,))
-        y = hadamard_multiply(y, precision=precision, implementation=implementation)
-    return y
+    return sorf_dispatcher(
+        y,
+        signs.astype(dtype),
+        implementation=implementation,
+        precision=canonicalize_precision(precision),
+    )

@@ -13,6 +13,7 @@ import numpy as np
 from structlayers._core.checks import log2_exact
 from structlayers._core.dispatch import current_platform
 from structlayers._core.precision import PrecisionLike, accumulation_dtype, canonicalize_precision
+from structlayers.butterfly.walsh.alternate import alternate
 
 # Largest merged group, in levels. CPU: measured in float32, radix 8 or 4 is best or within 30 % of
 # it from N = 64 to 16384 (N = 4096, 256 rows: 1.2 ms; radix 2 takes 3.4, radix 128 3.6). GPU, TPU:
@@ -71,3 +72,17 @@ def _share_scale(scale: float, radices: tuple[int, ...]) -> tuple[list[float], f
     exponents = np.floor(math.log2(scale) * stops / max(stops[-1], 1))
     shares = [2.0**exponent for exponent in np.diff(exponents)]
     return shares, scale / math.prod(shares)
+
+
+def sorf_multiply(x: jax.Array, signs: jax.Array, *, precision: PrecisionLike = None) -> jax.Array:
+    """`H D_K ... H D_1 x`, signs and transform in turn.
+
+    Args:
+        x: `(*B, N)`, N a power of two.
+        signs: `(K, N)` of the dtype of `x`.
+        precision: of the products.
+
+    Returns:
+        `(*B, N)` of the dtype of `x`.
+    """
+    return alternate(hadamard_multiply, x, signs, precision)
