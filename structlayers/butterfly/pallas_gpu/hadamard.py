@@ -65,7 +65,7 @@ _transform.defvjp(
 
 @functools.cache
 def _factors(size: int, scale: float) -> np.ndarray:
-    """Tied factors `(N-1, 2, 2)` that share the scale: powers of two, and what remains in the last."""
+    """Tied factors `(N-1, 2, 2)`; each takes a power of two of the scale, the last what remains."""
     levels = log2_exact(size)
     stops = np.floor(math.log2(scale) * np.arange(levels + 1) / levels)
     shares = 2.0 ** np.diff(stops)
