@@ -7,9 +7,9 @@ in kernels.md. The pairs of launches are simulated, and not measured.
 import dataclasses
 import math
 
-from structlayers.butterfly.pallas_gpu import scalar_program, tensor_program
+from structlayers.butterfly.pallas_gpu import scalar_program, tensor_layout
 from structlayers.butterfly.pallas_gpu.scalar_program import Pass
-from structlayers.butterfly.pallas_gpu.tensor_program import Factor
+from structlayers.butterfly.pallas_gpu.tensor_layout import Factor
 
 # of an H100 or H200 (SXM); clusters of 4 and 8 find room on 128 of them
 _MULTIPROCESSORS = 132
@@ -85,7 +85,7 @@ def _strides(radices: tuple[int, ...], first: int) -> list[int]:
     return [first * math.prod(radices[:index]) for index in range(len(radices))]
 
 
-def tensor_plans(size: int, rows: int, *, increasing: bool) -> list[tensor_program.Plan]:
+def tensor_plans(size: int, rows: int, *, increasing: bool) -> list[tensor_layout.Plan]:
     """The launches of the bfloat16 kernel for N and a number of rows, in their order."""
     plans, stride = [], 1
     for launch in _TENSOR[size]:
@@ -93,7 +93,7 @@ def tensor_plans(size: int, rows: int, *, increasing: bool) -> list[tensor_progr
         stride *= math.prod(launch.radices)
         # a chain that ends with its large strides needs one more column buffer in a cluster
         slots = launch.slots if increasing or launch.cluster_size == 1 else 3
-        plan = tensor_program.Plan(
+        plan = tensor_layout.Plan(
             size,
             rows,
             factors if increasing else factors[::-1],
