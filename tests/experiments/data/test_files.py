@@ -17,15 +17,11 @@ def file(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.bin", CONTENT),
-        ("a.bin.gz", gzip.compress(CONTENT)),
-        ("a.bin.xz", lzma.compress(CONTENT)),
-    ],
+    ("name", "compress"),
+    [("a.bin", bytes), ("a.bin.gz", gzip.compress), ("a.bin.xz", lzma.compress)],
 )
-def test_reads_plain_and_compressed(file, tmp_path, name, content):
-    (tmp_path / "set" / name).write_bytes(content)
+def test_reads_plain_and_compressed(file, tmp_path, name, compress):
+    (tmp_path / "set" / name).write_bytes(compress(CONTENT))
     assert file.read() == CONTENT
 
 
