@@ -123,7 +123,9 @@ def run(options: Options, searched: Sequence[str] | None = None) -> int:
         for job, target in _track(
             [(job, known[t.lower()]) for job in jobs for t in options.target]
         ):
-            rows.append(_row(job, _compile(compiler, job, target)))
+            rows.append(
+                _row(job, _compile(compiler, job, target), asked=bool(options.implementation))
+            )
         versions = provenance.versions() | dict(compiler.versions)
     show(rows, console)
     if options.json is not None:
@@ -257,12 +259,14 @@ def _compile(compiler: TpuCompiler, job: Job, target: str) -> GateRow:
         raise CommandError(f"{job.spec.name}: {error}") from error
 
 
-def _row(job: Job, row: GateRow) -> dict[str, Any]:
+def _row(job: Job, row: GateRow, *, asked: bool) -> dict[str, Any]:
+    # a generation may be too small for an implementation that serves another
+    refused = not asked and "cannot serve: " in (row.error or "")
     return {
         "op": job.operation.name,
         "spec": job.spec.name,
         "implementation": job.implementation,
-        "available": job.refusal is None,
+        "available": job.refusal is None and not refused,
         **dataclasses.asdict(row),
     }
 

@@ -14,8 +14,8 @@ from structlayers._core.dispatch import current_platform
 
 _tpu_interpreter: ContextVar[Any] = ContextVar("tpu_interpreter", default=None)
 
-# Of TPU v4, the smallest of the generations that are compiled for.
-_SMALLEST_TPU_VMEM = 16 << 20
+# Of TPU v4 and of v5e and v6e: the ends of the generations that are compiled for.
+_SMALLEST_TPU_VMEM, _LARGEST_TPU_VMEM = 16 << 20, 128 << 20
 
 
 @contextlib.contextmanager
@@ -73,9 +73,15 @@ def tpu_races() -> bool:
 
 
 def tpu_vmem_bytes() -> int:
-    """VMEM of the TPU that is traced for; the smallest known one where there is none."""
+    """VMEM of the TPU that is traced for.
+
+    Without one it is the smallest, for the interpreter; the largest where a TPU is only assumed
+    (`assume_platform`), so that nothing is refused that some TPU can serve.
+    """
     info = _tpu_info()
-    return _SMALLEST_TPU_VMEM if info is None else info.vmem_capacity_bytes
+    if info is not None:
+        return info.vmem_capacity_bytes
+    return _LARGEST_TPU_VMEM if current_platform() == "tpu" else _SMALLEST_TPU_VMEM
 
 
 def tpu_matrix_width() -> int:
