@@ -209,7 +209,9 @@ def test_composes_on_the_gpu():
         return jnp.sum(gradient * twiddle)
 
     def loss_by_xla(twiddle):
-        run = lambda t: jnp.sum(butterfly_multiply(x, t, implementation="xla") ** 2)  # noqa: E731
+        def run(t):
+            return jnp.sum(butterfly_multiply(x, t, implementation="xla") ** 2)
+
         return jnp.sum(jax.grad(run)(twiddle) * twiddle)
 
     second, wanted = jax.jit(jax.grad(loss))(twiddle), jax.jit(jax.grad(loss_by_xla))(twiddle)

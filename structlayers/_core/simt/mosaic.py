@@ -105,6 +105,17 @@ class MosaicMachine(Machine):
             text, *arguments, result_types=result, has_side_effects=effects, convergent=effects
         )
 
+    def _load(self, space: str, address: ir.Value, words: int) -> list[Any]:
+        registers = ",".join(f"${i}" for i in range(words))
+        target = "$0" if words == 1 else f"{{{registers}}}"
+        text = f"ld.{space}{_VECTOR[words]}.b32 {target}, [${words}];"
+        return list(self._asm(text, address, result=[self._i32] * words))
+
+    def _store(self, space: str, address: ir.Value, words: Sequence[Any]) -> None:
+        registers = ",".join(f"${i + 1}" for i in range(len(words)))
+        source = "$1" if len(words) == 1 else f"{{{registers}}}"
+        self._asm(f"st.{space}{_VECTOR[len(words)]}.b32 [$0], {source};", address, *words)
+
     def _value(self, number: IntLike) -> ir.Value:
         return (number if isinstance(number, Int) else self.constant(number)).value
 
@@ -195,20 +206,11 @@ class MosaicMachine(Machine):
 
     @override
     def load_shared(self, address: Int, words: int) -> list[Any]:
-        registers = ",".join(f"${i}" for i in range(words))
-        text = f"ld.shared{_VECTOR[words]}.b32 {{{registers}}}, [${words}];"
-        if words == 1:
-            text = "ld.shared.b32 $0, [$1];"
-        found = self._asm(text, self._shared_address(address), result=[self._i32] * words)
-        return list(found)
+        return self._load("shared", self._shared_address(address), words)
 
     @override
     def store_shared(self, address: Int, words: Sequence[Any]) -> None:
-        registers = ",".join(f"${i + 1}" for i in range(len(words)))
-        text = f"st.shared{_VECTOR[len(words)]}.b32 [$0], {{{registers}}};"
-        if len(words) == 1:
-            text = "st.shared.b32 [$0], $1;"
-        self._asm(text, self._shared_address(address), *words)
+        self._store("shared", self._shared_address(address), words)
 
     @override
     def load_matrices(self, address: Int, *, transpose: bool) -> list[Any]:
@@ -224,20 +226,11 @@ class MosaicMachine(Machine):
     @override
     def load_global(self, array: Any, offset: Int, words: int) -> list[Any]:
         address = self._global_address(array, offset, 1, None)
-        registers = ",".join(f"${i}" for i in range(words))
-        text = f"ld.global.nc{_VECTOR[words]}.b32 {{{registers}}}, [${words}];"
-        if words == 1:
-            text = "ld.global.nc.b32 $0, [$1];"
-        return list(self._asm(text, address, result=[self._i32] * words))
+        return self._load("global.nc", address, words)
 
     @override
     def store_global(self, array: Any, row: Int, pitch: int, offset: Int, words: Any) -> None:
-        address = self._global_address(array, row, pitch, offset)
-        registers = ",".join(f"${i + 1}" for i in range(len(words)))
-        text = f"st.global{_VECTOR[len(words)]}.b32 [$0], {{{registers}}};"
-        if len(words) == 1:
-            text = "st.global.b32 [$0], $1;"
-        self._asm(text, address, *words)
+        self._store("global", self._global_address(array, row, pitch, offset), words)
 
     @override
     def barrier_init(self, address: int) -> None:
