@@ -13,18 +13,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from structlayers import butterfly, linen, testing
+    from structlayers import butterfly, linen, structured, testing
     from structlayers.replacement import replace_linear
 
 __version__ = "0.1.0"
 
-__all__ = ["butterfly", "linen", "replace_linear", "testing"]
+__all__ = ["butterfly", "linen", "replace_linear", "structured", "testing"]
 
 # Public name -> "module" or "module:attribute" that holds it.
 _LAZY = {
     "butterfly": "structlayers.butterfly",
     "linen": "structlayers.linen",
     "replace_linear": "structlayers.replacement:replace_linear",
+    "structured": "structlayers.structured",
     "testing": "structlayers.testing",
 }
 

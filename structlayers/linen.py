@@ -21,12 +21,28 @@ from functools import partial
 from flax import linen, nnx
 
 from structlayers.butterfly import layers as butterfly
+from structlayers.structured import layers as structured
 
-__all__ = ["ButterflyLinear", "LearnedPermutation", "MonarchLinear", "OrthogonalButterfly"]
+__all__ = [
+    "ButterflyLinear",
+    "CirculantLinear",
+    "FastfoodLinear",
+    "LDRLinear",
+    "LearnedPermutation",
+    "LowRankLinear",
+    "MonarchLinear",
+    "OrthogonalButterfly",
+    "ToeplitzLikeLinear",
+]
 
 type LinenLayer = Callable[..., linen.Module]
 
 ButterflyLinear: LinenLayer = partial(nnx.bridge.to_linen, butterfly.ButterflyLinear)
+CirculantLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.CirculantLinear)
+FastfoodLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.FastfoodLinear)
+LDRLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.LDRLinear)
 LearnedPermutation: LinenLayer = partial(nnx.bridge.to_linen, butterfly.LearnedPermutation)
+LowRankLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.LowRankLinear)
 MonarchLinear: LinenLayer = partial(nnx.bridge.to_linen, butterfly.MonarchLinear)
 OrthogonalButterfly: LinenLayer = partial(nnx.bridge.to_linen, butterfly.OrthogonalButterfly)
+ToeplitzLikeLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.ToeplitzLikeLinear)

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-FAMILIES = ("butterfly", "equivariant", "gla", "he", "ternary", "vsa")
+FAMILIES = ("butterfly", "equivariant", "gla", "he", "structured", "ternary", "vsa")
 
 # Part of the project -> the parts that it may import besides itself.
 ALLOWED = {
@@ -41,8 +41,8 @@ ALLOWED = {
 
 # Family -> families whose mathematics it shares, to be used through their public names only: an
 # NTT is a butterfly over Z_q; a butterfly can be an orthogonal operator of vsa; an encrypted layer
-# takes a structured weight.
-FAMILY_EDGES = {"he": {"butterfly", "ternary"}, "vsa": {"butterfly"}}
+# takes a structured weight; Fastfood is made of Hadamard products.
+FAMILY_EDGES = {"he": {"butterfly", "ternary"}, "structured": {"butterfly"}, "vsa": {"butterfly"}}
 
 # Room of a family -> rooms that it must not import at all, and rooms only within functions.
 KERNELS = {"pallas_gpu", "pallas_tpu"}
@@ -58,6 +58,7 @@ ROOMS = {
 
 # Packages that only some parts of `structlayers` may import when they are imported themselves.
 FLAX_PARTS = {"linen", "models", "replacement"}
+FLAX_MODULES = {"structlayers._core.layers"}  # what the layers of all families share
 LIBRARY_PACKAGES = {"chex", "e3nn_jax", "flax", "jax", "jaxlib", "jaxtyping", "numpy", "optax"}
 MODULES = {"orbax-checkpoint": "orbax", "scikit-learn": "sklearn"}  # where the names differ
 EXPERIMENT_PACKAGES = {
@@ -67,6 +68,7 @@ EXPERIMENT_PACKAGES = {
 }
 TESTING_PACKAGES = {"libtpu", "pytest"}  # at hand in tests; imported when they are called
 PALLAS = "jax.experimental.pallas"
+PALLAS_MODULES = {"structlayers._core.simt.mosaic"}  # what the kernels of all families share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +137,10 @@ def _package_violations(name: str, found: Import) -> Iterator[str]:
         yield "the library imports only its declared dependencies"
     if found.lazy:
         return
-    if top == "flax" and part not in FLAX_PARTS and room != "layers":
+    may_use_flax = part in FLAX_PARTS or room == "layers" or name in FLAX_MODULES
+    if top == "flax" and not may_use_flax:
         yield "Flax is imported by layers, models, linen and replacement only"
-    if found.module.startswith(PALLAS) and room not in KERNELS:
+    if found.module.startswith(PALLAS) and room not in KERNELS and name not in PALLAS_MODULES:
         yield "Pallas is imported by kernels only"
 
 

@@ -39,7 +39,9 @@ def test_structlayers_imports_in_under_a_second_and_a_half():
     assert _loaded(modules[0], HEAVY) == []
 
 
-@pytest.mark.parametrize("module", ["structlayers.butterfly", "structlayers.testing"])
+@pytest.mark.parametrize(
+    "module", ["structlayers.butterfly", "structlayers.structured", "structlayers.testing"]
+)
 def test_families_import_no_flax_and_no_kernel(module):
     _, modules = _fresh_import(module)
     assert _loaded(modules, HEAVY) == []

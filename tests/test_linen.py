@@ -12,7 +12,14 @@ import pytest
 from flax import nnx
 
 from structlayers import linen as sl
-from structlayers.butterfly import layers
+from structlayers.butterfly import layers as butterfly_layers
+from structlayers.structured import layers as structured_layers
+
+LAYERS = {
+    name: getattr(module, name)
+    for module in (butterfly_layers, structured_layers)
+    for name in module.__all__
+}
 
 CASES: dict[str, tuple[str, tuple, dict[str, Any], set[str]]] = {
     "butterfly": ("ButterflyLinear", (6, 5), {"num_blocks": 2}, {"twiddle", "bias"}),
@@ -25,6 +32,11 @@ CASES: dict[str, tuple[str, tuple, dict[str, Any], set[str]]] = {
     "monarch": ("MonarchLinear", (6, 9), {"num_blocks": 3}, {"blocks1", "blocks2", "bias"}),
     "orthogonal": ("OrthogonalButterfly", (8,), {"init": "haar"}, {"angles"}),
     "permutation": ("LearnedPermutation", (8,), {"shared": False}, {"logits"}),
+    "circulant": ("CirculantLinear", (6, 9), {}, {"column", "bias"}),
+    "toeplitz": ("ToeplitzLikeLinear", (6, 9), {"rank": 2}, {"g", "h", "bias"}),
+    "ldr": ("LDRLinear", (6, 5), {"corners": (0.0, 0.0)}, {"g", "h", "a", "b", "bias"}),
+    "fastfood": ("FastfoodLinear", (6, 9), {"permutation": 3}, {"scale", "gauss", "sign", "bias"}),
+    "low rank": ("LowRankLinear", (6, 9), {"use_bias": False}, {"u", "v"}),
 }
 
 
@@ -34,7 +46,7 @@ def case(request: pytest.FixtureRequest) -> tuple[str, tuple, dict[str, Any], se
 
 
 def test_every_public_layer_has_a_facade():
-    assert sorted(sl.__all__) == sorted(layers.__all__)
+    assert sorted(sl.__all__) == sorted(LAYERS)
 
 
 def test_same_output_and_parameter_names(case, rng: np.random.Generator):
@@ -45,7 +57,7 @@ def test_same_output_and_parameter_names(case, rng: np.random.Generator):
     assert set(variables) == {"params"}
     assert set(variables["params"]) == names
 
-    layer = getattr(layers, name)(*sizes, rngs=nnx.Rngs(1), **options)
+    layer = LAYERS[name](*sizes, rngs=nnx.Rngs(1), **options)
     state = nnx.state(layer)
     nnx.replace_by_pure_dict(state, variables["params"])
     nnx.update(layer, state)
@@ -108,5 +120,5 @@ def test_sharding_names_become_linen_metadata():
 def test_importable_by_name():
     for name in sl.__all__:
         facade: Callable[..., nn.Module] = getattr(sl, name)
-        assert inspect.isclass(getattr(layers, name))
+        assert inspect.isclass(LAYERS[name])
         assert isinstance(facade(8, *([8] if "Linear" in name else [])), nn.Module)

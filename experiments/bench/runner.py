@@ -32,6 +32,7 @@ class Plan:
         ceilings: as `measure_ceilings` gives them.
         command: command line, for the rows.
         precision: replaces the precision of the specs; None keeps it.
+        compare: whether values are compared with the reference, which takes longer than to time.
     """
 
     operation: Operation
@@ -43,6 +44,7 @@ class Plan:
     ceilings: Mapping[str, float]
     command: str
     precision: str | None = None
+    compare: bool = True
 
 
 def with_precision(spec: ArgSpec, precision: str | None) -> ArgSpec:
@@ -52,13 +54,16 @@ def with_precision(spec: ArgSpec, precision: str | None) -> ArgSpec:
     return dataclasses.replace(spec, static={**spec.static, "precision": precision})
 
 
-def make_job(operation: Operation, spec: ArgSpec, mode: Mode) -> measure.Job:
+def make_job(
+    operation: Operation, spec: ArgSpec, mode: Mode, *, compare: bool = True
+) -> measure.Job:
     """Inputs and oracle of one spec in one mode.
 
     Args:
         operation: the op.
         spec: the shapes.
         mode: "forward" or "forward_backward".
+        compare: whether to compute the oracle.
     """
     result, _ = operation.trace(spec, None)
     cotangent = None
@@ -69,6 +74,8 @@ def make_job(operation: Operation, spec: ArgSpec, mode: Mode) -> measure.Job:
     def draw_set(index: int) -> tuple[Any, ...]:
         return make_arrays(spec, operation.make_inputs, index)
 
+    if not compare:
+        return measure.Job(mode, draw_set, cotangent, "not compared")
     return measure.Job(mode, draw_set, cotangent, _oracle(operation, spec, mode, result, cotangent))
 
 
@@ -133,7 +140,7 @@ def run(
                     f"expected floating point"
                 )
             say(f"{spec.name} {mode}: oracle")
-            job = make_job(plan.operation, spec, mode)
+            job = make_job(plan.operation, spec, mode, compare=plan.compare)
             for candidate in found:
                 say(f"{spec.name} {mode}: {candidate.name}")
                 # Every row of a spec is held against the floor of the op at the spec's precision.

@@ -6,46 +6,19 @@ hold them as its parameters.
 
 import functools
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from experiments.bench.ceilings import has_tf32
-from experiments.bench.floors import compute_dtype, precision_name
+from experiments.bench.dense_rivals import dense_rivals
+from experiments.bench.floors import compute_dtype
 from experiments.bench.loop import Arrays
 from experiments.bench.rivals import Contender, Rival
 from structlayers import butterfly
 from structlayers._core.arg_spec import ArgSpec
 from structlayers._core.precision import accumulation_dtype, canonicalize_precision
-
-
-def _to_dense(spec: ArgSpec) -> Callable[..., Arrays]:
-    """Preparation that gives (x, matrix (n, out)): the op applied to the identity."""
-    op = functools.partial(getattr(butterfly, spec.op), **spec.static)
-
-    def prepare(x: jax.Array, *weights: Any) -> Arrays:
-        wide = accumulation_dtype(x.dtype)
-        matrix = op(jnp.eye(x.shape[-1], dtype=wide), *weights)
-        dtype = matrix.dtype if wide == x.dtype else x.dtype
-        return x.astype(dtype), matrix.astype(dtype)
-
-    return prepare
-
-
-def _matmul(spec: ArgSpec, precision: str | None = None) -> Contender:
-    wanted = canonicalize_precision(precision or spec.static.get("precision"))
-    return Contender(_to_dense(spec), functools.partial(jnp.matmul, precision=wanted))
-
-
-def _matmul_tf32(spec: ArgSpec) -> Contender:
-    dtype = compute_dtype(spec.arrays)
-    if precision_name(dtype, spec.static.get("precision")) != "highest":
-        raise NotImplementedError("only beside float32 at precision highest")
-    if not has_tf32(jax.devices()[0]):
-        raise NotImplementedError("this device has no TF32")
-    return _matmul(spec, "default")
 
 
 def _complex_rows(x: jax.Array, *_: Any) -> Arrays:
@@ -65,13 +38,6 @@ def _require_equal_sizes(spec: ArgSpec) -> None:
 def _fft(spec: ArgSpec) -> Contender:
     _require_equal_sizes(spec)
     return Contender(_complex_rows, jnp.fft.fft)
-
-
-def _torch_matmul(spec: ArgSpec) -> Contender:
-    def run(x: Any, matrix: Any) -> Any:
-        return x @ matrix
-
-    return Contender(_to_dense(spec), run)
 
 
 def _torch_fft(spec: ArgSpec) -> Contender:
@@ -225,11 +191,7 @@ def _monarch_by_bmm(spec: ArgSpec) -> Contender:
     return Contender(lambda *arrays: arrays, run)
 
 
-_DENSE = (
-    Rival("matmul", _matmul, True, "dense matrix"),
-    Rival("matmul_tf32", _matmul_tf32, True, "dense matrix", precision="default"),
-    Rival("torch_matmul", _torch_matmul, True, "dense matrix, torch", "torch"),
-)
+_DENSE = dense_rivals(butterfly)
 _FFT = (
     Rival("fft", _fft, False, "complex FFT of the rows"),
     Rival("torch_fft", _torch_fft, False, "complex FFT of the rows, torch", "torch"),
@@ -243,6 +205,8 @@ RIVALS = {
         Rival("stage_loop", _stage_loop, True, "one pass a factor"),
     ),
     "block_butterfly_multiply": (*_DENSE, *_FFT),
+    "hadamard_multiply": (*_DENSE, *_FFT),
+    "sorf_multiply": (*_DENSE, *_FFT),
     "monarch_multiply": (
         *_DENSE,
         *_FFT,

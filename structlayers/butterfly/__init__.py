@@ -71,6 +71,7 @@ _LAZY_MODULES: dict[str, tuple[str, ...]] = {
     ),
     "monarch": ("monarch_init", "monarch_shapes", "monarch_to_dense", "project_to_monarch"),
     "ops.monarch": ("monarch_multiply",),
+    "ops.hadamard": ("hadamard_multiply", "sorf_multiply"),
     "factorize": ("factorize_butterfly",),
     "arg_specs": ("ARG_SPECS",),
     "layers": ("ButterflyLinear", "LearnedPermutation", "MonarchLinear", "OrthogonalButterfly"),
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
         monarch_to_dense,
         project_to_monarch,
     )
+    from structlayers.butterfly.ops.hadamard import hadamard_multiply, sorf_multiply
     from structlayers.butterfly.ops.monarch import monarch_multiply
     from structlayers.butterfly.transforms import (
         circulant,
@@ -139,6 +141,7 @@ __all__ = [
     "fold_diagonal",
     "haar_wavelet",
     "hadamard",
+    "hadamard_multiply",
     "hartley",
     "initializers",
     "inverse_dct",
@@ -164,6 +167,7 @@ __all__ = [
     "round_permutation",
     "soft_permutation",
     "soft_permutation_factor",
+    "sorf_multiply",
     "split_blocks",
     "tie_butterfly",
     "toeplitz",

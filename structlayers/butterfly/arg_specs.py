@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from structlayers._core.arg_spec import ArgSpec
 from structlayers.butterfly.factors import twiddle_shape
 from structlayers.butterfly.monarch.arg_specs import MONARCH_ARG_SPECS
+from structlayers.butterfly.walsh.arg_specs import WALSH_ARG_SPECS
 
 _PAPER = "Dao et al. 2019, arXiv:1903.05895, figure 4 (section 4.3)"
 _TABLE = "Dao et al. 2019, arXiv:1903.05895, table 1 (section 4.2)"
@@ -104,6 +105,17 @@ def _block(
     )
 
 
+def multiply_spec(n: int, batch: int, dtype: str) -> ArgSpec:
+    """An untied butterfly of any size, for sweeps over N that the list below does not hold whole.
+
+    Args:
+        n: Size, a power of two.
+        batch: Number of vectors.
+        dtype: Of the vectors; half precision comes with float32 weights.
+    """
+    return _multiply(n, batch, dtype, source=_PAPER, tags=("gpu", "cpu"))
+
+
 _SMOKE = (
     _multiply(1, 3, "float32", source=_EDGE, tags=("smoke",)),
     _multiply(64, 16, "float32", source=_PAPER, tags=("smoke", "cpu", "gpu", "tpu")),
@@ -166,4 +178,11 @@ _TPU = (
     _block((256, 3), 4096, "bfloat16", source=_WIDTH_768_LANES, tags=("gpu", "tpu")),
 )
 
-ARG_SPECS: tuple[ArgSpec, ...] = (*_SMOKE, *_CPU, *_GPU, *_TPU, *MONARCH_ARG_SPECS)
+ARG_SPECS: tuple[ArgSpec, ...] = (
+    *_SMOKE,
+    *_CPU,
+    *_GPU,
+    *_TPU,
+    *MONARCH_ARG_SPECS,
+    *WALSH_ARG_SPECS,
+)

@@ -10,13 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from structlayers._core.operands import pad_features
 from structlayers._core.precision import PrecisionLike, accumulation_dtype
 from structlayers.butterfly.factors import block_directions, factor_blocks, twiddle_sizes
 from structlayers.butterfly.permutations import apply_permutation
-
-
-def _pad(x: jax.Array, size: int) -> jax.Array:
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])])
 
 
 def _apply_factor(x: jax.Array, weights: jax.Array) -> jax.Array:
@@ -65,7 +62,7 @@ def butterfly_multiply(
     sizes = twiddle_sizes(twiddle.shape)
     dtype = x.dtype
     # *B S N: every stack sees the same input
-    x = _pad(x.astype(accumulation_dtype(dtype)), sizes.size)[..., None, :]
+    x = pad_features(x.astype(accumulation_dtype(dtype)), sizes.size)[..., None, :]
     x = jnp.broadcast_to(x, (*x.shape[:-2], sizes.stacks, sizes.size))
     for k, increasing in enumerate(block_directions(sizes.blocks, increasing_stride, alternating)):
         if permutation is not None:
@@ -101,7 +98,7 @@ def block_butterfly_multiply(
     stacks, _, stride, radix, _ = blocks[-1].shape
     size = stride * radix
     dtype = x.dtype
-    x = _pad(x.astype(accumulation_dtype(dtype)), size)[..., None, :]
+    x = pad_features(x.astype(accumulation_dtype(dtype)), size)[..., None, :]
     x = jnp.broadcast_to(x, (*x.shape[:-2], stacks, size))
     for weights in blocks if increasing_stride else reversed(blocks):
         x = _apply_factor(x, weights)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from structlayers._core.dispatch import current_platform
+from structlayers._core.operands import pad_features
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.butterfly.factors import (
     TwiddleShape,
@@ -67,9 +68,7 @@ def apply_block(x: jax.Array, weights: jax.Array, precision: jax.lax.Precision |
 
 def _pad(x: jax.Array, size: int) -> jax.Array:
     """Zero-pads the last axis and adds a stack axis: ``(*B, n)`` to ``(*B, 1, size)``."""
-    if x.shape[-1] < size:
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])])
-    return x[..., None, :]
+    return pad_features(x, size)[..., None, :]
 
 
 def _join_stacks(x: jax.Array, sizes: tuple[int, int], out_features: int | None) -> jax.Array:

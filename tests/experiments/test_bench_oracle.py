@@ -158,3 +158,11 @@ def test_peak_memory_counts_arguments_results_and_temporaries(operation):
     assert measured.peak_bytes >= 4 * (12 * 8 + 8 * 8 + 12 * 8)
     assert measured.compile_seconds is not None
     assert measured.compile_seconds > 0
+
+
+def test_oracle_can_be_left_out(operation):
+    job = make_job(operation, operation.specs[0], "forward", compare=False)
+    assert job.oracle == "not compared"
+    found, _ = make_candidates(operation, operation.specs[0], None, ())
+    measured = measure(found[0], job, QUICK)
+    assert (measured.error, measured.error_scope) == (None, "not compared")

@@ -1,12 +1,14 @@
-"""Rivals of the butterfly family compute what they say they compute."""
+"""Rivals compute what they say they compute."""
 
 import jax
 import numpy as np
 import pytest
 
 from experiments.butterfly.rivals import RIVALS
-from structlayers import butterfly
+from experiments.structured.rivals import RIVALS as STRUCTURED_RIVALS
+from structlayers import butterfly, structured
 from structlayers._core.arg_spec import ArgSpec
+from structlayers.structured.arg_specs import ARG_SPECS, make_inputs
 from structlayers.testing import error_ratio
 
 N, LEVELS = 16, 4
@@ -116,3 +118,21 @@ def test_every_rival_meets_every_shape_of_the_family():
             continue
         prepared = jax.eval_shape(contender.prepare, *spec.arrays)
         assert jax.tree.leaves(jax.eval_shape(contender.run, *prepared)), (spec.name, rival.name)
+
+
+@pytest.mark.parametrize("shapes", [((5, 16),), ((5, 16), (3, 16))])
+def test_rivals_of_hadamard_products(shapes):
+    op = "hadamard_multiply" if len(shapes) == 1 else "sorf_multiply"
+    _check(_spec(op, shapes, "float32", {}), {"matmul", "fft"})
+
+
+@pytest.mark.parametrize("op", STRUCTURED_RIVALS)
+def test_rivals_of_structured_products(op):
+    spec = next(s for s in ARG_SPECS if s.op == op and "cpu" in s.tags)
+    arrays = make_inputs(spec, jax.random.key(0))
+    made = {rival.name: _make(rival, spec) for rival in STRUCTURED_RIVALS[op][:2]}
+    assert made["matmul_tf32"] is None
+    contender = made["matmul"]
+    assert contender is not None
+    found = contender.run(*contender.prepare(*arrays))
+    assert error_ratio(found, getattr(structured, op)(*arrays)) < 3e-6

@@ -6,7 +6,16 @@ import importlib
 import pytest
 
 MODULES = [
+    "experiments.butterfly.compression.methods",
+    "experiments.butterfly.compression.paper",
+    "experiments.butterfly.compression.ranking",
+    "experiments.butterfly.speed.config",
     "experiments.commands.run",
+    "experiments.butterfly.speed.experiment",
+    "experiments.butterfly.speed.paper",
+    "experiments.data.cifar10",
+    "experiments.data.images",
+    "experiments.data.mnist",
     "experiments.experiment",
     "experiments.report.entries",
     "experiments.report.render",

@@ -13,6 +13,7 @@ from flax.nnx.nn import dtypes
 from flax.typing import Dtype, Initializer
 from jax.typing import ArrayLike
 
+from structlayers._core import layers as _core
 from structlayers._core.checks import (
     next_power_of_two,
     require_positive,
@@ -92,7 +93,7 @@ class ButterflyLinear(nnx.Module):
         precision: PrecisionLike = None,
         kernel_init: Initializer = initializers.orthogonal,
         bias_init: Initializer = nnx.initializers.zeros,
-        promote_dtype: _shared.PromoteDtype = dtypes.promote_dtype,
+        promote_dtype: _core.PromoteDtype = dtypes.promote_dtype,
         tied: bool = False,
         size: int | None = None,
         num_blocks: int = 1,
@@ -110,9 +111,9 @@ class ButterflyLinear(nnx.Module):
         self.in_features = require_positive("in_features", in_features)
         self.out_features = require_positive("out_features", out_features)
         self.num_blocks = require_positive("num_blocks", num_blocks)
-        _shared.require_real_dtype("param_dtype", param_dtype, _shared.PAIRS_HINT)
+        _core.require_real_dtype("param_dtype", param_dtype, _shared.PAIRS_HINT)
         if complex:
-            _shared.require_real_dtype("dtype", dtype, _shared.PAIRS_HINT)
+            _core.require_real_dtype("dtype", dtype, _shared.PAIRS_HINT)
         canonicalize_precision(precision)
         self.size = max(2, next_power_of_two(in_features))
         if size is not None:
@@ -166,16 +167,16 @@ class ButterflyLinear(nnx.Module):
         Raises:
             ValueError: the last axis is not `in_features` long, or complex inputs meet `real_part`.
         """
-        _shared.require_features("inputs", inputs, self.in_features)
+        _core.require_features("inputs", inputs, self.in_features)
         with jax.named_scope("structlayers.ButterflyLinear"):
             product = self._complex_product if self.complex else self._real_product
-            return _shared.reshard(product(inputs), out_sharding)
+            return _core.reshard(product(inputs), out_sharding)
 
     def _real_product(self, inputs: ArrayLike) -> jax.Array:
         bias = None if self.bias is None else self.bias[...]
         parts = (inputs, self.twiddle[...], bias)
         inputs, twiddle, bias = self.promote_dtype(parts, dtype=self.dtype)
-        return _shared.add_bias(self._multiply(inputs, twiddle), bias)
+        return _core.add_bias(self._multiply(inputs, twiddle), bias)
 
     def _complex_product(self, inputs: ArrayLike) -> jax.Array:
         if self.real_part and jnp.iscomplexobj(inputs):
@@ -189,8 +190,8 @@ class ButterflyLinear(nnx.Module):
         )
         outputs = self._multiply(inputs, _shared.from_pairs(twiddle))
         if self.real_part:
-            return _shared.add_bias(outputs.real.astype(twiddle.dtype), bias)
-        return _shared.add_bias(outputs, None if bias is None else _shared.from_pairs(bias))
+            return _core.add_bias(outputs.real.astype(twiddle.dtype), bias)
+        return _core.add_bias(outputs, None if bias is None else _shared.from_pairs(bias))
 
     def _multiply(self, inputs: jax.Array, twiddle: jax.Array) -> jax.Array:
         operator = self._operator(twiddle)
@@ -323,4 +324,4 @@ class ButterflyLinear(nnx.Module):
             in_features=columns,
             out_features=rows,
         )
-        return cls.from_operator(operator, **_shared.linear_options(linear) | options)
+        return cls.from_operator(operator, **_core.linear_options(linear) | options)

@@ -12,11 +12,7 @@ from flax.typing import Dtype, Initializer
 from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_power_of_two
-from structlayers.butterfly.layers._shared import (
-    PromoteDtype,
-    require_features,
-    require_real_dtype,
-)
+from structlayers._core.layers import PromoteDtype, require_features, require_real_dtype
 from structlayers.butterfly.permutations import (
     apply_permutation,
     permutation_logits_shape,

@@ -11,8 +11,8 @@ from flax.nnx.nn import dtypes
 from flax.typing import Dtype, Initializer
 from jax.typing import ArrayLike
 
+from structlayers._core import layers as _core
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
-from structlayers.butterfly.layers import _shared
 from structlayers.butterfly.monarch import monarch_shapes, monarch_to_dense, project_to_monarch
 from structlayers.butterfly.ops.monarch import monarch_multiply
 
@@ -76,14 +76,14 @@ class MonarchLinear(nnx.Module):
         precision: PrecisionLike = None,
         kernel_init: Initializer = default_kernel_init,
         bias_init: Initializer = nnx.initializers.zeros,
-        promote_dtype: _shared.PromoteDtype = dtypes.promote_dtype,
+        promote_dtype: _core.PromoteDtype = dtypes.promote_dtype,
         implementation: str | None = None,
         rngs: nnx.Rngs,
         kernel_metadata: Mapping[str, Any] = MappingProxyType({}),
         bias_metadata: Mapping[str, Any] = MappingProxyType({}),
     ):
         shapes = monarch_shapes(in_features, out_features, num_blocks, block_rank=block_rank)
-        _shared.require_real_dtype("param_dtype", param_dtype)
+        _core.require_real_dtype("param_dtype", param_dtype)
         canonicalize_precision(precision)
 
         def factor(shape: tuple[int, int, int]) -> nnx.Param[jax.Array]:
@@ -134,7 +134,7 @@ class MonarchLinear(nnx.Module):
         Raises:
             ValueError: the last axis is not `in_features` long.
         """
-        _shared.require_features("inputs", inputs, self.in_features)
+        _core.require_features("inputs", inputs, self.in_features)
         with jax.named_scope("structlayers.MonarchLinear"):
             bias = None if self.bias is None else self.bias[...]
             parts = (inputs, self.blocks1[...], self.blocks2[...], bias)
@@ -147,7 +147,7 @@ class MonarchLinear(nnx.Module):
                 precision=self.precision,
                 implementation=self.implementation,
             )
-            return _shared.reshard(_shared.add_bias(outputs, bias), out_sharding)
+            return _core.reshard(_core.add_bias(outputs, bias), out_sharding)
 
     def dense_kernel(self) -> jax.Array:
         """The kernel `(in_features, out_features)` of the `nnx.Linear` that computes the same."""
@@ -190,10 +190,10 @@ class MonarchLinear(nnx.Module):
         References:
             Dao et al., 2022, arXiv:2204.00595, section 3.3.
         """
-        _shared.require_real_dtype("the kernel of linear", linear.param_dtype)
+        _core.require_real_dtype("the kernel of linear", linear.param_dtype)
         blocks = project_to_monarch(linear.kernel[...].T, num_blocks, block_rank=block_rank)
         settings: dict[str, Any] = {
-            **_shared.linear_options(linear),
+            **_core.linear_options(linear),
             "num_blocks": num_blocks,
             "block_rank": block_rank,
             "kernel_init": nnx.initializers.zeros,

@@ -12,6 +12,7 @@ from flax.nnx.nn import dtypes
 from flax.typing import Dtype, Initializer
 from jax.typing import ArrayLike
 
+from structlayers._core import layers as _core
 from structlayers._core.checks import require_choice, require_positive, require_power_of_two
 from structlayers._core.precision import (
     PrecisionLike,
@@ -102,7 +103,7 @@ class OrthogonalButterfly(nnx.Module):
         precision: PrecisionLike = None,
         init: Initializer | str = "haar",
         bias_init: Initializer = nnx.initializers.zeros,
-        promote_dtype: _shared.PromoteDtype = dtypes.promote_dtype,
+        promote_dtype: _core.PromoteDtype = dtypes.promote_dtype,
         tied: bool = False,
         num_blocks: int = 1,
         increasing_stride: bool = True,
@@ -115,8 +116,8 @@ class OrthogonalButterfly(nnx.Module):
     ):
         self.features = require_power_of_two("features", features)
         self.num_blocks = require_positive("num_blocks", num_blocks)
-        _shared.require_real_dtype("param_dtype", param_dtype, _shared.PAIRS_HINT)
-        _shared.require_real_dtype("dtype", dtype, _shared.PAIRS_HINT)
+        _core.require_real_dtype("param_dtype", param_dtype, _shared.PAIRS_HINT)
+        _core.require_real_dtype("dtype", dtype, _shared.PAIRS_HINT)
         canonicalize_precision(precision)
         if complex and reflection:
             raise ValueError(
@@ -163,7 +164,7 @@ class OrthogonalButterfly(nnx.Module):
         Raises:
             ValueError: the last axis is not `features` long.
         """
-        _shared.require_features("inputs", inputs, self.features)
+        _core.require_features("inputs", inputs, self.features)
         with jax.named_scope("structlayers.OrthogonalButterfly"):
             bias = None if self.bias is None else self.bias[...]
             x, (angles, bias) = _shared.promote_as_reals(
@@ -178,7 +179,7 @@ class OrthogonalButterfly(nnx.Module):
                 outputs = outputs.astype(angles.dtype)
             elif self.complex and bias is not None:
                 bias = _shared.from_pairs(bias)
-            return _shared.reshard(_shared.add_bias(outputs, bias), out_sharding)
+            return _core.reshard(_core.add_bias(outputs, bias), out_sharding)
 
     def _operator(self, twiddle: jax.Array) -> ButterflyOperator:
         return ButterflyOperator(

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from structlayers._core.operands import pad_features
 from structlayers._core.precision import (
     PrecisionLike,
     accumulation_dtype,
@@ -36,7 +37,7 @@ def monarch_multiply(
     lead, dtype = x.shape[:-1], x.dtype
     precision = canonicalize_precision(precision)
     wide = accumulation_dtype(dtype)
-    x = _pad(x, sizes.in_features).reshape(*lead, sizes.k, sizes.p)
+    x = pad_features(x, sizes.in_features).reshape(*lead, sizes.k, sizes.p)
     middle = jnp.einsum(
         "...kp,kqp->...kq",
         x,
@@ -80,7 +81,3 @@ def monarch_multiply_dense(
         precision=precision,
         preferred_element_type=accumulation_dtype(dtype),
     ).astype(dtype)
-
-
-def _pad(x: jax.Array, size: int) -> jax.Array:
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])])

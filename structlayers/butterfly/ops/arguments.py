@@ -6,34 +6,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
-from structlayers._core.checks import require_inexact, require_positive
-from structlayers._core.precision import accumulation_dtype
+from structlayers._core.checks import require_inexact
 from structlayers.butterfly.permutations import is_known, require_permutation
-
-
-def check_input(x: ArrayLike, size: int) -> jax.Array:
-    """Returns x as an array; it must be floating point or complex, with 1 to ``size`` features."""
-    x = jnp.asarray(x)
-    require_inexact("x", x)
-    if x.ndim < 1 or not 1 <= x.shape[-1] <= size:
-        raise ValueError(
-            f"x must have between 1 and N = {size} features on its last axis, got shape {x.shape}"
-        )
-    return x
-
-
-def check_out_features(out_features: int | None, available: int) -> int:
-    """Returns the number of outputs to keep."""
-    if out_features is None:
-        return available
-    out_features = require_positive("out_features", out_features)
-    if out_features > available:
-        raise ValueError(
-            f"out_features must be at most stacks * N = {available}, got {out_features}"
-        )
-    return out_features
 
 
 def check_permutation(name: str, permutation: ArrayLike, size: int) -> np.ndarray | jax.Array:
@@ -56,28 +32,6 @@ def check_permutations(
         )
     array = check_permutation("permutation", permutation, size)
     return [array] * blocks if len(shape) == 1 else [array[k] for k in range(blocks)]
-
-
-def operand_dtypes(x: DTypeLike, weights: DTypeLike) -> tuple[np.dtype, np.dtype]:
-    """Dtypes in which data and weights go to an implementation.
-
-    Half-precision data with real weights stay half, with weights in float32 at least; otherwise
-    both take the wider dtype, complex if either is. This is the family's explicit promotion, for
-    the strict mode of JAX has none between different dtypes.
-
-    Args:
-        x: Dtype of the data.
-        weights: Dtype of the weights.
-
-    Returns:
-        The dtype of data and result, and that of the weights.
-    """
-    x = jnp.dtype(x)
-    wide_x, wide = accumulation_dtype(x), accumulation_dtype(weights)
-    if x != wide_x and not jnp.issubdtype(wide, jnp.complexfloating):
-        return x, wide
-    common = np.promote_types(wide_x, wide)
-    return common, common
 
 
 def check_blocks(blocks: Sequence[ArrayLike]) -> tuple[tuple[jax.Array, ...], int, int]:

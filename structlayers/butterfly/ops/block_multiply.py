@@ -7,14 +7,10 @@ import jax
 from jax.typing import ArrayLike
 
 from structlayers._core.dispatch import Dispatcher, Implementation
+from structlayers._core.operands import check_input, check_out_features, operand_dtypes
 from structlayers._core.partitioning import batch_sharding_is_known
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
-from structlayers.butterfly.ops.arguments import (
-    check_blocks,
-    check_input,
-    check_out_features,
-    operand_dtypes,
-)
+from structlayers.butterfly.ops.arguments import check_blocks
 
 
 def _check_pallas_tpu(x: Any, blocks: Any, *, platform: str, **_: Any) -> None:

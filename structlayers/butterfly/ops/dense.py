@@ -5,9 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_inexact
+from structlayers._core.operands import check_out_features
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.butterfly.factors import block_directions, merge_levels, twiddle_sizes
-from structlayers.butterfly.ops.arguments import check_out_features, check_permutations
+from structlayers.butterfly.ops.arguments import check_permutations
 from structlayers.butterfly.permutations import apply_permutation, inverse_permutation
 
 

@@ -10,10 +10,10 @@ from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_inexact
 from structlayers._core.dispatch import Dispatcher, Implementation
+from structlayers._core.operands import operand_dtypes
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.butterfly.monarch.dense import check_features
 from structlayers.butterfly.monarch.shapes import monarch_sizes
-from structlayers.butterfly.ops.arguments import operand_dtypes
 
 # Floating-point operations in the time of one byte of traffic: (half precision, float32 at the
 # highest precision). H200: 790 and 52 TFLOP/s against 4.3 TB/s. TPU v5e: 197 and 33 against 0.8.

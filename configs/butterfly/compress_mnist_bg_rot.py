@@ -1,0 +1,20 @@
+"""Compress a hidden layer, MNIST-bg-rot rebuilt: turned digits on photographs.
+
+Digits turned by any angle before patches of two photographs that scikit-learn ships;
+12,000 to train, 50,000 to test, rebuilt from MNIST by a seed
+(experiments/data/mnist_variations.py): the published files are not used, so numbers compare methods
+with each other, not with the paper's. Otherwise as compress_cifar10_grey.
+
+Paper: Dao et al. 2019, arXiv:1903.05895, section 4.2, Table 1.
+Expected: BPBP complex and real above the baselines (paper, published set: 46.3 and 46.2 %).
+Data: $STRUCTLAYERS_DATA/mnist, the four idx files.
+Time: 5 minutes on one H200 (estimated); hours on a CPU.
+Command: python -m experiments run configs/butterfly/compress_mnist_bg_rot.py
+"""
+
+from experiments.butterfly.compression.config import CompressionConfig
+
+
+def get_config() -> CompressionConfig:
+    """All methods on the rebuilt MNIST-bg-rot."""
+    return CompressionConfig(experiment="compress_mnist_bg_rot", dataset="mnist_bg_rot")

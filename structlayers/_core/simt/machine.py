@@ -1,0 +1,285 @@
+"""The instructions that a block's program may use.
+
+A program is a Python function of a `Machine`: its loops over constants unroll, and every value it
+handles is per thread. Integers are `Int`, with Python's operators; a value of 32 bits (two
+bfloat16, or one float32) and an accumulator in float32 are opaque. Addresses of shared memory are
+bytes from the start of the block's scratch; addresses of device memory are pairs of an array and
+a byte offset.
+
+Fragments of the tensor-core product are those of PTX's `mma.sync.m16n8k16`: with lane
+``4 g + t``, the left operand ``(16, 16)`` has rows ``g, g+8`` and columns ``2t, 2t+1`` (then the
+same at ``+8``) in four registers, the right one ``(16, 8)`` has rows ``2t, 2t+1`` and ``+8`` of
+column ``g`` in two, the result ``(16, 8)`` has columns ``2t, 2t+1`` of rows ``g`` and ``g+8``.
+"""
+
+import abc
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+
+class Int:
+    """A 32-bit integer of each thread."""
+
+    __slots__ = ("machine", "value")
+
+    def __init__(self, machine: "Machine", value: Any):
+        self.machine = machine
+        self.value = value
+
+    def _binary(self, operation: str, other: "Int | int") -> "Int":
+        if (
+            isinstance(other, int)
+            and other == 0
+            and operation in ("add", "xor", "or", "shl", "shr")
+        ):
+            return self
+        if isinstance(other, int) and other == 1 and operation == "mul":
+            return self
+        other = other if isinstance(other, Int) else self.machine.constant(other)
+        return Int(self.machine, self.machine.integer(operation, self.value, other.value))
+
+    def __add__(self, other: "Int | int") -> "Int":
+        return self._binary("add", other)
+
+    def __radd__(self, other: "Int | int") -> "Int":
+        return self._binary("add", other)
+
+    def __sub__(self, other: "Int | int") -> "Int":
+        return self._binary("sub", other)
+
+    def __mul__(self, other: "Int | int") -> "Int":
+        return self._binary("mul", other)
+
+    def __rmul__(self, other: "Int | int") -> "Int":
+        return self._binary("mul", other)
+
+    def __and__(self, other: "Int | int") -> "Int":
+        return self._binary("and", other)
+
+    def __or__(self, other: "Int | int") -> "Int":
+        return self._binary("or", other)
+
+    def __xor__(self, other: "Int | int") -> "Int":
+        return self._binary("xor", other)
+
+    def __lshift__(self, other: "Int | int") -> "Int":
+        return self._binary("shl", other)
+
+    def __rshift__(self, other: "Int | int") -> "Int":
+        return self._binary("shr", other)
+
+    def __lt__(self, other: "Int | int") -> "Int":
+        return self._binary("lt", other)
+
+    def __ge__(self, other: "Int | int") -> "Int":
+        return self._binary("ge", other)
+
+    def minimum(self, other: "Int | int") -> "Int":
+        """The smaller of both."""
+        return self._binary("min", other)
+
+    def divide(self, other: int) -> "Int":
+        """Quotient, rounded down; neither may be negative."""
+        return self._binary("div", other)
+
+    def modulo(self, other: int) -> "Int":
+        """Remainder; neither may be negative."""
+        if other & (other - 1) == 0:
+            return self & (other - 1)
+        return self - self.divide(other) * other
+
+    def equals(self, other: "Int | int") -> "Int":
+        """Whether both are equal, as a condition for `Machine.when`."""
+        return self._binary("eq", other)
+
+
+type IntLike = Int | int
+
+
+class Machine(abc.ABC):
+    """What executes or emits the instructions of a block's program."""
+
+    @abc.abstractmethod
+    def constant(self, value: int) -> Int:
+        """The same integer in every thread."""
+
+    @abc.abstractmethod
+    def integer(self, operation: str, left: Any, right: Any) -> Any:
+        """add, sub, mul, and, or, xor, shl, shr (unsigned), min; lt, ge, eq give conditions."""
+
+    @abc.abstractmethod
+    def thread(self) -> Int:
+        """Index of the thread in its block."""
+
+    @abc.abstractmethod
+    def warp(self) -> Int:
+        """Index of the thread's warp in the block."""
+
+    @abc.abstractmethod
+    def cluster(self) -> Int:
+        """Index of the block's cluster in the grid."""
+
+    @abc.abstractmethod
+    def rank(self) -> Int:
+        """Index of the block in its cluster."""
+
+    def lane(self) -> Int:
+        """Index of the thread in its warp."""
+        return self.thread() & 31
+
+    @abc.abstractmethod
+    def when(self, condition: Int) -> contextlib.AbstractContextManager[None]:
+        """Threads for which the condition does not hold skip what follows."""
+
+    @abc.abstractmethod
+    def loop(
+        self,
+        start: IntLike,
+        stop: IntLike,
+        step: int,
+        body: Callable[[Int, Sequence[Any]], Sequence[Any]],
+        carried: Sequence[Any] = (),
+    ) -> Sequence[Any]:
+        """Runs ``carried = body(index, carried)``; the bounds are the same in a warp's threads."""
+
+    @abc.abstractmethod
+    def synchronize(self) -> None:
+        """Waits for all threads of the block; orders their accesses to shared memory."""
+
+    @abc.abstractmethod
+    def synchronize_team(self, team: Int, threads: int) -> None:
+        """The same for consecutive threads of the block, whole warps, numbered team by team."""
+
+    @abc.abstractmethod
+    def reconverge(self) -> None:
+        """Waits for the threads of the warp, after a condition that may have parted them."""
+
+    @abc.abstractmethod
+    def cluster_arrive(self) -> None:
+        """Tells the cluster that this thread has come so far, not what it stored."""
+
+    @abc.abstractmethod
+    def cluster_wait(self) -> None:
+        """Waits until all threads of the cluster have arrived."""
+
+    # shared memory ---------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def load_shared(self, address: Int, words: int) -> list[Any]:
+        """Loads 1, 2 or 4 words of 32 bits."""
+
+    @abc.abstractmethod
+    def store_shared(self, address: Int, words: Sequence[Any]) -> None:
+        """Stores 1, 2 or 4 words of 32 bits."""
+
+    @abc.abstractmethod
+    def load_matrices(self, address: Int, *, transpose: bool) -> list[Any]:
+        """Four 8x8 matrices of 16-bit values; lane l gives the address of row l%8 of matrix l/8.
+
+        Lane ``4 g + t`` receives columns ``2t, 2t+1`` of row g of each; transposed, rows
+        ``2t, 2t+1`` of column g.
+        """
+
+    @abc.abstractmethod
+    def store_matrices(self, address: Int, words: Sequence[Any], *, transpose: bool) -> None:
+        """The reverse of `load_matrices`."""
+
+    @abc.abstractmethod
+    def store_to_peer(
+        self, rank: Int, address: Int, words: Sequence[Any], barrier: IntLike
+    ) -> None:
+        """Stores four words in the block of this rank; its barrier counts their 16 bytes."""
+
+    # device memory ---------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def load_global(self, array: Any, offset: Int, words: int) -> list[Any]:
+        """Loads 1, 2 or 4 words of 32 bits at a byte offset below 2**31."""
+
+    @abc.abstractmethod
+    def store_global(self, array: Any, row: Int, pitch: int, offset: Int, words: Any) -> None:
+        """Stores 1, 2 or 4 words at byte ``row * pitch + offset``, computed in 64 bits."""
+
+    # asynchronous copies ---------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def barrier_init(self, address: int) -> None:
+        """Makes the 8 bytes at address a barrier that one arrival and its bytes complete."""
+
+    @abc.abstractmethod
+    def barrier_expect(self, address: IntLike, size: IntLike) -> None:
+        """Arrives, and lets the barrier wait for so many bytes of `copy_in` or `store_to_peer`."""
+
+    @abc.abstractmethod
+    def barrier_wait(self, address: IntLike, parity: IntLike) -> None:
+        """Waits for the phase of this parity to complete."""
+
+    @abc.abstractmethod
+    def copy_in(
+        self,
+        address: Int,
+        array: Any,
+        row: Int,
+        pitch: int,
+        offset: Int,
+        size: int,
+        barrier: IntLike,
+    ) -> None:
+        """Copies ``size`` bytes from ``row * pitch + offset`` of the array to shared memory."""
+
+    @abc.abstractmethod
+    def release_to_copies(self) -> None:
+        """Lets copies out after the next barrier read what this thread has stored."""
+
+    @abc.abstractmethod
+    def copy_out(
+        self, array: Any, row: Int, pitch: int, offset: Int, address: Int, size: int
+    ) -> None:
+        """Copies ``size`` bytes of shared memory to ``row * pitch + offset`` of the array."""
+
+    @abc.abstractmethod
+    def commit_out(self) -> None:
+        """Makes a group of this thread's `copy_out` since the last one."""
+
+    @abc.abstractmethod
+    def wait_out(self, pending: int) -> None:
+        """Waits until all but so many of this thread's groups have read their shared memory."""
+
+    # arithmetic ------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def zero(self) -> Any:
+        """A float32 zero."""
+
+    @abc.abstractmethod
+    def word(self, value: int) -> Any:
+        """A word of 32 bits."""
+
+    @abc.abstractmethod
+    def float(self, word: Any) -> Any:
+        """A word read as float32."""
+
+    @abc.abstractmethod
+    def bits(self, value: Any) -> Any:
+        """A float32 as a word."""
+
+    @abc.abstractmethod
+    def multiply(self, left: Any, right: Any) -> Any:
+        """Product of two float32."""
+
+    @abc.abstractmethod
+    def negate(self, value: Any) -> Any:
+        """A float32 with its sign changed."""
+
+    @abc.abstractmethod
+    def fma(self, left: Any, right: Any, term: Any) -> Any:
+        """``left * right + term`` in float32, rounded once."""
+
+    @abc.abstractmethod
+    def tensor_product(self, acc: Sequence[Any], left: Sequence[Any], right: Sequence[Any]) -> Any:
+        """``acc + left @ right``, bfloat16 operands, float32 sums; see the module's docstring."""
+
+    @abc.abstractmethod
+    def pack(self, low: Any, high: Any) -> Any:
+        """Two float32 rounded to nearest bfloat16, in one word."""

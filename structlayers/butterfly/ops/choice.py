@@ -1,0 +1,114 @@
+"""Which implementation of `butterfly_multiply` runs, and the measurements that say so."""
+
+import math
+from typing import Any
+
+from structlayers._core.partitioning import batch_sharding_is_known
+from structlayers.butterfly.factors import twiddle_sizes
+
+# Break-even between "dense" (the matrix is made in every call) and "xla", in milliseconds, forward
+# and forward + backward; jax 0.11.2, untied, one block, precision highest.
+#
+#                          2 cores of the H200's host CPU                   H200
+#              batch 256 float32    batch 256 complex64   batch 1 float32   batch 16384 float32
+#      N       dense       xla      dense       xla       dense    xla      dense       xla
+#      16    .025 .040  .026 .083  .044 .077  .044 .093  .009 .017 .011 .017
+#      32    .040 .061  .046 .179  .084 .163  .081 .170
+#      64    .069 .134  .051 .269  .261 .442  .170 .394  .031 .055 .013 .032  .047 .076  .040 .091
+#     128    .193 .432  .102 .373  .683 1.77  .405 .957                       .051 .056  .043 .086
+#     256    .586 .992  .210 .580  3.08 5.44  1.09 2.42  .235 .547 .023 .096  .061 .145  .085 .181
+#    1024    4.96 9.08  .816 3.11  30.1 65.4  4.77 12.0  2.10 6.61 .062 .426
+#
+# H200 times under 0.1 ms are mostly launches.
+_DENSE_UP_TO = {"cpu": 32, "gpu": 256, "tpu": 256}
+_DENSE_UP_TO_HALF_PRECISION = {"gpu": 512, "tpu": 512}
+
+# Rows from which the one-pass kernel of Hopper is the fastest, by dtype and N. Device time of whole
+# calls in microseconds, making of weights and matrices included; jax 0.11.2, one H200, untied, one
+# block, forward, precision highest:
+#
+#                 16 rows                256 rows              2048 rows             16384 rows
+#              pallas dense   xla    pallas dense   xla    pallas dense   xla    pallas dense   xla
+#   bfloat16
+#      512       6.4   5.8   4.4       6.5   7.5   6.0       7.9   7.2   9.7      16.8  19.7  37.2
+#     1024       8.3   8.5   5.4       8.3  13.9   8.8       9.6  12.9  12.8      25.4  51.9  64.5
+#     2048      11.1  12.9   8.2      11.7  18.2  10.4      16.5  33.9  21.1      51.7   193   112
+#     4096      11.2  36.4  11.9      16.9  46.1  14.3      35.6   121  36.8       171   707   218
+#     8192      17.3   129  15.1      25.8   136  21.2      63.6   432  70.2       351  2839   447
+#   float32
+#      256       2.4   6.2   4.1       2.5   8.5   6.0       3.0  14.0  13.3      11.9  55.1  51.1
+#      512       3.9   8.2   4.6       4.0  11.9   9.5       4.8  34.3  17.2      20.2   190  99.0
+#     1024       4.5  12.9   6.0       4.7  25.1  11.7       7.9   103  28.6      40.6   707   168
+#     2048       4.5  22.3   9.4       4.9  63.3  18.7      14.5   356  50.3      76.0  2744   348
+_ONE_PASS_FROM_ROWS = {
+    "bfloat16": {512: 8192, 1024: 128, 2048: 1024, 4096: 1024, 8192: 1024},
+    "float32": {256: 1, 512: 1, 1024: 1, 2048: 1},
+    "complex64": {256: 1, 512: 1, 1024: 1},
+}
+
+# TPU: compiled estimates (no TPU took part) in milliseconds, forward, of the whole program with
+# what is made of the twiddle; batch 16384, untied, jax 0.12.0, libtpu 0.0.52.
+#
+#                        v5e bfloat16, float32                        v6e bfloat16, float32
+#      N       dense         xla       pallas_tpu          dense         xla       pallas_tpu
+#     256    .091 .123    .211 .165    .042 .060         .049 .058    .121 .098    .030 .040
+#     512    .173 .369    .403 .316    .070 .105         .090 .134    .228 .182    .037 .057
+#    1024    .385 1.41    .776 .854    .111 .185         .179 .465    .433 .500    .063 .098
+#
+# At N = 128 all three are one product with a 128 x 128 matrix. Where the kernel cannot serve, the
+# limits are those of two passes against one product.
+_TPU_KERNEL_ABOVE = 128
+
+
+def prefer(
+    x: Any, twiddle: Any, permutation: Any, *, platform: str, **static: Any
+) -> tuple[tuple[str, str], ...]:
+    """The platform's kernel where it pays, else dense up to the break-even size, groups above."""
+    del permutation, static
+    size = twiddle_sizes(twiddle.shape).size
+    rows = math.prod(x.shape[:-1])
+    order = [*prefer_one_pass(x, size, platform=platform)]
+    if platform == "tpu" and size > _TPU_KERNEL_ABOVE and batch_sharding_is_known():
+        why = f"N = {size} is above {_TPU_KERNEL_ABOVE}, the break-even size by compiled estimates"
+        order.append(("pallas_tpu", why))
+    limit = _DENSE_UP_TO.get(platform, 32)
+    if x.dtype.itemsize < 4:
+        limit = _DENSE_UP_TO_HALF_PRECISION.get(platform, limit)
+    if platform == "cpu" and x.dtype.kind == "f" and rows >= 64:
+        limit = 2 * limit
+    name, relation = ("dense", "at most") if size <= limit else ("xla", "above")
+    order.append((name, f"N = {size} is {relation} {limit}, the break-even size on {platform}"))
+    return tuple(order)
+
+
+def prefer_one_pass(x: Any, size: int, *, platform: str) -> tuple[tuple[str, str], ...]:
+    """The kernel for Hopper, from its measured break-even on."""
+    rows = math.prod(x.shape[:-1])
+    enough = _ONE_PASS_FROM_ROWS.get(x.dtype.name, {}).get(size)
+    if platform != "gpu" or enough is None or rows < enough:
+        return ()
+    return (("pallas_gpu", f"{rows} rows of N = {size} reach its break-even, {enough}"),)
+
+
+def check_pallas_gpu(x: Any, twiddle: Any, permutation: Any, *, platform: str, **_: Any) -> None:
+    """Whether the kernels for Hopper serve.
+
+    Raises:
+        NotImplementedError: they do not; the message says why.
+    """
+    from structlayers.butterfly.pallas_gpu.support import check_butterfly
+
+    del permutation
+    check_butterfly(x, twiddle, platform=platform)
+
+
+def check_pallas_tpu(x: Any, twiddle: Any, permutation: Any, *, platform: str, **_: Any) -> None:
+    """Whether the kernels for TPU serve.
+
+    Raises:
+        NotImplementedError: they do not; the message says why.
+    """
+    from structlayers.butterfly.pallas_tpu.support import check_butterfly
+
+    del permutation
+    check_butterfly(x, twiddle, platform=platform)

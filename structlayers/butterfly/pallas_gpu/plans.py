@@ -1,0 +1,132 @@
+"""Which kernel serves a size, and with which sizes of its own. Imports no Pallas.
+
+The single launches are measured choices, jax 0.11.2 on one H200; what was tried beside them stands
+in kernels.md. The pairs of launches are simulated, and not measured.
+"""
+
+import dataclasses
+import math
+
+from structlayers.butterfly.pallas_gpu import scalar_program, tensor_layout
+from structlayers.butterfly.pallas_gpu.scalar_program import Pass
+from structlayers.butterfly.pallas_gpu.tensor_layout import Factor
+
+# of an H100 or H200 (SXM); clusters of 4 and 8 find room on 128 of them
+_MULTIPROCESSORS = 132
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    radices: tuple[int, ...]
+    clusters: int = _MULTIPROCESSORS
+    cluster_size: int = 1
+    segments: int = 1
+    slots: int = 4
+    warps: int = 16
+    staged: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scalar:
+    radices: tuple[int, ...]
+    team: int = 256
+    segments: int = 1
+
+
+# The launches of each size, by increasing stride.
+_TENSOR = {
+    512: (_Tensor((16, 32), 2 * _MULTIPROCESSORS, warps=8),),
+    1024: (_Tensor((32, 32)),),
+    2048: (_Tensor((16, 16, 8), _MULTIPROCESSORS // 2, cluster_size=2, staged=False),),
+    4096: (_Tensor((16, 16, 16), 32, cluster_size=4, staged=False),),
+    8192: (_Tensor((16, 16, 32), 16, cluster_size=8, staged=False),),
+    16384: (
+        _Tensor((32, 32), 128, segments=16),
+        _Tensor((16,), 128, segments=8, slots=3, staged=False),
+    ),
+}
+_REAL = {
+    256: (_Scalar((4, 4, 4, 4), 64),),
+    512: (_Scalar((8, 8, 8), 64),),
+    1024: (_Scalar((8, 8, 4, 4), 128),),
+    2048: (_Scalar((8, 8, 8, 4)),),
+    4096: (_Scalar((8, 8, 8, 4), segments=2), _Scalar((2,), segments=2)),
+    8192: (_Scalar((8, 8, 8, 4), segments=4), _Scalar((4,), segments=4)),
+    16384: (_Scalar((8, 8, 8, 4), segments=8), _Scalar((8,), segments=8)),
+}
+_COMPLEX = {
+    256: (_Scalar((4, 4, 4, 4), 64),),
+    512: (_Scalar((4, 4, 4, 4, 2), 128),),
+    1024: (_Scalar((4, 4, 4, 4, 4)),),
+    2048: (_Scalar((4, 4, 4, 4, 4), segments=2), _Scalar((2,), segments=2)),
+    4096: (_Scalar((4, 4, 4, 4, 4), segments=4), _Scalar((4,), segments=4)),
+    8192: (_Scalar((4, 4, 4, 4, 4), segments=8), _Scalar((4, 2), segments=8)),
+    16384: (_Scalar((4, 4, 4, 4, 4), segments=16), _Scalar((4, 4), segments=16)),
+}
+_SCALAR = {"float32": _REAL, "complex64": _COMPLEX}
+
+
+def served_sizes(dtype: str) -> tuple[int, ...]:
+    """Transform sizes that the kernels serve for data of a dtype.
+
+    Example:
+        >>> served_sizes("float32"), served_sizes("float64")
+        ((256, 512, 1024, 2048, 4096, 8192, 16384), ())
+    """
+    return tuple(_TENSOR if dtype == "bfloat16" else _SCALAR.get(dtype, ()))
+
+
+def tensor_radices(size: int) -> tuple[int, ...]:
+    """Radices of the merged factors of the bfloat16 kernel, by increasing stride."""
+    return tuple(radix for launch in _TENSOR[size] for radix in launch.radices)
+
+
+def _strides(radices: tuple[int, ...], first: int) -> list[int]:
+    return [first * math.prod(radices[:index]) for index in range(len(radices))]
+
+
+def tensor_plans(size: int, rows: int, *, increasing: bool) -> list[tensor_layout.Plan]:
+    """The launches of the bfloat16 kernel for N and a number of rows, in their order."""
+    plans, stride = [], 1
+    for launch in _TENSOR[size]:
+        factors = tuple(map(Factor, launch.radices, _strides(launch.radices, stride)))
+        stride *= math.prod(launch.radices)
+        # a chain that ends with its large strides needs one more column buffer in a cluster
+        slots = launch.slots if increasing or launch.cluster_size == 1 else 3
+        plan = tensor_layout.Plan(
+            size,
+            rows,
+            factors if increasing else factors[::-1],
+            launch.cluster_size,
+            launch.clusters,
+            launch.segments,
+            slots=slots,
+            warps=launch.warps,
+            staged=launch.staged,
+        )
+        clusters = min(plan.clusters, plan.tiles * plan.segments)
+        plans.append(dataclasses.replace(plan, clusters=clusters))
+    return plans if increasing else plans[::-1]
+
+
+def scalar_plans(
+    size: int, rows: int, dtype: str, *, increasing: bool
+) -> list[scalar_program.Plan]:
+    """The same of the float32 or complex64 kernel."""
+    plans, stride = [], 1
+    for launch in _SCALAR[dtype][size]:
+        passes = tuple(map(Pass, launch.radices, _strides(launch.radices, stride)))
+        stride *= math.prod(launch.radices)
+        plan = scalar_program.Plan(
+            size,
+            rows,
+            passes if increasing else passes[::-1],
+            launch.team,
+            increasing,
+            parts=2 if dtype == "complex64" else 1,
+            blocks=_MULTIPROCESSORS // launch.segments * launch.segments,
+            segments=launch.segments,
+        )
+        blocks = min(plan.blocks, -(-plan.tiles // plan.teams) * plan.segments)
+        plans.append(dataclasses.replace(plan, blocks=blocks))
+    return plans if increasing else plans[::-1]

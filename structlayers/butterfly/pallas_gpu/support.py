@@ -1,0 +1,34 @@
+"""What the GPU kernels serve, from shapes and dtypes alone; imports no Pallas."""
+
+from typing import Any
+
+from structlayers.butterfly.factors import twiddle_sizes
+from structlayers.butterfly.pallas_gpu.plans import served_sizes
+
+
+def check_butterfly(x: Any, twiddle: Any, *, platform: str) -> None:
+    """Whether the kernels serve `butterfly_multiply`.
+
+    Raises:
+        NotImplementedError: they do not; the message says why.
+    """
+    check_rows(x, twiddle_sizes(twiddle.shape).size, platform=platform)
+    if twiddle.dtype.name not in ("float32", "complex64"):
+        raise NotImplementedError(f"the twiddle must be float32 or complex64, not {twiddle.dtype}")
+
+
+def check_rows(x: Any, size: int, *, platform: str) -> None:
+    """Whether the kernels serve products of N = `size` with vectors like `x`.
+
+    Raises:
+        NotImplementedError: they do not; the message says why.
+    """
+    if platform != "gpu":
+        raise NotImplementedError(f"it is for Hopper GPUs, this is {platform}")
+    served = served_sizes(x.dtype.name)
+    if not served:
+        raise NotImplementedError(f"it takes bfloat16, float32 and complex64, not {x.dtype.name}")
+    if size not in served:
+        raise NotImplementedError(f"for {x.dtype.name} it serves N in {served}, not N = {size}")
+    if 0 in x.shape:
+        raise NotImplementedError(f"x is empty, of shape {x.shape}")

@@ -1,0 +1,1 @@
+"""Portable implementations: Fourier transforms, Krylov scans, products with whole matrices."""

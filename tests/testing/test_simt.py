@@ -1,0 +1,95 @@
+"""The NumPy machine: arithmetic of the tensor cores, and faults that it has to find."""
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from structlayers.testing.simt import RaceError, simulate
+
+WORDS = jax.ShapeDtypeStruct((64,), np.uint32)
+
+
+def run(program, inputs=(), outputs=(WORDS,), **kwargs):
+    sizes = {"clusters": 1, "cluster_size": 1, "threads": 64, "shared_bytes": 1024}
+    return simulate(program, list(inputs), list(outputs), **sizes | kwargs)
+
+
+def swap(synchronize):
+    """Each thread reads what its counterpart in the other warp has stored."""
+
+    def program(m, inputs, outputs):
+        m.store_shared(m.thread() * 4, [m.thread().value.astype(np.uint32)])
+        if synchronize:
+            m.synchronize()
+        words = m.load_shared((m.thread() ^ 32) * 4, 1)
+        m.store_global(outputs[0], m.constant(0), 0, m.thread() * 4, words)
+
+    return program
+
+
+def test_stores_are_seen_after_a_barrier():
+    (found,) = run(swap(synchronize=True))
+    assert np.array_equal(found, np.arange(64) ^ 32)
+
+
+def test_finds_a_missing_barrier():
+    with pytest.raises(RaceError, match="byte 128"):
+        run(swap(synchronize=False))
+
+
+def test_finds_reads_of_what_was_never_written():
+    def program(m, inputs, outputs):
+        m.load_shared(m.thread() * 4, 1)
+
+    with pytest.raises(ValueError, match="never written"):
+        run(program)
+
+
+def test_finds_a_barrier_that_waits_for_ever():
+    def program(m, inputs, outputs):
+        m.barrier_init(0)
+        m.barrier_wait(0, 0)
+
+    with pytest.raises(ValueError, match="waits for ever"):
+        run(program)
+
+
+def test_counts_bank_conflicts():
+    counts = []
+
+    def program(stride):
+        def body(m, inputs, outputs):
+            m.store_shared(m.thread() * (4 * stride), [m.word(1)])
+            counts.append((m.wavefronts, m.least_wavefronts))
+
+        return body
+
+    for stride in (1, 2):
+        run(program(stride), threads=32)
+    assert counts == [(1, 1), (2, 1)]
+
+
+def test_tensor_product_is_the_matrix_product():
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((16, 16)).astype(ml_dtypes.bfloat16)
+    b = rng.standard_normal((16, 8)).astype(ml_dtypes.bfloat16)
+
+    def program(m, inputs, outputs):
+        lane = m.lane()
+        g, t = lane >> 2, lane & 3
+        left = []
+        for column in (0, 8):
+            for row in (0, 8):
+                left += m.load_global(inputs[0], (g + row) * 32 + (t * 2 + column) * 2, 1)
+        # the right operand is stored by columns
+        right = [m.load_global(inputs[1], g * 32 + (t * 2 + row) * 2, 1)[0] for row in (0, 8)]
+        acc = m.tensor_product([m.zero()] * 4, left, right)
+        for half in range(2):
+            words = [m.bits(value) for value in acc[2 * half : 2 * half + 2]]
+            m.store_global(outputs[0], g + 8 * half, 32, t * 8, words)
+
+    inputs = [a, np.ascontiguousarray(b.T)]
+    (found,) = run(program, inputs, [jax.ShapeDtypeStruct((16, 8), np.float32)], threads=32)
+    wanted = a.astype(np.float64) @ b.astype(np.float64)
+    assert np.allclose(found, wanted, rtol=1e-5, atol=1e-5)
