@@ -7,7 +7,7 @@ are estimated). The smallest quotient is the metric: over N = 2048 .. 8192, and 
 for the product with its gradients.
 Expected: at least 1 on every generation. N = 8192 is not served on v4, whose 16 MiB of VMEM do
 not hold its weights and the sums of their gradients.
-Hardware: 2-core CPU with libtpu, 30 minutes.
+Hardware: 2-core CPU with libtpu, 40 minutes.
 Command: python -m experiments run configs/butterfly/tpu_estimates.py --store
 """
 

@@ -30,6 +30,8 @@ MODES = ("forward", "forward_and_backward")
 COLUMNS = ("butterfly", "kernels", "dense", "bytes")
 # Arrays of the batch that each mode reads and writes: x, y; then dy, x and dx as well.
 _ARRAYS = {"forward": 2, "forward_and_backward": 5}
+# Seconds beyond any product here: XLA writes the largest integer where it has no estimate.
+_LONGEST = 1e3
 
 _multiply = functools.partial(butterfly_multiply, implementation="pallas_tpu")
 
@@ -151,10 +153,10 @@ class EstimatePhase:
 
 
 def _whole(row: GateRow) -> float:
-    """Kernels and the instructions of XLA around them; NaN where it did not compile."""
-    parts = [row.estimated_seconds, row.xla_estimated_seconds]
-    known = [seconds for seconds in parts if seconds is not None]
-    return sum(known) if row.compiled and known else np.nan
+    """Kernels and the instructions of XLA around them; NaN where there is no estimate."""
+    if row.xla_estimated_seconds is None:
+        return np.nan
+    return (row.estimated_seconds or 0.0) + row.xla_estimated_seconds
 
 
 @dataclass(frozen=True)
@@ -185,21 +187,29 @@ class TpuEstimates:
     def finish(self, results: Results) -> dict[str, Any]:
         """The smallest speedup over the sizes that are served, of every mode, dtype, generation.
 
-        ``.over_bytes`` is the butterfly's largest multiple of the time of its transfers alone.
+        ``over_bytes`` is the largest multiple that the kernels take of the time of the transfers
+        of the data alone; ``refused`` counts sizes that are not served, ``unknown`` those for which
+        XLA has no estimate of the dense product.
         """
         metrics: dict[str, Any] = {}
-        refused = 0
+        refused = unknown = 0
         for mode, sizes in self.sizes.items():
             for dtype in self.dtypes:
                 for target in self.targets:
                     rows = [results[f"{mode}_{dtype}_n{n}"][target] for n in sizes]
                     served = [row for row in rows if row["butterfly"] is not None]
                     refused += len(rows) - len(served)
-                    if served:
-                        name = f"{mode}/{dtype}/{target}"
-                        speedups = [row["dense"] / row["butterfly"] for row in served]
-                        multiples = [row["kernels"] / row["bytes"] for row in served]
+                    speedups = [
+                        row["dense"] / row["butterfly"]
+                        for row in served
+                        if row["dense"] is not None and row["dense"] < _LONGEST
+                    ]
+                    unknown += len(served) - len(speedups)
+                    name = f"{mode}/{dtype}/{target}"
+                    if speedups:
                         metrics[f"{name}/min_speedup"] = min(speedups)
                         metrics[f"{name}/max_speedup"] = max(speedups)
+                    if served:
+                        multiples = [row["kernels"] / row["bytes"] for row in served]
                         metrics[f"{name}/over_bytes"] = max(multiples)
-        return {**metrics, "refused": refused}
+        return {**metrics, "refused": refused, "unknown": unknown}

@@ -245,6 +245,9 @@ def test_a_module_tells_its_kernels_and_the_cycles_of_the_rest() -> None:
     assert module.kernels == ("inner.2", "outer.1")
     assert module.xla_cycles == 15
     assert module.notes == ("inside a loop or branch of XLA, counted once: inner.2, negate",)
+    without = read_module(HLO.replace('"12"', f'"{2**63 - 1}"'))
+    assert without.xla_cycles is None
+    assert without.notes[-1] == "XLA has no estimate of fusion"
     nothing = read_module("HloModule jit_f\n")
     assert (nothing.kernels, nothing.xla_cycles, nothing.notes) == ((), None, ())
 

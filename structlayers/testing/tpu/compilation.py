@@ -22,6 +22,8 @@ from structlayers.testing.tpu.targets import Target
 
 _INSTRUCTION = re.compile(r" *(?:ROOT )?%(\S+) = ")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+# What XLA writes in place of an estimate that it does not have.
+_NO_ESTIMATE = 2**63 - 1
 _ERROR_LENGTH = 700
 
 
@@ -121,6 +123,7 @@ def read_module(hlo: str) -> Module:
     kernels: list[str] = []
     repeated: list[str] = []
     cycles: list[int] = []
+    unknown: list[str] = []
     in_entry = False
     for line in hlo.splitlines():
         in_entry = line.startswith("ENTRY ") or (in_entry and line != "}")
@@ -132,16 +135,22 @@ def read_module(hlo: str) -> Module:
             kernels.append(instruction[1])
         elif estimated:
             cycles.append(int(estimated[1]))
+            unknown += [instruction[1]] * (cycles[-1] == _NO_ESTIMATE)
         else:
             continue
         if not in_entry:
             repeated.append(instruction[1])
-    shown = ", ".join(repeated[:4]) + (" ..." if len(repeated) > 4 else "")
+    notes = []
+    if repeated:
+        shown = ", ".join(repeated[:4]) + (" ..." if len(repeated) > 4 else "")
+        notes.append(f"inside a loop or branch of XLA, counted once: {shown}")
+    if unknown:
+        notes.append(f"XLA has no estimate of {', '.join(unknown[:4])}")
     return Module(
         tuple(kernels),
-        sum(cycles) if cycles else None,
+        sum(cycles) if cycles and not unknown else None,
         " custom-call(" not in hlo,
-        (f"inside a loop or branch of XLA, counted once: {shown}",) if repeated else (),
+        tuple(notes),
     )
 
 
