@@ -1,7 +1,7 @@
 """What kernels need from the versions of Pallas, in one place.
 
 Pallas is imported within the functions: importing the library must not import it. The functions
-of TPU kernels begin with ``tpu_``.
+of TPU kernels begin with ``tpu_``; Mosaic GPU has its place in `_core.simt.mosaic`.
 """
 
 import contextlib
@@ -9,6 +9,8 @@ import functools
 from collections.abc import Generator, Sequence
 from contextvars import ContextVar
 from typing import Any, Literal
+
+import jax
 
 from structlayers._core.dispatch import current_platform
 
@@ -118,3 +120,10 @@ def tpu_compiler_params(
     from jax.experimental.pallas import tpu as pltpu
 
     return pltpu.CompilerParams(dimension_semantics=semantics, vmem_limit_bytes=vmem_bytes)
+
+
+def gpu_compute_capability() -> str | None:
+    """Compute capability of the GPU that computations run on, "9.0" for Hopper; None without one."""
+    if jax.default_backend() != "gpu":
+        return None
+    return getattr(jax.devices()[0], "compute_capability", None) or "unknown"

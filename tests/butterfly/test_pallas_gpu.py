@@ -19,7 +19,7 @@ from structlayers.butterfly import (
 )
 from structlayers.butterfly.ops.multiply import dispatcher
 from structlayers.butterfly.pallas_gpu import hadamard as gpu_hadamard
-from structlayers.butterfly.pallas_gpu import plans, scalar_program, tensor_program
+from structlayers.butterfly.pallas_gpu import plans, scalar_program, support, tensor_program
 from structlayers.butterfly.pallas_gpu.weights import fragments
 from structlayers.butterfly.walsh import reference as walsh
 from structlayers.testing import error_ratio
@@ -157,6 +157,16 @@ def test_refuses_other_platforms():
         butterfly_multiply(
             jnp.ones((2, 512)), jnp.ones(twiddle_shape(512)), implementation="pallas_gpu"
         )
+
+
+def test_refuses_other_gpus(monkeypatch):
+    x = jax.ShapeDtypeStruct((4096, 1024), "float32")
+    twiddle = jax.ShapeDtypeStruct(twiddle_shape(1024), "float32")
+    assert dispatcher.choose(x, twiddle, None, platform="gpu").name == "pallas_gpu"
+    monkeypatch.setattr(support, "gpu_compute_capability", lambda: "8.0")
+    with pytest.raises(NotImplementedError, match=r"9\.0; this one has 8\.0"):
+        dispatcher.choose(x, twiddle, None, implementation="pallas_gpu", platform="gpu")
+    assert dispatcher.choose(x, twiddle, None, platform="gpu").name == "xla"
 
 
 def multiply(x, twiddle, **kwargs):
