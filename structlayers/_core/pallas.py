@@ -123,7 +123,7 @@ def tpu_compiler_params(
 
 
 def gpu_compute_capability() -> str | None:
-    """Compute capability of the GPU that computations run on, "9.0" for Hopper; None without one."""
+    """Compute capability of the GPU at hand, "9.0" for Hopper; None without one."""
     if jax.default_backend() != "gpu":
         return None
     return getattr(jax.devices()[0], "compute_capability", None) or "unknown"
