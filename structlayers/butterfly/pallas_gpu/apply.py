@@ -20,8 +20,9 @@ from structlayers.butterfly.factors import merge_levels
 from structlayers.butterfly.pallas_gpu import plans, scalar_program, tensor_program
 from structlayers.butterfly.pallas_gpu.weights import fragments
 
-# Device time of the gradient of the factors, 16384 rows of bfloat16 on one H200: through merged
-# groups 210 us at N = 1024 and 770 us at 4096, of which the dense product alone takes 46 and 665.
+# Gradient of the factors, 16384 rows of bfloat16 on one H200: through merged groups about 210 us at
+# N = 1024 and 770 at 4096 (differences of whole calls); the dense product alone takes 46 and 665. The
+# way through the dense matrix is not timed.
 _GRADIENT_BY_DENSE_UP_TO = 2048
 # An estimate: a launch and its gaps in a loop against the time of XLA's products for as many rows.
 _LAUNCH_FROM_ROWS = 1024
