@@ -21,8 +21,8 @@ from structlayers.butterfly.pallas_gpu import plans, scalar_program, tensor_prog
 from structlayers.butterfly.pallas_gpu.weights import fragments
 
 # Gradient of the factors, 16384 rows of bfloat16 on one H200: through merged groups about 210 us at
-# N = 1024 and 770 at 4096 (differences of whole calls); the dense product alone takes 46 and 665. The
-# way through the dense matrix is not timed.
+# N = 1024 and 770 at 4096 (differences of whole calls); the dense product alone takes 46 and 665.
+# The way through the dense matrix is not timed.
 _GRADIENT_BY_DENSE_UP_TO = 2048
 # An estimate: a launch and its gaps in a loop against the time of XLA's products for as many rows.
 _LAUNCH_FROM_ROWS = 1024
