@@ -16,6 +16,7 @@ from jax.custom_batching import custom_vmap
 
 from structlayers._core.partitioning import partition_over_batch
 from structlayers.butterfly import xla
+from structlayers.butterfly.convert import untie_butterfly
 from structlayers.butterfly.factors import merge_levels
 from structlayers.butterfly.pallas_gpu import plans, scalar_program, tensor_program
 from structlayers.butterfly.pallas_gpu.weights import fragments
@@ -73,12 +74,7 @@ def _gradient_by_groups(
     x: jax.Array, factors: jax.Array, dy: jax.Array, increasing: bool
 ) -> jax.Array:
     """Of the factors, through the portable product with its merged groups."""
-
-    def multiply(factors: jax.Array) -> jax.Array:
-        twiddle = factors[None, None]
-        return xla.butterfly_multiply(x, twiddle, None, increasing_stride=increasing)
-
-    return jax.vjp(multiply, factors)[1](dy)[0]
+    return jax.vjp(lambda factors: _by_xla(x, factors, increasing), factors)[1](dy)[0]
 
 
 def _gradient_by_dense(
@@ -109,16 +105,9 @@ def _merged(factors: jax.Array, size: int, increasing: bool) -> list[jax.Array]:
     return blocks
 
 
-def _untied(factors: jax.Array, size: int) -> jax.Array:
-    """Factors ``(M, N/2, 2, 2)`` in the order of their strides."""
-    if factors.ndim == 4:
-        return factors
-    levels = []
-    for level in range(size.bit_length() - 1):
-        stride = 2**level
-        shared = factors[stride - 1 : 2 * stride - 1]
-        levels.append(jnp.tile(shared, (size // (2 * stride), 1, 1)))
-    return jnp.stack(levels)
+def _by_xla(x: jax.Array, factors: jax.Array, increasing: bool) -> jax.Array:
+    twiddle = factors[None, None]
+    return xla.butterfly_multiply(x, twiddle, None, increasing_stride=increasing)
 
 
 @functools.cache
@@ -139,7 +128,7 @@ def _kernel(increasing: bool) -> Any:
                 grid = (plan.clusters, plan.cluster_size)
                 x = _launch(tensor_program.program(plan), x, weights, plan, grid)
             return x
-        untied = _untied(factors, size)
+        untied = untie_butterfly(factors[None, None])[0, 0]
         for plan in plans.scalar_plans(size, rows, x.dtype.name, increasing=increasing):
             x = _launch(scalar_program.program(plan), x, untied, plan, (plan.blocks, 1))
         return x
@@ -151,12 +140,8 @@ def _kernel(increasing: bool) -> Any:
             return run(x.reshape(-1, x.shape[-1]), factors).reshape(x.shape), True
         x = x if x_mapped else jnp.broadcast_to(x, (size, *x.shape))
         if x.shape[-2] < _LAUNCH_FROM_ROWS:
-            return jax.vmap(by_xla)(x, factors), True
+            return jax.vmap(lambda x, f: _by_xla(x, f, increasing))(x, factors), True
         return jax.lax.map(lambda pair: run(*pair), (x, factors)), True
-
-    def by_xla(x: jax.Array, factors: jax.Array) -> jax.Array:
-        twiddle = factors[None, None]
-        return xla.butterfly_multiply(x, twiddle, None, increasing_stride=increasing)
 
     return run
 

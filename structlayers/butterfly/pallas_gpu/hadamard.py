@@ -9,6 +9,7 @@ import numpy as np
 
 from structlayers._core.checks import log2_exact
 from structlayers._core.precision import PrecisionLike, accumulation_dtype
+from structlayers.butterfly.convert import untie_butterfly
 from structlayers.butterfly.pallas_gpu.apply import apply_factors
 
 
@@ -41,12 +42,11 @@ def sorf_multiply(x: jax.Array, signs: jax.Array, *, precision: PrecisionLike = 
     del precision
     size, wide = x.shape[-1], accumulation_dtype(x.dtype)
     factors = jnp.asarray(_factors(size, size**-0.5), wide)
-    blocks = [factors[2**level - 1 : 2 ** (level + 1) - 1] for level in range(log2_exact(size))]
-    blocks = [jnp.tile(b, (size // 2 // len(b), 1, 1)) for b in blocks]
+    factors = untie_butterfly(factors[None, None])[0, 0]
     for diagonal in signs.astype(wide):
         # the block of columns 2p, 2p + 1 multiplies them by their entries of the diagonal first
-        first = blocks[0] * diagonal.reshape(-1, 1, 2)
-        x = apply_factors(x, jnp.stack([first, *blocks[1:]]), True)
+        first = factors[0] * diagonal.reshape(-1, 1, 2)
+        x = apply_factors(x, factors.at[0].set(first), True)
     return x
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from structlayers._core.operands import pad_features
 from structlayers._core.precision import PrecisionLike
 from structlayers.butterfly.factors import block_directions, twiddle_sizes
 from structlayers.butterfly.pallas_gpu.apply import apply_factors
@@ -40,8 +41,7 @@ def butterfly_multiply(
     """
     del precision
     sizes = twiddle_sizes(twiddle.shape)
-    if x.shape[-1] < sizes.size:
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, sizes.size - x.shape[-1])])
+    x = pad_features(x, sizes.size)
     directions = block_directions(sizes.blocks, increasing_stride, alternating)
     stacks = []
     for stack in range(sizes.stacks):

@@ -168,10 +168,6 @@ class Plan:
         columns = sum(self.rings) * self.planes * self.plane_bytes
         return BARRIER_BYTES + self.slots * self.input_bytes + columns + 2 * self.output_bytes
 
-    def weight_words(self) -> int:
-        """32-bit words of the weights of all blocks."""
-        return sum(self.size // f.width * f.tiles * 32 * f.lane_words for f in self.factors)
-
 
 @dataclasses.dataclass(frozen=True)
 class Columns:

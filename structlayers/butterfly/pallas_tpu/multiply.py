@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from structlayers._core.operands import pad_features
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.butterfly.factors import (
     block_directions,
@@ -47,7 +48,7 @@ def butterfly_multiply(
     """
     sizes = twiddle_sizes(twiddle.shape)
     precision = canonicalize_precision(precision)
-    x = _pad(x, sizes.size)
+    x = pad_features(x, sizes.size)
     for k, increasing in enumerate(block_directions(sizes.blocks, increasing_stride, alternating)):
         if permutation is not None:
             parts = x.reshape(*x.shape[:-1], -1, sizes.size)
@@ -86,7 +87,7 @@ def block_butterfly_multiply(
     ordered = [lanes, *blocks[count:]]
     size = blocks[-1].shape[2] * blocks[-1].shape[3]
     x = _apply(
-        _pad(x, size),
+        pad_features(x, size),
         ordered if increasing_stride else ordered[::-1],
         size,
         canonicalize_precision(precision),
@@ -121,10 +122,6 @@ def monarch_multiply(
         out_features=out_features,
         precision=precision,
     )
-
-
-def _pad(x: jax.Array, size: int) -> jax.Array:
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])])
 
 
 def _apply(
