@@ -310,9 +310,9 @@ class NumpyMachine(Machine):
     @override
     def barrier_wait(self, address: IntLike, parity: IntLike) -> None:
         places = self._each(address) + self._base[self._active]
-        for place in np.unique(places):
+        for place, half in set(zip(places.tolist(), self._each(parity).tolist(), strict=True)):
             phases, awaited, _ = self._barriers[place]
-            if awaited or phases % 2 == self._uniform(parity):
+            if awaited or phases % 2 == half:
                 raise ValueError(f"a barrier waits for ever: phase {phases}, {awaited} bytes due")
 
     def _deliver(self, target: int, values: np.ndarray, barrier: int) -> None:

@@ -27,7 +27,7 @@ from structlayers.testing.simt import simulate
 
 BOUNDS = {"bfloat16": 1e-2, "float32": 2e-6, "complex64": 2e-6}
 TWO_LAUNCHES = {
-    ("bfloat16", 16384),
+    *(("bfloat16", size) for size in (4096, 8192, 16384)),
     *(("float32", size) for size in (4096, 8192, 16384)),
     *(("complex64", size) for size in (2048, 4096, 8192, 16384)),
 }

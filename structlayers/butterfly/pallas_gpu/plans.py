@@ -1,7 +1,6 @@
 """Which kernel serves a size, and with which sizes of its own. Imports no Pallas.
 
-The single launches are measured choices, jax 0.11.2 on one H200; what was tried beside them stands
-in kernels.md. The pairs of launches are simulated, and not measured.
+Measured choices, jax 0.11.2 on one H200; what was tried beside them stands in kernels.md.
 """
 
 import dataclasses
@@ -21,6 +20,7 @@ class _Tensor:
     clusters: int = _MULTIPROCESSORS
     cluster_size: int = 1
     segments: int = 1
+    planes: int = 1
     slots: int = 4
     warps: int = 16
     staged: bool = True
@@ -31,6 +31,7 @@ class _Scalar:
     radices: tuple[int, ...]
     team: int = 256
     segments: int = 1
+    pipelined: bool = False
 
 
 # The launches of each size, by increasing stride.
@@ -38,15 +39,21 @@ _TENSOR = {
     512: (_Tensor((16, 32), 2 * _MULTIPROCESSORS, warps=8),),
     1024: (_Tensor((32, 32)),),
     2048: (_Tensor((16, 16, 8), _MULTIPROCESSORS // 2, cluster_size=2, staged=False),),
-    4096: (_Tensor((16, 16, 16), 32, cluster_size=4, staged=False),),
-    8192: (_Tensor((16, 16, 32), 16, cluster_size=8, staged=False),),
+    4096: (
+        _Tensor((32, 32), segments=4),
+        _Tensor((4,), segments=4, planes=2, slots=2, staged=False),
+    ),
+    8192: (
+        _Tensor((32, 32), 128, segments=8),
+        _Tensor((8,), 128, segments=8, planes=2, slots=2, staged=False),
+    ),
     16384: (
         _Tensor((32, 32), 128, segments=16),
         _Tensor((16,), 128, segments=8, slots=3, staged=False),
     ),
 }
 _REAL = {
-    256: (_Scalar((4, 4, 4, 4), 64),),
+    256: (_Scalar((4, 4, 4, 4), 64, pipelined=True),),
     512: (_Scalar((8, 8, 8), 64),),
     1024: (_Scalar((8, 8, 4, 4), 128),),
     2048: (_Scalar((8, 8, 8, 4)),),
@@ -100,6 +107,7 @@ def tensor_plans(size: int, rows: int, *, increasing: bool) -> list[tensor_layou
             launch.cluster_size,
             launch.clusters,
             launch.segments,
+            launch.planes,
             slots=slots,
             warps=launch.warps,
             staged=launch.staged,
@@ -126,6 +134,7 @@ def scalar_plans(
             parts=2 if dtype == "complex64" else 1,
             blocks=_MULTIPROCESSORS // launch.segments * launch.segments,
             segments=launch.segments,
+            pipelined=launch.pipelined or dtype == "complex64",
         )
         blocks = min(plan.blocks, -(-plan.tiles // plan.teams) * plan.segments)
         plans.append(dataclasses.replace(plan, blocks=blocks))

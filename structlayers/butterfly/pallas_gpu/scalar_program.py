@@ -14,6 +14,7 @@ keeps to one segment.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -54,6 +55,8 @@ class Plan:
         blocks: in the grid, a multiple of the segments.
         segments: of the columns.
         slots: tiles of input in flight for each team.
+        pipelined: whether passes work on successive tiles side by side, one barrier a tile, rather
+            than one after another on the same tile; that takes more registers.
     """
 
     size: int
@@ -66,6 +69,7 @@ class Plan:
     blocks: int = 132
     segments: int = 1
     slots: int = 3
+    pipelined: bool = False
 
     @property
     def columns(self) -> int:
@@ -113,9 +117,14 @@ class Plan:
         return 16 * self.columns
 
     @property
+    def buffers(self) -> int:
+        """Of columns: each tile in work has one, and so has the next one."""
+        return len(self.passes) if self.pipelined else 2
+
+    @property
     def team_bytes(self) -> int:
-        """Slots and two buffers of columns."""
-        return (self.slots + 2) * self.tile_bytes
+        """Slots and buffers of columns."""
+        return (self.slots + self.buffers) * self.tile_bytes
 
     @property
     def shared_bytes(self) -> int:
@@ -145,9 +154,45 @@ class Program:
         m.synchronize()
         for slot in range(plan.slots):
             self.fetch(m.constant(slot))
-        self.held = [self.load_blocks(one) for one in plan.passes]
-        count = (self.first * -1 + (plan.tiles - 1 + self.step)).divide(self.step)
-        m.loop(0, count, 1, self.tile)
+        self.held = [self.load_blocks(number) for number in range(len(plan.passes))]
+        self.count = (self.first * -1 + (plan.tiles - 1 + self.step)).divide(self.step)
+        if not plan.pipelined:
+            m.loop(0, self.count, 1, self.one_tile)
+            return
+        with m.when(self.count >= 1):
+            self.pipeline()
+
+    def one_tile(self, step: Int, carried: Sequence[Any]) -> Sequence[Any]:
+        """One tile, from its slot to the result."""
+        plan, m = self.plan, self.machine
+        self.await_rows(step)
+        for number in range(len(plan.passes)):
+            if number:
+                m.synchronize_team(self.team, plan.team)
+            if number == 1:
+                self.fetch(step + plan.slots)
+            for group in range(self.groups(number)):
+                self.finish(number, group, step, self.load(number, group, step))
+        if len(plan.passes) == 1:
+            m.synchronize_team(self.team, plan.team)
+            self.fetch(step + plan.slots)
+        return []
+
+    def pipeline(self) -> None:
+        """All intervals; the first and the last ones leave out the passes that have no tile."""
+        m, passes = self.machine, range(len(self.plan.passes))
+        filled = len(passes) - 1
+        for i in range(filled):
+            self.interval(m.constant(i), passes[: i + 1])
+
+        def whole(i: Int, carried: Sequence[Any]) -> Sequence[Any]:
+            self.interval(i, passes)
+            return []
+
+        m.loop(filled, self.count, 1, whole)
+        end = (self.count * -1).minimum(-filled) * -1
+        for i in range(filled):
+            self.interval(end + i, passes[i + 1 :])
 
     def barrier(self, slot: Int) -> Int:
         """The barrier of a slot of this team."""
@@ -181,9 +226,9 @@ class Program:
         """The stride of a pass within the segment."""
         return one.stride if self.plan.runs == 1 else one.stride // self.plan.segments
 
-    def per_thread(self, one: Pass) -> int:
-        """Groups of R columns of a thread."""
-        return self.plan.columns // one.radix // self.plan.team
+    def groups(self, number: int) -> int:
+        """Groups of R columns of a thread in a pass."""
+        return self.plan.columns // self.plan.passes[number].radix // self.plan.team
 
     def columns(self, one: Pass, group: int) -> list[Int]:
         """The R columns of a group of this thread."""
@@ -202,11 +247,11 @@ class Program:
                 twist = twist ^ ((column >> (self.local(one).bit_length() - 1)) & 7)
         return column ^ twist
 
-    def load_blocks(self, one: Pass) -> list[dict[tuple[int, int], list[tuple[Any, ...]]]]:
+    def load_blocks(self, number: int) -> list[dict[tuple[int, int], list[tuple[Any, ...]]]]:
         """The 2x2 blocks of this thread's groups, by level and lower column."""
         plan, m = self.plan, self.machine
-        groups = []
-        for group in range(self.per_thread(one)):
+        one, groups = plan.passes[number], []
+        for group in range(self.groups(number)):
             columns, blocks = self.columns(one, group), {}
             for level in one.levels:
                 bit = 1 << (level - one.levels[0])
@@ -225,39 +270,65 @@ class Program:
             groups.append(blocks)
         return groups
 
-    def tile(self, step: Int, carried: Sequence[Any]) -> Sequence[Any]:
-        """One tile, from its slot to the result."""
+    def interval(self, i: Int, passes: Sequence[int]) -> None:
+        """Passes on a tile each: pass number p on this team's tile number ``i - p``.
+
+        What a pass needs is loaded before the one before it is computed.
+        """
         plan, m = self.plan, self.machine
-        slot = step.modulo(plan.slots)
-        m.barrier_wait(self.barrier(slot), step.divide(plan.slots) & 1)
-        source = self.memory + slot * plan.tile_bytes
-        buffer = self.memory + ((step & 1) + plan.slots) * plan.tile_bytes
-        last = len(plan.passes) - 1
-        for number, one in enumerate(plan.passes):
-            if number:
-                m.synchronize_team(self.team, plan.team)
-            if number == 1:
-                self.fetch(step + plan.slots)
-            for group in range(self.per_thread(one)):
-                columns = self.columns(one, group)
-                if number == 0:
-                    values = self.read_rows(one, source, columns)
-                else:
-                    values = [
-                        self.group([m.float(w) for w in m.load_shared(place, 4)])
-                        for place in (self.place(c) * 16 + buffer for c in columns)
-                    ]
-                self.multiply(one, self.held[number][group], values)
-                if number == last:
-                    self.write_rows(one, step, columns, values)
-                else:
-                    for column, value in zip(columns, values, strict=True):
-                        words = [m.bits(part) for parts in value for part in parts]
-                        m.store_shared(self.place(column) * 16 + buffer, words)
-        if last == 0:
-            m.synchronize_team(self.team, plan.team)
-            self.fetch(step + plan.slots)
-        return []
+        if 0 in passes:
+            self.await_rows(i)
+        steps = [(p, group, i - p) for p in passes for group in range(self.groups(p))]
+        ahead = self.load(*steps[0])
+        for this, following in itertools.pairwise(steps):
+            values, ahead = ahead, self.load(*following)
+            self.finish(*this, values)
+        self.finish(*steps[-1], ahead)
+        m.synchronize_team(self.team, plan.team)
+        if 0 in passes:
+            self.fetch(i + plan.slots)
+
+    def slot(self, step: Int) -> tuple[Int, Int]:
+        """Number of a tile's slot and its round; past the last tile, those of the last one."""
+        newest = step.minimum(self.count - 1)
+        return newest.modulo(self.plan.slots), newest.divide(self.plan.slots)
+
+    def await_rows(self, step: Int) -> None:
+        """Waits for the rows of a tile."""
+        slot, turn = self.slot(step)
+        self.machine.barrier_wait(self.barrier(slot), turn & 1)
+
+    def buffer(self, step: Int) -> Int:
+        """Where the columns of this team's tile number ``step`` lie."""
+        plan = self.plan
+        index = step.modulo(plan.buffers) + plan.slots
+        return self.memory + index * plan.tile_bytes
+
+    def load(self, number: int, group: int, step: Int) -> Values:
+        """What a pass needs of a group of columns."""
+        plan, m = self.plan, self.machine
+        one = plan.passes[number]
+        columns = self.columns(one, group)
+        if number == 0:
+            slot, _ = self.slot(step)
+            return self.read_rows(one, self.memory + slot * plan.tile_bytes, columns)
+        buffer = self.buffer(step)
+        places = [self.place(column) * 16 + buffer for column in columns]
+        return [self.group([m.float(w) for w in m.load_shared(at, 4)]) for at in places]
+
+    def finish(self, number: int, group: int, step: Int, values: Values) -> None:
+        """Multiplies and stores a group of columns."""
+        plan, m = self.plan, self.machine
+        one = plan.passes[number]
+        columns = self.columns(one, group)
+        self.multiply(one, self.held[number][group], values)
+        if number == len(plan.passes) - 1:
+            self.write_rows(one, step, columns, values)
+            return
+        buffer = self.buffer(step)
+        for column, value in zip(columns, values, strict=True):
+            words = [m.bits(part) for parts in value for part in parts]
+            m.store_shared(self.place(column) * 16 + buffer, words)
 
     def group(self, values: list[Any]) -> list[tuple[Any, ...]]:
         """The parts of each number together."""
