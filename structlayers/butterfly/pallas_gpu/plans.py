@@ -36,8 +36,8 @@ class _Scalar:
 
 # The launches of each size, by increasing stride.
 _TENSOR = {
-    512: (_Tensor((16, 32), 2 * _MULTIPROCESSORS, warps=8),),
-    1024: (_Tensor((32, 32)),),
+    512: (_Tensor((16, 32), 2 * _MULTIPROCESSORS, warps=8, staged=False),),
+    1024: (_Tensor((32, 32), staged=False),),
     2048: (_Tensor((16, 16, 8), _MULTIPROCESSORS // 2, cluster_size=2, staged=False),),
     4096: (
         _Tensor((32, 32), segments=4),

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from structlayers._core.simt.machine import Int, Machine
+from structlayers._core.simt.pipeline import run_pipeline
 
 _BARRIER_BYTES = 1024
 
@@ -160,7 +161,7 @@ class Program:
             m.loop(0, self.count, 1, self.one_tile)
             return
         with m.when(self.count >= 1):
-            self.pipeline()
+            run_pipeline(m, self.count, len(plan.passes) - 1, self.interval)
 
     def one_tile(self, step: Int, carried: Sequence[Any]) -> Sequence[Any]:
         """One tile, from its slot to the result."""
@@ -177,22 +178,6 @@ class Program:
             m.synchronize_team(self.team, plan.team)
             self.fetch(step + plan.slots)
         return []
-
-    def pipeline(self) -> None:
-        """All intervals; the first and the last ones leave out the passes that have no tile."""
-        m, passes = self.machine, range(len(self.plan.passes))
-        filled = len(passes) - 1
-        for i in range(filled):
-            self.interval(m.constant(i), passes[: i + 1])
-
-        def whole(i: Int, carried: Sequence[Any]) -> Sequence[Any]:
-            self.interval(i, passes)
-            return []
-
-        m.loop(filled, self.count, 1, whole)
-        end = (self.count * -1).minimum(-filled) * -1
-        for i in range(filled):
-            self.interval(end + i, passes[i + 1 :])
 
     def barrier(self, slot: Int) -> Int:
         """The barrier of a slot of this team."""

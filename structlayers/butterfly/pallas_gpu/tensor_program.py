@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from structlayers._core.simt.machine import Int, IntLike, Machine
+from structlayers._core.simt.pipeline import run_pipeline
 from structlayers.butterfly.pallas_gpu.tensor_layout import BARRIER_BYTES, Columns, Factor, Plan
 
 
@@ -52,7 +53,6 @@ class Program:
         with m.when(m.thread().equals(0)):
             for barrier in range(plan.slots + plan.rings[1]):
                 m.barrier_init(8 * barrier)
-        self.clear()
         m.synchronize()
         if plan.cluster_size > 1:
             m.cluster_arrive()
@@ -67,43 +67,22 @@ class Program:
         ]
         # tiles of this block: first, first + stride, ...; their number rounded up
         self.count = (self.first * -1 + (plan.tiles - 1 + self.stride)).divide(self.stride)
-        m.loop(0, self.count + plan.depth, 1, self.interval)
+        run_pipeline(m, self.count, plan.depth, self.interval)
         if plan.staged:
             m.wait_out(0)
         if plan.cluster_size > 1:
             m.cluster_wait()
 
-    def clear(self) -> None:
-        """Zeros in the column buffers, which steps read before the first tile gets there."""
-        plan, m = self.plan, self.machine
-        zero = m.word(0)
-        for start in range(0, self.rings_bytes, 16 * plan.threads):
-            m.store_shared(m.thread() * 16 + (self.rings_at + start), [zero] * 4)
-
-    def interval(self, i: Int, carried: Sequence[Any]) -> Sequence[Any]:
-        """One step of every tile in the pipeline."""
+    def interval(self, i: Int, delays: range) -> None:
+        """Steps of these delays: one of every tile in the pipeline."""
         plan, m = self.plan, self.machine
         newest = i.minimum(self.count - 1)
         slot = newest.modulo(plan.slots)
-        m.barrier_wait(slot * 8, newest.divide(plan.slots) & 1)
-        if plan.staged:
+        if 0 in delays:
+            m.barrier_wait(slot * 8, newest.divide(plan.slots) & 1)
+        if plan.staged and plan.depth in delays:
             self.copy_out(i - plan.depth)
-        source = slot * plan.input_bytes + BARRIER_BYTES
-        delay = 0
-        steps: list[Step] = []
-        if not plan.fused:
-            steps.append(self.transpose_in(source, self.buffer(i, 0)))
-            delay = 1
-        ring = 0
-        for index, layout in enumerate(self.layouts):
-            if index and layout is not self.layouts[index - 1]:
-                self.exchange(i - delay, inward=layout.crossing is not None)
-                ring, delay = 1, delay + 1
-                self.await_exchange(i - delay)
-            origin = source if plan.fused and not index else None
-            steps.append(self.apply(index, self.buffer(i - delay, ring), origin))
-            delay += 1
-        steps.append(self.write_out(i - delay, self.buffer(i - delay, ring)))
+        steps = self.steps(i, delays, slot * plan.input_bytes + BARRIER_BYTES)
         for plane in range(plan.planes):
             for group in range(plan.groups):
                 loaded = [step.load(plane, group) for step in steps]
@@ -116,15 +95,39 @@ class Program:
             m.cluster_wait()
             m.cluster_arrive()
         m.synchronize()
-        self.fetch(i + plan.slots)
-        return []
+        if 0 in delays:
+            self.fetch(i + plan.slots)
+
+    def steps(self, i: Int, delays: range, source: Int) -> list["Step"]:
+        """Those of an interval; what is sent to a cluster is sent at once."""
+        plan = self.plan
+        found: list[Step] = []
+        delay, ring = 0, 0
+        if not plan.fused:
+            if delay in delays:
+                found.append(self.transpose_in(source, self.buffer(i, 0)))
+            delay = 1
+        for index, layout in enumerate(self.layouts):
+            if index and layout is not self.layouts[index - 1]:
+                if delay in delays:
+                    self.exchange(i - delay, inward=layout.crossing is not None)
+                ring, delay = 1, delay + 1
+                if delay in delays:
+                    self.await_exchange(i - delay)
+            if delay in delays:
+                origin = source if plan.fused and not index else None
+                found.append(self.apply(index, self.buffer(i - delay, ring), origin))
+            delay += 1
+        if delay in delays:
+            found.append(self.write_out(i - delay, self.buffer(i - delay, ring)))
+        return found
 
     def buffer(self, step: Int, ring: int) -> Int:
-        """Where the columns of this block's tile number ``step``, from -32 on, lie in a ring."""
+        """Where the columns of this block's tile number ``step`` lie in a ring."""
         plan = self.plan
         before, size = plan.rings[0] * ring, plan.planes * plan.plane_bytes
         length = plan.rings[ring]
-        return (step + 32 * length).modulo(length) * size + (self.rings_at + before * size)
+        return step.modulo(length) * size + (self.rings_at + before * size)
 
     def row(self, step: Int, place: IntLike) -> Int:
         """Row of the batch at a place of this block's tile number ``step``."""
@@ -228,33 +231,29 @@ class Program:
         plan, m = self.plan, self.machine
         each = self.crossing.radix // plan.cluster_size
         columns, target = self.buffer(step, 0), self.buffer(step, 1)
-        with m.when(step >= 0), m.when(step < self.count):
-            barrier = self.exchange_barrier(step)
-            with m.when(m.thread().equals(0)):
-                m.barrier_expect(barrier, plan.planes * plan.plane_bytes)
-            for start in range(0, plan.columns, plan.threads):
-                thread = m.thread() + start
-                inner = thread & (plan.share - 1)
-                segment = thread >> (plan.share.bit_length() - 1)
-                peer, slice_ = segment >> (each.bit_length() - 1), segment & (each - 1)
-                # one column, in consecutive and in interleaved order
-                there = slice_ * self.crossing.stride + inner
-                there = there + (peer if inward else self.rank) * plan.share
-                here = ((self.rank if inward else peer) * each + slice_) * plan.share + inner
-                source, goal = (there, here) if inward else (here, there)
-                for plane in range(plan.planes):
-                    offset = plane * plan.plane_bytes
-                    words = m.load_shared(columns + source * 16 + offset, 4)
-                    m.store_to_peer(peer, target + goal * 16 + offset, words, barrier)
+        barrier = self.exchange_barrier(step)
+        with m.when(m.thread().equals(0)):
+            m.barrier_expect(barrier, plan.planes * plan.plane_bytes)
+        for start in range(0, plan.columns, plan.threads):
+            thread = m.thread() + start
+            inner = thread & (plan.share - 1)
+            segment = thread >> (plan.share.bit_length() - 1)
+            peer, slice_ = segment >> (each.bit_length() - 1), segment & (each - 1)
+            # one column, in consecutive and in interleaved order
+            there = slice_ * self.crossing.stride + inner
+            there = there + (peer if inward else self.rank) * plan.share
+            here = ((self.rank if inward else peer) * each + slice_) * plan.share + inner
+            source, goal = (there, here) if inward else (here, there)
+            for plane in range(plan.planes):
+                offset = plane * plan.plane_bytes
+                words = m.load_shared(columns + source * 16 + offset, 4)
+                m.store_to_peer(peer, target + goal * 16 + offset, words, barrier)
         m.reconverge()
 
     def await_exchange(self, step: Int) -> None:
         """Waits for the columns of a tile from the cluster."""
-        m = self.machine
-        with m.when(step >= 0), m.when(step < self.count):
-            parity = step.divide(self.plan.rings[1]) & 1
-            m.barrier_wait(self.exchange_barrier(step), parity)
-        m.reconverge()
+        parity = step.divide(self.plan.rings[1]) & 1
+        self.machine.barrier_wait(self.exchange_barrier(step), parity)
 
     def transpose_in(self, source: Int, columns: Int) -> "Step":
         """Rows of an input tile to columns."""
@@ -290,7 +289,7 @@ class Program:
                 m.store_shared(self.output(step) + place * plan.output_pitch + start * 2, words)
                 return
             row, offset = self.row(step, place), layout.everywhere(start) * 2
-            with m.when(step >= 0), m.when(row < plan.rows):
+            with m.when(row < plan.rows):
                 m.store_global(self.y, row, 2 * plan.size, offset, words)
             m.reconverge()
 
@@ -308,7 +307,7 @@ class Program:
         place, segment = m.thread() >> shift, m.thread() & (layout.segments - 1)
         row = self.row(step, place)
         with m.when(m.thread() < plan.tile_rows * layout.segments):
-            with m.when(step >= 0), m.when(row < plan.rows):
+            with m.when(row < plan.rows):
                 offset = layout.everywhere(segment * (size // 2)) * 2
                 source = self.output(step) + place * plan.output_pitch + segment * size
                 m.copy_out(self.y, row, 2 * plan.size, offset, source, size)
