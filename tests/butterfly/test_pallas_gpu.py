@@ -20,7 +20,7 @@ from structlayers.butterfly import (
 from structlayers.butterfly.ops.multiply import dispatcher
 from structlayers.butterfly.pallas_gpu import hadamard as gpu_hadamard
 from structlayers.butterfly.pallas_gpu import plans, scalar_program, support, tensor_program
-from structlayers.butterfly.pallas_gpu.weights import fragments
+from structlayers.butterfly.pallas_gpu.weights import fragments, merged_factors
 from structlayers.butterfly.walsh import reference as walsh
 from structlayers.testing import error_ratio
 from structlayers.testing.simt import simulate
@@ -79,8 +79,7 @@ def simulated(x, twiddle, increasing, rounds=2):
 
 def tensor_launches(x, twiddle, increasing, rounds):
     rows, size = x.shape
-    merged = merge_butterfly(twiddle, plans.tensor_radices(size), increasing_stride=increasing)
-    blocks = {block.shape[2]: block[0] for block in merged}
+    blocks = {block.shape[1]: block for block in merged_factors(twiddle[0, 0], size, increasing)}
     for plan in plans.tensor_plans(size, rows, increasing=increasing):
         plan = dataclasses.replace(plan, clusters=rounds * plan.segments)
         weights = fragments([blocks[factor.stride] for factor in plan.factors])
@@ -115,6 +114,27 @@ def test_simulated_kernel_serves_few_rows(rows):
         x, twiddle = random_array(2, (rows, size), dtype), random_twiddle(3, size, dtype)
         y = simulated(x, twiddle, True, rounds=1)
         assert error_ratio(y, exact(x, twiddle, True)) <= BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("increasing", [True, False])
+def test_fragments_are_made_of_what_xla_fuses(increasing, tied):
+    def words(factors):
+        return fragments(merged_factors(factors, 2048, increasing))
+
+    factors = jax.ShapeDtypeStruct(twiddle_shape(2048, tied=tied)[2:], "float32")
+    text = jax.jit(words).lower(factors).as_text()
+    assert "multiply" in text
+    for name in ("dot_general", "reduce", "gather", "scatter"):
+        assert f"stablehlo.{name}" not in text
+
+
+@pytest.mark.parametrize("increasing", [True, False])
+def test_merged_factors_of_tied_ones_are_repeated(increasing):
+    twiddle = random_twiddle(4, 512, "float32", tied=True)
+    merged = merge_butterfly(twiddle, plans.tensor_radices(512), increasing_stride=increasing)
+    for ours, block in zip(merged_factors(twiddle[0, 0], 512, increasing), merged, strict=True):
+        assert error_ratio(ours, jnp.broadcast_to(block[0], ours.shape)) <= 1e-7
 
 
 @pytest.mark.pallas

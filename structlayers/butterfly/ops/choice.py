@@ -67,10 +67,17 @@ _TPU_KERNEL_ABOVE = 128
 def prefer(
     x: Any, twiddle: Any, permutation: Any, *, platform: str, **static: Any
 ) -> tuple[tuple[str, str], ...]:
-    """The platform's kernel where it pays, else dense up to the break-even size, groups above."""
+    """The platform's kernel where it pays, else dense up to the break-even size, groups above.
+
+    Few rows on a CPU go factor by factor at every size.
+    """
+    from structlayers.butterfly.xla import goes_by_level
+
     del permutation, static
-    size = twiddle_sizes(twiddle.shape).size
-    rows = math.prod(x.shape[:-1])
+    sizes = twiddle_sizes(twiddle.shape)
+    size, rows = sizes.size, math.prod(x.shape[:-1])
+    if goes_by_level(rows, sizes, platform):
+        return (("xla", f"{rows} rows of N = {size} do not pay for merging"),)
     order = [*prefer_one_pass(x, size, platform=platform)]
     if platform == "tpu" and size > _TPU_KERNEL_ABOVE and batch_sharding_is_known():
         why = f"N = {size} is above {_TPU_KERNEL_ABOVE}, the break-even size by compiled estimates"

@@ -65,7 +65,8 @@ def butterfly_multiply(
             ``x[..., permutation[k]]``. None: no permutation.
         out_features: Number of outputs kept, at most ``S * N``. None: all.
         precision: Of float32 matrix products; None is the highest, true float32.
-        implementation: "xla" (merged groups of factors), "dense" (the matrix of every block),
+        implementation: "xla" (merged groups of factors; up to 4 rows on a CPU, of which those of
+            `jax.vmap` do not count, factor by factor), "dense" (the matrix of every block),
             "pallas_gpu" (one or two passes over memory for each block, on Hopper), "pallas_tpu"
             (one pass, from N = 128), "reference" (factor by factor), or None to choose by
             platform, size, batch and dtype.

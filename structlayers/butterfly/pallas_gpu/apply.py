@@ -19,7 +19,7 @@ from structlayers.butterfly import xla
 from structlayers.butterfly.convert import untie_butterfly
 from structlayers.butterfly.factors import merge_levels
 from structlayers.butterfly.pallas_gpu import plans, scalar_program, tensor_program
-from structlayers.butterfly.pallas_gpu.weights import fragments
+from structlayers.butterfly.pallas_gpu.weights import fragments, merged_factors
 
 # Gradient of the factors, 16384 rows of bfloat16 on one H200: through merged groups about 210 us at
 # N = 1024 and 770 at 4096 (differences of whole calls); the dense product alone takes 46 and 665.
@@ -94,17 +94,6 @@ def _gradient_by_dense(
 apply_factors.defvjp(_forward, _backward)
 
 
-def _merged(factors: jax.Array, size: int, increasing: bool) -> list[jax.Array]:
-    """Factors ``(N/(R s), s, R, R)`` of the kernel's radices, by increasing stride."""
-    blocks, start = [], 0
-    for radix in plans.tensor_radices(size):
-        stop = start + radix.bit_length() - 1
-        block = merge_levels(factors[None, None], 0, start, stop, increasing)[0]
-        blocks.append(jnp.broadcast_to(block, (size >> stop, *block.shape[1:])))
-        start = stop
-    return blocks
-
-
 def _by_xla(x: jax.Array, factors: jax.Array, increasing: bool) -> jax.Array:
     twiddle = factors[None, None]
     return xla.butterfly_multiply(x, twiddle, None, increasing_stride=increasing)
@@ -122,7 +111,7 @@ def _kernel(increasing: bool) -> Any:
     def run(x: jax.Array, factors: jax.Array) -> jax.Array:
         rows, size = x.shape
         if x.dtype == jnp.bfloat16:
-            blocks = {block.shape[1]: block for block in _merged(factors, size, increasing)}
+            blocks = {block.shape[1]: block for block in merged_factors(factors, size, increasing)}
             for plan in plans.tensor_plans(size, rows, increasing=increasing):
                 weights = fragments([blocks[factor.stride] for factor in plan.factors])
                 grid = (plan.clusters, plan.cluster_size)

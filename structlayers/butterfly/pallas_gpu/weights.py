@@ -1,10 +1,54 @@
-"""Merged factors in the order in which lanes hold the operands of tensor-core products."""
+"""Merged factors in the order in which lanes hold the operands of tensor-core products.
+
+Written so that XLA makes one kernel of it all, from the factors to the words.
+"""
 
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from structlayers.butterfly.factors import merge_levels
+from structlayers.butterfly.pallas_gpu import plans
+
+# Kernels that XLA for Hopper makes of `merged_factors` and `fragments` (compiled ahead of time, jax
+# 0.11.2), small strides first and large strides first; before: increasing factors merged as they
+# are, pairs packed by a bitcast that changes the rank, radices below 16 placed by a product.
+#
+#      N       untied before     untied      tied before      tied
+#      512           3 3           1 1           3 3           1 1
+#     1024           3 1           1 1           3 1           1 1
+#     2048           4 2           1 1           2 2           1 1
+#     4096           4 1           1 1           2 1           1 1
+#     8192           7 6           4 4           2 5           2 2
+#
+# One product of an entry of every level, without the halving of `merge_levels`: 2 to 8 where
+# small strides come first.
+
+
+def merged_factors(factors: jax.Array, size: int, increasing: bool) -> list[jax.Array]:
+    """Factors of the radices of the bfloat16 kernel, by increasing stride.
+
+    Args:
+        factors: ``(M, N/2, 2, 2)``, or tied ``(N-1, 2, 2)``.
+        size: N.
+        increasing: whether factors of small stride come first.
+
+    Returns:
+        Arrays ``(N/(R s), s, R, R)``.
+    """
+    # XLA fuses the decreasing form with what follows; the increasing one is its transpose
+    twiddle = factors[None, None]
+    twiddle = twiddle.swapaxes(-1, -2) if increasing else twiddle
+    blocks, start = [], 0
+    for radix in plans.tensor_radices(size):
+        stop = start + radix.bit_length() - 1
+        block = merge_levels(twiddle, 0, start, stop, increasing_stride=False)[0]
+        block = block.swapaxes(-1, -2) if increasing else block
+        blocks.append(jnp.broadcast_to(block, (size >> stop, *block.shape[1:])))
+        start = stop
+    return blocks
 
 
 def fragments(blocks: Sequence[jax.Array]) -> jax.Array:
@@ -21,26 +65,23 @@ def fragments(blocks: Sequence[jax.Array]) -> jax.Array:
     Returns:
         A vector of 32-bit words, factor after factor.
     """
-    words = []
-    for block in blocks:
-        radix = block.shape[-1]
-        matrices = block.reshape(-1, radix, radix).astype(jnp.bfloat16)
-        if radix < 16:
-            matrices = _packed(matrices)
-        side = matrices.shape[-1] // 16
+    return jnp.concatenate([_words(block) for block in blocks])
+
+
+def _words(block: jax.Array) -> jax.Array:
+    """Words of one factor ``(P, s, R, R)``."""
+    radix = block.shape[-1]
+    if radix < 16:
+        # block-diagonal quarters of 8x8: product, half, g, t, j % 2
+        count = 8 // radix
+        diagonal = jnp.eye(count, dtype=bool)[:, None, :, None]
+        quarters = jnp.where(diagonal, block.reshape(-1, 2, count, radix, 1, radix), 0)
+        tiles = quarters.reshape(-1, 2, 8, 4, 2).transpose(0, 2, 3, 1, 4)
+    else:
         # i tile, row half, g, j tile, column half, t, j % 2
-        tiles = matrices.reshape(-1, side, 2, 8, side, 2, 4, 2)
+        side = radix // 16
+        tiles = block.reshape(-1, side, 2, 8, side, 2, 4, 2)
         tiles = tiles.transpose(0, 1, 4, 3, 6, 5, 2, 7)
-        if radix < 16:
-            tiles = jnp.stack([tiles[..., 0, 0, :], tiles[..., 1, 1, :]], axis=-2)
-        words.append(lax.bitcast_convert_type(tiles, jnp.uint32).ravel())
-    return jnp.concatenate(words)
-
-
-def _packed(matrices: jax.Array) -> jax.Array:
-    """Block-diagonal 16x16 matrices of consecutive smaller ones."""
-    radix = matrices.shape[-1]
-    count = 16 // radix
-    eye = jnp.eye(count, dtype=matrices.dtype)
-    spread = jnp.einsum("mbij,bc->mbicj", matrices.reshape(-1, count, radix, radix), eye)
-    return spread.reshape(-1, 16, 16)
+    # shifts, because XLA makes a reduction of a bitcast of pairs, which does not fuse
+    halves = lax.bitcast_convert_type(tiles.astype(jnp.bfloat16), jnp.uint16).astype(jnp.uint32)
+    return (halves[..., 0] | halves[..., 1] << 16).ravel()
