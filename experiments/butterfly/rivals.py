@@ -25,29 +25,39 @@ def _complex_rows(x: jax.Array, *_: Any) -> Arrays:
     return (x.astype(jnp.complex64),)
 
 
-def _require_equal_sizes(spec: ArgSpec) -> None:
-    """Refuses shapes that an FFT of the same rows does not have."""
-    if compute_dtype(spec.arrays) not in (jnp.float32, jnp.complex64):
-        raise NotImplementedError("the FFT works in float32")
+def _require_equal_sizes(spec: ArgSpec, name: str) -> None:
+    """Refuses shapes whose results are not shaped as the rows."""
     x = jax.tree.leaves(spec.arrays)[0]
     op = functools.partial(getattr(butterfly, spec.op), **spec.static)
     if jax.eval_shape(op, *spec.arrays).shape != x.shape:
-        raise NotImplementedError("the FFT has as many outputs as inputs")
+        raise NotImplementedError(f"the {name} has as many outputs as inputs")
+
+
+def _require_fft(spec: ArgSpec) -> None:
+    """Refuses dtypes and shapes that an FFT of the same rows does not have."""
+    if compute_dtype(spec.arrays) not in (jnp.float32, jnp.complex64):
+        raise NotImplementedError("the FFT works in float32")
+    _require_equal_sizes(spec, "FFT")
 
 
 def _fft(spec: ArgSpec) -> Contender:
-    _require_equal_sizes(spec)
+    _require_fft(spec)
     return Contender(_complex_rows, jnp.fft.fft)
 
 
 def _torch_fft(spec: ArgSpec) -> Contender:
-    _require_equal_sizes(spec)
+    _require_fft(spec)
 
     def run(x: Any) -> Any:
         torch: Any = importlib.import_module("torch")
         return torch.fft.fft(x)
 
     return Contender(_complex_rows, run)
+
+
+def _copy(spec: ArgSpec) -> Contender:
+    _require_equal_sizes(spec, "copy")
+    return Contender(lambda x, *_: (x,), jnp.negative)
 
 
 def _apply_stage(x: jax.Array, weights: jax.Array) -> jax.Array:
@@ -201,6 +211,7 @@ RIVALS = {
     "butterfly_multiply": (
         *_DENSE,
         *_FFT,
+        Rival("copy", _copy, False, "negation: the rows read once and written once"),
         Rival("two_matmuls", _two_matmuls, True, "two batched matmuls a block"),
         Rival("stage_loop", _stage_loop, True, "one pass a factor"),
     ),

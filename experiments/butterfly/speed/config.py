@@ -81,7 +81,14 @@ class SpeedConfig:
     experiment: str = "speed_gpu"
     sweeps: tuple[str, ...] = ("float32/b256/forward", "float32/b256/forward_backward")
     sizes: tuple[int, ...] = SIZES
-    rivals: tuple[str, ...] = ("matmul", "matmul_tf32", "fft", "two_matmuls", "stage_loop")
+    rivals: tuple[str, ...] = (
+        "matmul",
+        "matmul_tf32",
+        "fft",
+        "two_matmuls",
+        "stage_loop",
+        "copy",
+    )
     materialize_up_to: int = 1024
     host: bool = False
     repeats: int = 50

@@ -44,6 +44,7 @@ _RATIOS = {
     "speedup_over_stage_loop": "stage_loop",
     "speedup_over_two_matmuls": "two_matmuls",
     "speedup_over_fft": "fft",
+    "speedup_over_copy": "copy",
     "speedup_over_numpy_matmul": "numpy_matmul",
     "speedup_over_numpy_fft": "numpy_fft",
 }
