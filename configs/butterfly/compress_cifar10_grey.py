@@ -1,7 +1,7 @@
 """Compress a hidden layer, CIFAR-10 in grey: butterflies against other structured matrices.
 
 Structured 1024 x 1024 layer, ReLU, dense layer to 10 classes. SGD with momentum 0.9, batches of 50,
-50 epochs, 15 % of the training images for validation; every method at six learning rates and three
+50 epochs, 15 % of the training images for validation; every method at nine learning rates and three
 seeds, all at once. Tested is the epoch that is best on validation, reported the learning rate that
 is. Products run at precision "default", which is TF32 on NVIDIA GPUs.
 

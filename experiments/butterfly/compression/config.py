@@ -44,7 +44,7 @@ class CompressionConfig:
     synthetic: bool = False
     methods: tuple[str, ...] = METHODS
     n: int = 1024
-    learning_rates: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+    learning_rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2)
     epochs: int = 50
     batch: int = 50
     momentum: float = 0.9

@@ -45,9 +45,9 @@ _DENSE_UP_TO_HALF_PRECISION = {"gpu": 512, "tpu": 512}
 #
 # In brackets: the kernel alone, and one product with a matrix that is there.
 _ONE_PASS_FROM_ROWS = {
-    "bfloat16": {512: 8192, 1024: 128, 2048: 1024, 4096: 1024, 8192: 1024},
-    "float32": {256: 1, 512: 1, 1024: 1, 2048: 1},
-    "complex64": {256: 1, 512: 1, 1024: 1},
+    "bfloat16": {512: 4096, 1024: 128, 2048: 1024, 4096: 1024, 8192: 1024, 16384: 1024},
+    "float32": dict.fromkeys((256, 512, 1024, 2048, 4096, 8192, 16384), 1),
+    "complex64": dict.fromkeys((256, 512, 1024, 2048, 4096, 8192, 16384), 1),
 }
 
 # TPU: compiled estimates (no TPU took part) in milliseconds, forward, of the whole program with
