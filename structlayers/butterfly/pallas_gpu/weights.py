@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from structlayers.butterfly.pallas_gpu.tensor_layout import Factor
+
 
 def fragments(blocks: Sequence[jax.Array]) -> jax.Array:
     """Words of all factors: 16x16 tiles of bfloat16, lane by lane.
@@ -44,3 +46,27 @@ def _packed(matrices: jax.Array) -> jax.Array:
     eye = jnp.eye(count, dtype=matrices.dtype)
     spread = jnp.einsum("mbij,bc->mbicj", matrices.reshape(-1, count, radix, radix), eye)
     return spread.reshape(-1, 16, 16)
+
+
+def from_sums(sums: jax.Array, factor: Factor) -> jax.Array:
+    """A gradient in block form from the sums of all lanes, those of all blocks of threads added up.
+
+    Args:
+        sums: ``(sets, threads, fragments, 4)``, float32.
+        factor: whose gradient it is.
+
+    Returns:
+        Array ``(P, s, R, R)``.
+    """
+    total = sums.sum(0)
+    radix = factor.radix
+    if radix < 16:
+        # product and diagonal block of 8 columns, row, column: (product, g, t, block, j % 2)
+        corners = total.reshape(-1, 8, 4, 2, 2).transpose(0, 3, 1, 2, 4)
+        corners = corners.reshape(-1, 8 // radix, radix, 8 // radix, radix)
+        blocks = jnp.einsum("qaiaj->qaij", corners)
+    else:
+        # i tile, j half tile, g, t, row half, j % 2
+        tiles = total.reshape(-1, radix // 16, radix // 8, 8, 4, 2, 2)
+        blocks = tiles.transpose(0, 1, 5, 3, 2, 4, 6)
+    return blocks.reshape(-1, factor.stride, radix, radix)
