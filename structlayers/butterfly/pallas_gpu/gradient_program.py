@@ -21,10 +21,8 @@ from structlayers.butterfly.pallas_gpu.tensor_layout import BARRIER_BYTES, Colum
 from structlayers.butterfly.pallas_gpu.tensor_tiles import HeldFactor, Input, Step, Tiles
 
 
-class Program(Tiles):
+class Program(Tiles[GradientPlan]):
     """The block's program for one plan."""
-
-    plan: GradientPlan
 
     def __init__(self, plan: GradientPlan, machine: Machine, inputs: Sequence[Any], sums: Any):
         self.set = machine.cluster().divide(plan.segments)
@@ -32,7 +30,7 @@ class Program(Tiles):
         first = self.set * plan.team + self.member
         segment = machine.cluster().modulo(plan.segments)
         super().__init__(plan, machine, first, segment, plan.sets * plan.team)
-        *rows, self.weights = inputs
+        x, dy, *self.weights = inputs
         self.sums = sums
         self.layout = Columns(plan, None if plan.consecutive else plan.crossing, segment)
         slots = plan.slots * plan.input_bytes
@@ -40,7 +38,7 @@ class Program(Tiles):
         zeros = (False, plan.rows % plan.tile_rows > 0)
         self.inputs = [
             Input(array, self.layout, BARRIER_BYTES + slots * at, 8 * plan.slots * at, zeros[at])
-            for at, array in enumerate(rows)
+            for at, array in enumerate((x, dy))
         ]
         self.rings_at = BARRIER_BYTES + 2 * slots
         self.exchange_barrier = 16 * plan.slots
@@ -57,10 +55,11 @@ class Program(Tiles):
         for slot in range(plan.slots):
             for source in self.inputs:
                 self.fetch(source, m.constant(slot))
+        m.synchronize()  # zeros in the place of rows are stores, which no arrival orders
         self.held: HeldFactor | None = None
         for chain in plan.chains:
             if chain.factor:
-                self.held = self.hold(chain.factor, self.layout, self.weights, 0)
+                self.held = self.hold(chain.factor, self.layout, *self.weights, 0)
         self.addresses_of_sums = self.addresses(plan.summed, self.layout)
         self.count = self.tile_count()
         zeros = [m.zero()] * (4 * plan.fragments)
@@ -83,16 +82,10 @@ class Program(Tiles):
             slot = self.arrived(source, step.maximum(0).minimum(self.count - 1))
             rings = [self.buffer(step - at, start, chain.ring) for at in range(chain.ring)]
             steps += self.chain_steps(chain, slot, rings)
-            operands.append((rings[-1] if rings else slot, not rings))
+            operands.append(rings[-1] if rings else slot)
             start += chain.ring * plan.buffer_bytes
         sums = list(carried)
-        for plane in range(plan.planes):
-            for group in range(plan.groups):
-                loaded = [step.load(plane, group) for step in steps]
-                v, g = (self.operand(*operand, plane, group) for operand in operands)
-                for step, words in zip(steps, loaded, strict=True):
-                    step.finish(plane, group, words)
-                self.accumulate(sums, group, g, v)
+        self.take([self.add_up(sums, *operands), *steps])
         m.synchronize()
         for chain, source in zip(plan.chains, self.inputs, strict=True):
             late = plan.depth - chain.steps
@@ -111,10 +104,22 @@ class Program(Tiles):
             steps.append(self.apply(self.held, rings[len(steps)], origin))
         return steps
 
-    def operand(self, columns: Int, from_rows: bool, plane: int, group: int) -> list[Any]:
+    def add_up(self, sums: list[Any], v: Int, g: Int) -> Step:
+        """Adds what two tiles give to the sums, in place."""
+
+        def load(plane: int, group: int) -> list[Any]:
+            pairs = zip(self.plan.chains, (v, g), strict=True)
+            return [word for pair in pairs for word in self.operand(*pair, plane, group)]
+
+        def finish(plane: int, group: int, words: list[Any]) -> None:
+            self.accumulate(sums, group, words[4:], words[:4])
+
+        return Step(load, finish)
+
+    def operand(self, chain: Chain, columns: Int, plane: int, group: int) -> list[Any]:
         """Four matrices of 8 columns and 8 rows, columns first."""
         plan, m = self.plan, self.machine
-        if from_rows:
+        if not chain.steps:
             chunk = self.warp * plan.groups + group
             return m.load_matrices(self.row_address(columns, plane, chunk), transpose=True)
         address = columns + self.addresses_of_sums[group] + plane * plan.plane_bytes
@@ -175,7 +180,7 @@ class Program(Tiles):
 
 
 def program(plan: GradientPlan) -> Any:
-    """The program of a plan, for `launch` or `simulate`: of (values, cotangents, weights)."""
+    """The program of a plan, for `launch` or `simulate`: of values, cotangents and weights."""
 
     def run(machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         Program(plan, machine, inputs, outputs[0]).run()

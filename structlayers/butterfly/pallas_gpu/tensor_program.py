@@ -22,10 +22,8 @@ from structlayers.butterfly.pallas_gpu.tensor_layout import BARRIER_BYTES, Colum
 from structlayers.butterfly.pallas_gpu.tensor_tiles import Input, Step, Tiles
 
 
-class Program(Tiles):
+class Program(Tiles[Plan]):
     """The block's program for one plan."""
-
-    plan: Plan
 
     def __init__(self, plan: Plan, machine: Machine, x: Any, weights: Any, y: Any):
         first, rank = machine.cluster(), machine.rank()

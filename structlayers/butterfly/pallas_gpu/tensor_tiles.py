@@ -55,10 +55,10 @@ class Step:
     finish: Callable[[int, int, list[Any]], None]
 
 
-class Tiles:
+class Tiles[P: Tiling]:
     """The tiles of one block: those numbered ``first``, ``first + stride`` and so on."""
 
-    def __init__(self, plan: Tiling, machine: Machine, first: Int, rank: Int, stride: int):
+    def __init__(self, plan: P, machine: Machine, first: Int, rank: Int, stride: int):
         self.plan, self.machine = plan, machine
         self.lane, self.warp = machine.lane(), machine.warp()
         self.first, self.rank, self.stride = first, rank, stride
