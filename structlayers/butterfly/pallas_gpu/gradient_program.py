@@ -59,7 +59,7 @@ class Program(Tiles[GradientPlan]):
         self.held: HeldFactor | None = None
         for chain in plan.chains:
             if chain.factor:
-                self.held = self.hold(chain.factor, self.layout, *self.weights, 0)
+                self.held = self.hold(chain.factor, self.layout, self.weights[0], 0)
         self.addresses_of_sums = self.addresses(plan.summed, self.layout)
         self.count = self.tile_count()
         zeros = [m.zero()] * (4 * plan.fragments)
