@@ -28,6 +28,7 @@ _OPERATIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "shl": np.left_shift,
     "shr": np.right_shift,
     "min": np.minimum,
+    "max": np.maximum,
     "div": np.floor_divide,
     "lt": np.less,
     "ge": np.greater_equal,
@@ -157,16 +158,22 @@ class NumpyMachine(Machine):
         body: Callable[[Int, Sequence[Any]], Sequence[Any]],
         carried: Sequence[Any] = (),
     ) -> Sequence[Any]:
+        if not self._active.any():
+            return carried
         begin, end, before = self._uniform(start), self._array(stop), self._active
         for index in range(begin, int(end[before].max()), step):
             self._active = before & (index < end)
-            carried = body(self.constant(index), carried)
+            found = body(self.constant(index), carried)
+            # blocks of a cluster may take different numbers of rounds
+            pairs = zip(found, carried, strict=True)
+            carried = [np.where(self._active, new, old) for new, old in pairs]
         self._active = before
         return carried
 
     @override
     def synchronize(self) -> None:
-        if not self._active.all():
+        blocks = self._active.reshape(-1, self._block_threads)
+        if (blocks.any(1) != blocks.all(1)).any():
             raise ValueError("a barrier of the block must be reached by all of its threads")
         self._epoch += 1
 
@@ -235,36 +242,41 @@ class NumpyMachine(Machine):
 
     @override
     def load_matrices(self, address: Int, *, transpose: bool) -> list[Any]:
-        rows = self._matrix_words(address)  # warp, matrix, row, word
-        self._touch_matrices(rows, write=False)
+        warps, rows = self._matrix_words(address)
+        self._touch_matrices(warps, rows, write=False)
         halves = self._shared[rows].view(np.uint16)  # warp, matrix, row, column
         if transpose:
             halves = halves.swapaxes(2, 3)
         words = np.ascontiguousarray(halves).view(np.uint32)
-        return list(words.transpose(1, 0, 2, 3).reshape(4, self.threads))
+        loaded = np.zeros((4, self.threads), np.uint32)
+        loaded[:, self._active] = words.transpose(1, 0, 2, 3).reshape(4, -1)
+        return list(loaded)
 
     @override
     def store_matrices(self, address: Int, words: Sequence[Any], *, transpose: bool) -> None:
-        rows = self._matrix_words(address)
-        self._touch_matrices(rows, write=True)
-        values = np.stack(words).reshape(4, -1, 8, 4).transpose(1, 0, 2, 3)
+        warps, rows = self._matrix_words(address)
+        self._touch_matrices(warps, rows, write=True)
+        values = np.stack(words)[:, self._active].reshape(4, -1, 8, 4).transpose(1, 0, 2, 3)
         halves = np.ascontiguousarray(values).view(np.uint16)
         if transpose:
             halves = halves.swapaxes(2, 3)
         self._shared[rows] = np.ascontiguousarray(halves).view(np.uint32)
 
-    def _matrix_words(self, address: Int) -> np.ndarray:
-        if not self._active.all():
-            raise ValueError("matrices are loaded and stored by whole blocks only")
-        if (address.value % 16).any():
-            raise ValueError(f"rows of a matrix must start at multiples of 16, got {address.value}")
-        return ((address.value + self._base).reshape(-1, 4, 8, 1) // 4) + np.arange(4)
+    def _matrix_words(self, address: Int) -> tuple[np.ndarray, np.ndarray]:
+        """Warps that take part, and words by warp, matrix, row and place in it."""
+        active = self._active.reshape(-1, 32)
+        if (active.any(1) != active.all(1)).any():
+            raise ValueError("matrices are loaded and stored by whole warps only")
+        addresses = address.value[self._active]
+        if (addresses % 16).any():
+            raise ValueError(f"rows of a matrix must start at multiples of 16, got {addresses}")
+        first = (addresses + self._base[self._active]).reshape(-1, 4, 8, 1) // 4
+        return np.flatnonzero(active.all(1)), first + np.arange(4)
 
-    def _touch_matrices(self, rows: np.ndarray, *, write: bool) -> None:
+    def _touch_matrices(self, warps: np.ndarray, rows: np.ndarray, *, write: bool) -> None:
+        owners = np.repeat(warps, 32)
         for matrix in range(4):
-            words = rows[:, matrix].reshape(rows.shape[0], -1)
-            warps = np.repeat(np.arange(rows.shape[0])[:, None], words.shape[1], axis=1)
-            self._touch(words.ravel(), warps.ravel(), write=write)
+            self._touch(rows[:, matrix].ravel(), owners, write=write)
 
     # device memory ---------------------------------------------------------------------------
 
@@ -397,6 +409,10 @@ class NumpyMachine(Machine):
         return value.view(np.uint32)
 
     @override
+    def add(self, left: Any, right: Any) -> Any:
+        return left + right
+
+    @override
     def multiply(self, left: Any, right: Any) -> Any:
         return left * right
 
@@ -412,14 +428,14 @@ class NumpyMachine(Machine):
     @override
     def tensor_product(self, acc: Sequence[Any], left: Sequence[Any], right: Sequence[Any]) -> Any:
         a, b = (self._fragments(words) for words in (left, right))  # warp, register, g, t, half
-        warps = a.shape[0]
-        matrix = np.zeros((warps, 2, 8, 2, 4, 2), np.float32)  # i/8, i%8, j/8, t, half
-        for register in range(4):
+        warps, depth = a.shape[0], len(right)
+        matrix = np.zeros((warps, 2, 8, depth, 4, 2), np.float32)  # i/8, i%8, j/8, t, half
+        for register in range(2 * depth):
             matrix[:, register % 2, :, register // 2] = a[:, register]
-        columns = np.zeros((warps, 2, 4, 2, 8), np.float32)  # j/8, t, half, n
-        for register in range(2):
+        columns = np.zeros((warps, depth, 4, 2, 8), np.float32)  # j/8, t, half, n
+        for register in range(depth):
             columns[:, register] = b[:, register].transpose(0, 2, 3, 1)
-        product = matrix.reshape(warps, 16, 16) @ columns.reshape(warps, 16, 8)
+        product = matrix.reshape(warps, 16, -1) @ columns.reshape(warps, -1, 8)
         tiles = product.reshape(warps, 2, 8, 4, 2)  # i/8, g, t, half
         return [
             acc[2 * i + half] + tiles[:, i, :, :, half].reshape(-1)

@@ -79,7 +79,7 @@ def simulated(x, twiddle, increasing, rounds=2):
 
 def tensor_launches(x, twiddle, increasing, rounds):
     rows, size = x.shape
-    blocks = {block.shape[1]: block for block in merged_factors(twiddle[0, 0], size, increasing)}
+    blocks = merged_factors(twiddle[0, 0], plans.tensor_radices(size), increasing)
     for plan in plans.tensor_plans(size, rows, increasing=increasing):
         plan = dataclasses.replace(plan, clusters=rounds * plan.segments)
         weights = fragments([blocks[factor.stride] for factor in plan.factors])
@@ -120,7 +120,8 @@ def test_simulated_kernel_serves_few_rows(rows):
 @pytest.mark.parametrize("increasing", [True, False])
 def test_fragments_are_made_of_what_xla_fuses(increasing, tied):
     def words(factors):
-        return fragments(merged_factors(factors, 2048, increasing))
+        merged = merged_factors(factors, plans.tensor_radices(2048), increasing)
+        return fragments(list(merged.values()))
 
     factors = jax.ShapeDtypeStruct(twiddle_shape(2048, tied=tied)[2:], "float32")
     text = jax.jit(words).lower(factors).as_text()
@@ -132,8 +133,10 @@ def test_fragments_are_made_of_what_xla_fuses(increasing, tied):
 @pytest.mark.parametrize("increasing", [True, False])
 def test_merged_factors_of_tied_ones_are_repeated(increasing):
     twiddle = random_twiddle(4, 512, "float32", tied=True)
-    merged = merge_butterfly(twiddle, plans.tensor_radices(512), increasing_stride=increasing)
-    for ours, block in zip(merged_factors(twiddle[0, 0], 512, increasing), merged, strict=True):
+    radices = plans.tensor_radices(512)
+    merged = merge_butterfly(twiddle, radices, increasing_stride=increasing)
+    found = merged_factors(twiddle[0, 0], radices, increasing)
+    for ours, block in zip(found.values(), merged, strict=True):
         assert error_ratio(ours, jnp.broadcast_to(block[0], ours.shape)) <= 1e-7
 
 

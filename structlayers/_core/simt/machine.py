@@ -10,6 +10,7 @@ Fragments of the tensor-core product are those of PTX's `mma.sync.m16n8k16`: wit
 ``4 g + t``, the left operand ``(16, 16)`` has rows ``g, g+8`` and columns ``2t, 2t+1`` (then the
 same at ``+8``) in four registers, the right one ``(16, 8)`` has rows ``2t, 2t+1`` and ``+8`` of
 column ``g`` in two, the result ``(16, 8)`` has columns ``2t, 2t+1`` of rows ``g`` and ``g+8``.
+The halves of both operands before the ``+8`` are those of ``m16n8k8``.
 """
 
 import abc
@@ -79,6 +80,10 @@ class Int:
         """The smaller of both."""
         return self._binary("min", other)
 
+    def maximum(self, other: "Int | int") -> "Int":
+        """The larger of both."""
+        return self._binary("max", other)
+
     def divide(self, other: int) -> "Int":
         """Quotient, rounded down; neither may be negative."""
         return self._binary("div", other)
@@ -106,7 +111,7 @@ class Machine(abc.ABC):
 
     @abc.abstractmethod
     def integer(self, operation: str, left: Any, right: Any) -> Any:
-        """add, sub, mul, and, or, xor, shl, shr (unsigned), min; lt, ge, eq give conditions."""
+        """add, sub, mul, and, or, xor, shl, shr (unsigned), min, max; conditions: lt, ge, eq."""
 
     @abc.abstractmethod
     def thread(self) -> Int:
@@ -265,6 +270,10 @@ class Machine(abc.ABC):
         """A float32 as a word."""
 
     @abc.abstractmethod
+    def add(self, left: Any, right: Any) -> Any:
+        """Sum of two float32."""
+
+    @abc.abstractmethod
     def multiply(self, left: Any, right: Any) -> Any:
         """Product of two float32."""
 
@@ -278,7 +287,10 @@ class Machine(abc.ABC):
 
     @abc.abstractmethod
     def tensor_product(self, acc: Sequence[Any], left: Sequence[Any], right: Sequence[Any]) -> Any:
-        """``acc + left @ right``, bfloat16 operands, float32 sums; see the module's docstring."""
+        """``acc + left @ right``, bfloat16 operands, float32 sums; see the module's docstring.
+
+        Operands of four and two registers, or the first halves of both, over 8 values.
+        """
 
     @abc.abstractmethod
     def pack(self, low: Any, high: Any) -> Any:

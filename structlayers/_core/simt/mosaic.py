@@ -27,6 +27,7 @@ _OPERATIONS = {
     "shl": arith.shli,
     "shr": arith.shrui,
     "min": arith.minsi,
+    "max": arith.maxsi,
     "div": arith.divui,
 }
 _CONDITIONS = {
@@ -332,6 +333,10 @@ class MosaicMachine(Machine):
         return arith.bitcast(self._i32, value)
 
     @override
+    def add(self, left: Any, right: Any) -> Any:
+        return arith.addf(left, right)
+
+    @override
     def multiply(self, left: Any, right: Any) -> Any:
         return arith.mulf(left, right)
 
@@ -345,9 +350,12 @@ class MosaicMachine(Machine):
 
     @override
     def tensor_product(self, acc: Sequence[Any], left: Sequence[Any], right: Sequence[Any]) -> Any:
+        operands = (len(left), len(right), len(acc))
+        registers = iter(range(len(acc), len(acc) + sum(operands)))
+        texts = [f"{{{','.join(f'${next(registers)}' for _ in range(n))}}}" for n in operands]
         return self._asm(
-            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {$0,$1,$2,$3}, "
-            "{$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};",
+            f"mma.sync.aligned.m16n8k{8 * len(right)}.row.col.f32.bf16.bf16.f32 "
+            f"{{$0,$1,$2,$3}}, {', '.join(texts)};",
             *left,
             *right,
             *acc,

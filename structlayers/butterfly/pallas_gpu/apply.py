@@ -1,8 +1,9 @@
 """The product of one butterfly with rows, differentiable to any order.
 
 The gradient of the rows is the product with the transposed factors in the other direction: the
-same kernel. That of the factors is left to XLA: through the gradient of the dense matrix where
-that is small, else by computing the values between merged factors again. Residuals are the inputs.
+same kernel. That of the factors is summed up by kernels (`gradient`) or by XLA: through the
+gradient of the dense matrix, or by computing the values between merged factors again. Residuals
+are the inputs.
 """
 
 import functools
@@ -15,18 +16,31 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from structlayers._core.partitioning import partition_over_batch
-from structlayers.butterfly import xla
 from structlayers.butterfly.convert import untie_butterfly
 from structlayers.butterfly.factors import merge_levels
-from structlayers.butterfly.pallas_gpu import plans, scalar_program, tensor_program
-from structlayers.butterfly.pallas_gpu.weights import fragments, merged_factors
+from structlayers.butterfly.pallas_gpu import plans
+from structlayers.butterfly.pallas_gpu.calls import (
+    LAUNCH_FROM_ROWS,
+    multiply,
+    multiply_by_xla,
+    multiply_real,
+)
+from structlayers.butterfly.pallas_gpu.gradient import gradients
+from structlayers.butterfly.pallas_gpu.weights import merged_factors
 
-# Gradient of the factors, 16384 rows of bfloat16 on one H200: through merged groups about 210 us at
-# N = 1024 and 770 at 4096 (differences of whole calls); the dense product alone takes 46 and 665.
-# The way through the dense matrix is not timed.
-_GRADIENT_BY_DENSE_UP_TO = 2048
-# An estimate: a launch and its gaps in a loop against the time of XLA's products for as many rows.
-_LAUNCH_FROM_ROWS = 1024
+# Who makes the gradient of the factors in bfloat16, from LAUNCH_FROM_ROWS rows on. 16384 rows on one
+# H200: through merged "groups" about 210 us at N = 1024 and 770 at 4096 (differences of whole
+# calls); the product of "dense" alone takes 46 and 665. "kernel" is simulated and not timed: no
+# size takes it until it is.
+_GRADIENT_BY = {
+    512: "dense",
+    1024: "dense",
+    2048: "dense",
+    4096: "groups",
+    8192: "groups",
+    16384: "groups",
+}
+_FEW_ROWS_BY_DENSE_UP_TO = 2048
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -64,17 +78,28 @@ def _backward(
     increasing: bool, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, factors = residuals
+    way = _gradient_by(x)
+    if way == "kernel":
+        return gradients(x, factors, dy, increasing)
     dx = apply_factors(dy, factors.swapaxes(-1, -2), not increasing)
-    by_dense = x.dtype == jnp.bfloat16 and x.shape[-1] <= _GRADIENT_BY_DENSE_UP_TO
-    gradient = _gradient_by_dense if by_dense else _gradient_by_groups
+    gradient = _gradient_by_dense if way == "dense" else _gradient_by_groups
     return dx, gradient(x, factors, dy, increasing)
+
+
+def _gradient_by(x: jax.Array) -> str:
+    size = x.shape[-1]
+    if x.dtype != jnp.bfloat16:
+        return "groups"
+    if x.size // size < LAUNCH_FROM_ROWS and _GRADIENT_BY[size] == "kernel":
+        return "dense" if size <= _FEW_ROWS_BY_DENSE_UP_TO else "groups"
+    return _GRADIENT_BY[size]
 
 
 def _gradient_by_groups(
     x: jax.Array, factors: jax.Array, dy: jax.Array, increasing: bool
 ) -> jax.Array:
     """Of the factors, through the portable product with its merged groups."""
-    return jax.vjp(lambda factors: _by_xla(x, factors, increasing), factors)[1](dy)[0]
+    return jax.vjp(lambda factors: multiply_by_xla(x, factors, increasing), factors)[1](dy)[0]
 
 
 def _gradient_by_dense(
@@ -94,11 +119,6 @@ def _gradient_by_dense(
 apply_factors.defvjp(_forward, _backward)
 
 
-def _by_xla(x: jax.Array, factors: jax.Array, increasing: bool) -> jax.Array:
-    twiddle = factors[None, None]
-    return xla.butterfly_multiply(x, twiddle, None, increasing_stride=increasing)
-
-
 @functools.cache
 def _kernel(increasing: bool) -> Any:
     """The kernel of (rows, factors), with a rule for `jax.vmap`.
@@ -111,15 +131,13 @@ def _kernel(increasing: bool) -> Any:
     def run(x: jax.Array, factors: jax.Array) -> jax.Array:
         rows, size = x.shape
         if x.dtype == jnp.bfloat16:
-            blocks = {block.shape[1]: block for block in merged_factors(factors, size, increasing)}
+            blocks = merged_factors(factors, plans.tensor_radices(size), increasing)
             for plan in plans.tensor_plans(size, rows, increasing=increasing):
-                weights = fragments([blocks[factor.stride] for factor in plan.factors])
-                grid = (plan.clusters, plan.cluster_size)
-                x = _launch(tensor_program.program(plan), x, weights, plan, grid)
+                x = multiply(x, blocks, plan)
             return x
         untied = untie_butterfly(factors[None, None])[0, 0]
         for plan in plans.scalar_plans(size, rows, x.dtype.name, increasing=increasing):
-            x = _launch(scalar_program.program(plan), x, untied, plan, (plan.blocks, 1))
+            x = multiply_real(x, untied, plan)
         return x
 
     @run.def_vmap
@@ -128,26 +146,8 @@ def _kernel(increasing: bool) -> Any:
         if not factors_mapped:
             return run(x.reshape(-1, x.shape[-1]), factors).reshape(x.shape), True
         x = x if x_mapped else jnp.broadcast_to(x, (size, *x.shape))
-        if x.shape[-2] < _LAUNCH_FROM_ROWS:
-            return jax.vmap(lambda x, f: _by_xla(x, f, increasing))(x, factors), True
+        if x.shape[-2] < LAUNCH_FROM_ROWS:
+            return jax.vmap(lambda x, f: multiply_by_xla(x, f, increasing))(x, factors), True
         return jax.lax.map(lambda pair: run(*pair), (x, factors)), True
 
     return run
-
-
-def _launch(
-    program: Any, x: jax.Array, weights: jax.Array, plan: Any, grid: tuple[int, int]
-) -> jax.Array:
-    from structlayers._core.simt.mosaic import launch
-
-    (y,) = launch(
-        program,
-        (x, weights),
-        (jax.ShapeDtypeStruct(x.shape, x.dtype),),
-        clusters=grid[0],
-        cluster_size=grid[1],
-        threads=plan.threads,
-        shared_bytes=plan.shared_bytes,
-        name=f"butterfly_{plan.size}_{x.dtype.name}",
-    )
-    return y

@@ -11,13 +11,13 @@ from structlayers.butterfly.pallas_gpu.scalar_program import Pass
 from structlayers.butterfly.pallas_gpu.tensor_layout import Factor
 
 # of an H100 or H200 (SXM); clusters of 4 and 8 find room on 128 of them
-_MULTIPROCESSORS = 132
+MULTIPROCESSORS = 132
 
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
     radices: tuple[int, ...]
-    clusters: int = _MULTIPROCESSORS
+    clusters: int = MULTIPROCESSORS
     cluster_size: int = 1
     segments: int = 1
     planes: int = 1
@@ -36,9 +36,9 @@ class _Scalar:
 
 # The launches of each size, by increasing stride.
 _TENSOR = {
-    512: (_Tensor((16, 32), 2 * _MULTIPROCESSORS, warps=8, staged=False),),
+    512: (_Tensor((16, 32), 2 * MULTIPROCESSORS, warps=8, staged=False),),
     1024: (_Tensor((32, 32), staged=False),),
-    2048: (_Tensor((16, 16, 8), _MULTIPROCESSORS // 2, cluster_size=2, staged=False),),
+    2048: (_Tensor((16, 16, 8), MULTIPROCESSORS // 2, cluster_size=2, staged=False),),
     4096: (
         _Tensor((32, 32), segments=4),
         _Tensor((4,), segments=4, planes=2, slots=2, staged=False),
@@ -88,7 +88,8 @@ def tensor_radices(size: int) -> tuple[int, ...]:
     return tuple(radix for launch in _TENSOR[size] for radix in launch.radices)
 
 
-def _strides(radices: tuple[int, ...], first: int) -> list[int]:
+def strides(radices: tuple[int, ...], first: int) -> list[int]:
+    """Strides of neighbouring factors, the first one given."""
     return [first * math.prod(radices[:index]) for index in range(len(radices))]
 
 
@@ -96,7 +97,7 @@ def tensor_plans(size: int, rows: int, *, increasing: bool) -> list[tensor_layou
     """The launches of the bfloat16 kernel for N and a number of rows, in their order."""
     plans, stride = [], 1
     for launch in _TENSOR[size]:
-        factors = tuple(map(Factor, launch.radices, _strides(launch.radices, stride)))
+        factors = tuple(map(Factor, launch.radices, strides(launch.radices, stride)))
         stride *= math.prod(launch.radices)
         # a chain that ends with its large strides needs one more column buffer in a cluster
         slots = launch.slots if increasing or launch.cluster_size == 1 else 3
@@ -123,7 +124,7 @@ def scalar_plans(
     """The same of the float32 or complex64 kernel."""
     plans, stride = [], 1
     for launch in _SCALAR[dtype][size]:
-        passes = tuple(map(Pass, launch.radices, _strides(launch.radices, stride)))
+        passes = tuple(map(Pass, launch.radices, strides(launch.radices, stride)))
         stride *= math.prod(launch.radices)
         plan = scalar_program.Plan(
             size,
@@ -132,7 +133,7 @@ def scalar_plans(
             launch.team,
             increasing,
             parts=2 if dtype == "complex64" else 1,
-            blocks=_MULTIPROCESSORS // launch.segments * launch.segments,
+            blocks=MULTIPROCESSORS // launch.segments * launch.segments,
             segments=launch.segments,
             pipelined=launch.pipelined or dtype == "complex64",
         )

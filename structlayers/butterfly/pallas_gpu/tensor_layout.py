@@ -32,6 +32,15 @@ class Factor:
         """Words of a tile in each lane: of block-diagonal ones, the diagonal quarters alone."""
         return 4 if self.radix >= 16 else 2
 
+    @property
+    def reads_rows(self) -> bool:
+        """Whether its columns are consecutive, so that it can take them from rows as they lie."""
+        return self.stride == 1 and self.radix >= 16
+
+    def weight_bytes(self, columns: int) -> int:
+        """Of the fragments of all products of so many columns."""
+        return columns // self.width * self.tiles * 128 * self.lane_words
+
     def column(self, product: Int, position: Int) -> Int:
         """Column at a position of a product; both may differ from thread to thread."""
         level = self.radix.bit_length() - 1
@@ -45,8 +54,8 @@ class Factor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """Sizes of the kernel.
+class Tiling:
+    """How a kernel cuts rows and columns into tiles.
 
     Attributes:
         size: columns N.
@@ -56,10 +65,8 @@ class Plan:
         clusters: in the grid, a multiple of the segments.
         segments: of the columns, each of which is a cluster's; no factor leaves its segment.
         planes: groups of 8 rows in a tile.
-        slots: tiles of input in flight.
+        slots: tiles of an input in flight.
         warps: of a block.
-        staged: whether results are copied out from shared memory, row by row, or stored by
-            threads; that takes less of it.
     """
 
     size: int
@@ -71,7 +78,6 @@ class Plan:
     planes: int = 1
     slots: int = 4
     warps: int = 16
-    staged: bool = True
 
     @property
     def threads(self) -> int:
@@ -109,9 +115,9 @@ class Plan:
         return self.crossing.stride // self.cluster_size // self.segments
 
     @property
-    def output_pitch(self) -> int:
-        """Bytes from row to row of an output tile: 64 more than a row, against bank conflicts."""
-        return 2 * self.columns + 64
+    def buffer_bytes(self) -> int:
+        """Of a tile column by column."""
+        return self.planes * self.plane_bytes
 
     @property
     def plane_bytes(self) -> int:
@@ -124,16 +130,6 @@ class Plan:
         return self.tile_rows * self.pitch
 
     @property
-    def output_bytes(self) -> int:
-        """Of one output tile."""
-        return self.tile_rows * self.output_pitch if self.staged else 0
-
-    @property
-    def fused(self) -> bool:
-        """Whether the first factor reads input rows itself: where its columns are consecutive."""
-        return self.factors[0].stride == 1 and self.factors[0].radix >= 16
-
-    @property
     def consecutive(self) -> bool:
         """Whether some factor acts on neighbours; else there is one factor, of large stride."""
         return self.factors[0].stride == 1 or self.factors[-1].stride == 1
@@ -142,6 +138,33 @@ class Plan:
     def crossing(self) -> Factor:
         """The factor of largest stride, which crosses the blocks of a cluster."""
         return max(self.factors, key=lambda factor: factor.stride)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan(Tiling):
+    """Sizes of the kernel of the product.
+
+    Attributes:
+        staged: whether results are copied out from shared memory, row by row, or stored by
+            threads; that takes less of it.
+    """
+
+    staged: bool = True
+
+    @property
+    def output_pitch(self) -> int:
+        """Bytes from row to row of an output tile: 64 more than a row, against bank conflicts."""
+        return 2 * self.columns + 64
+
+    @property
+    def output_bytes(self) -> int:
+        """Of one output tile."""
+        return self.tile_rows * self.output_pitch if self.staged else 0
+
+    @property
+    def fused(self) -> bool:
+        """Whether the first factor reads input rows itself."""
+        return self.factors[0].reads_rows
 
     @property
     def depth(self) -> int:
@@ -165,7 +188,7 @@ class Plan:
     @property
     def shared_bytes(self) -> int:
         """Barriers, slots, column buffers and output tiles."""
-        columns = sum(self.rings) * self.planes * self.plane_bytes
+        columns = sum(self.rings) * self.buffer_bytes
         return BARRIER_BYTES + self.slots * self.input_bytes + columns + 2 * self.output_bytes
 
 
@@ -173,7 +196,7 @@ class Plan:
 class Columns:
     """Which columns a block of threads holds: consecutive ones, or those of a crossing factor."""
 
-    plan: Plan
+    plan: Tiling
     crossing: Factor | None
     rank: Int
 

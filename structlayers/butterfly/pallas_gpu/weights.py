@@ -3,6 +3,7 @@
 Written so that XLA makes one kernel of it all, from the factors to the words.
 """
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from structlayers.butterfly.factors import merge_levels
-from structlayers.butterfly.pallas_gpu import plans
+from structlayers.butterfly.pallas_gpu.tensor_layout import Factor
 
 # Kernels that XLA for Hopper makes of `merged_factors` and `fragments` (compiled ahead of time, jax
 # 0.11.2), small strides first and large strides first; before: increasing factors merged as they
@@ -27,26 +28,28 @@ from structlayers.butterfly.pallas_gpu import plans
 # small strides come first.
 
 
-def merged_factors(factors: jax.Array, size: int, increasing: bool) -> list[jax.Array]:
-    """Factors of the radices of the bfloat16 kernel, by increasing stride.
+def merged_factors(
+    factors: jax.Array, radices: Sequence[int], increasing: bool
+) -> dict[int, jax.Array]:
+    """Factors of these radices.
 
     Args:
         factors: ``(M, N/2, 2, 2)``, or tied ``(N-1, 2, 2)``.
-        size: N.
+        radices: by increasing stride, their product is N.
         increasing: whether factors of small stride come first.
 
     Returns:
-        Arrays ``(N/(R s), s, R, R)``.
+        Arrays ``(N/(R s), s, R, R)`` by stride s.
     """
     # XLA fuses the decreasing form with what follows; the increasing one is its transpose
     twiddle = factors[None, None]
     twiddle = twiddle.swapaxes(-1, -2) if increasing else twiddle
-    blocks, start = [], 0
-    for radix in plans.tensor_radices(size):
+    size, blocks, start = math.prod(radices), {}, 0
+    for radix in radices:
         stop = start + radix.bit_length() - 1
         block = merge_levels(twiddle, 0, start, stop, increasing_stride=False)[0]
         block = block.swapaxes(-1, -2) if increasing else block
-        blocks.append(jnp.broadcast_to(block, (size >> stop, *block.shape[1:])))
+        blocks[1 << start] = jnp.broadcast_to(block, (size >> stop, *block.shape[1:]))
         start = stop
     return blocks
 
@@ -85,3 +88,27 @@ def _words(block: jax.Array) -> jax.Array:
     # shifts, because XLA makes a reduction of a bitcast of pairs, which does not fuse
     halves = lax.bitcast_convert_type(tiles.astype(jnp.bfloat16), jnp.uint16).astype(jnp.uint32)
     return (halves[..., 0] | halves[..., 1] << 16).ravel()
+
+
+def from_sums(sums: jax.Array, factor: Factor) -> jax.Array:
+    """A gradient in block form from the sums of all lanes, those of all blocks of threads added up.
+
+    Args:
+        sums: ``(sets, threads, fragments, 4)``, float32.
+        factor: whose gradient it is.
+
+    Returns:
+        Array ``(P, s, R, R)``.
+    """
+    total = sums.sum(0)
+    radix = factor.radix
+    if radix < 16:
+        # product and diagonal block of 8 columns, row, column: (product, g, t, block, j % 2)
+        corners = total.reshape(-1, 8, 4, 2, 2).transpose(0, 3, 1, 2, 4)
+        corners = corners.reshape(-1, 8 // radix, radix, 8 // radix, radix)
+        blocks = jnp.einsum("qaiaj->qaij", corners)
+    else:
+        # i tile, j half tile, g, t, row half, j % 2
+        tiles = total.reshape(-1, radix // 16, radix // 8, 8, 4, 2, 2)
+        blocks = tiles.transpose(0, 1, 5, 3, 2, 4, 6)
+    return blocks.reshape(-1, factor.stride, radix, radix)

@@ -1,0 +1,72 @@
+"""Calls of the Hopper kernels, and of XLA in their place."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from structlayers.butterfly import xla
+from structlayers.butterfly.pallas_gpu import gradient_program, scalar_program, tensor_program
+from structlayers.butterfly.pallas_gpu.gradient_layout import GradientPlan
+from structlayers.butterfly.pallas_gpu.tensor_layout import Factor, Plan
+from structlayers.butterfly.pallas_gpu.weights import fragments, from_sums
+
+# An estimate: a launch and its gaps in a loop against the time of XLA's products for as many rows.
+LAUNCH_FROM_ROWS = 1024
+
+type Blocks = Mapping[int, jax.Array]
+
+
+def multiply_by_xla(x: jax.Array, factors: jax.Array, increasing: bool) -> jax.Array:
+    """The product of all factors as the portable implementation has it."""
+    twiddle = factors[None, None]
+    return xla.butterfly_multiply(x, twiddle, None, increasing_stride=increasing)
+
+
+def _weights(factors: Sequence[Factor], blocks: Blocks) -> jax.Array:
+    return fragments([blocks[factor.stride] for factor in factors])
+
+
+def multiply(x: jax.Array, blocks: Blocks, plan: Plan) -> jax.Array:
+    """Rows times a plan's factors, in bfloat16."""
+    inputs = (x, _weights(plan.factors, blocks))
+    return _launch(
+        tensor_program.program(plan), inputs, x, plan, (plan.clusters, plan.cluster_size)
+    )
+
+
+def multiply_real(x: jax.Array, factors: jax.Array, plan: scalar_program.Plan) -> jax.Array:
+    """Rows times a plan's factors, in float32 or complex64."""
+    return _launch(scalar_program.program(plan), (x, factors), x, plan, (plan.blocks, 1))
+
+
+def sum_gradient(
+    x: jax.Array, dy: jax.Array, blocks: Blocks, transposed: Blocks, plan: GradientPlan
+) -> jax.Array:
+    """Gradient ``(P, s, R, R)`` of a plan's target from its values and its last cotangents."""
+    before, after = plan.factors[: plan.target], plan.factors[plan.target + 1 :]
+    inputs = [x, dy]
+    if before or after:
+        inputs.append(_weights(before, blocks) if before else _weights(after, transposed))
+    out = jax.ShapeDtypeStruct((plan.sets, *plan.set_shape), jnp.float32)
+    sums = _launch(gradient_program.program(plan), inputs, out, plan, (plan.clusters, plan.team))
+    return from_sums(sums, plan.summed)
+
+
+def _launch(
+    program: Any, inputs: Sequence[jax.Array], out: Any, plan: Any, grid: tuple[int, int]
+) -> jax.Array:
+    from structlayers._core.simt.mosaic import launch
+
+    (y,) = launch(
+        program,
+        inputs,
+        (jax.ShapeDtypeStruct(out.shape, out.dtype),),
+        clusters=grid[0],
+        cluster_size=grid[1],
+        threads=plan.threads,
+        shared_bytes=plan.shared_bytes,
+        name=f"butterfly_{plan.size}_{inputs[0].dtype.name}",
+    )
+    return y
