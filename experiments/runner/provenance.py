@@ -30,12 +30,14 @@ def versions() -> dict[str, str]:
 def commit(root: Path = ROOT) -> str:
     """Commit of the checkout, "+dirty" where sources differ from it; "unknown" outside git.
 
-    A copied tree without git may be given its commit in STRUCTLAYERS_COMMIT.
+    A copied tree, whose git is missing or behind, may be given its commit in STRUCTLAYERS_COMMIT.
     """
+    if given := os.environ.get("STRUCTLAYERS_COMMIT"):
+        return given
     top = _git(root, "rev-parse", "--show-toplevel")
     head = _git(root, "rev-parse", "HEAD")
     if top is None or head is None or Path(top).resolve() != root.resolve():
-        return os.environ.get("STRUCTLAYERS_COMMIT", "unknown")
+        return "unknown"
     changed = _git(root, "status", "--porcelain", "--", *SOURCES)
     return head + ("+dirty" if changed is None or changed else "")
 

@@ -80,9 +80,11 @@ def simulated(x, twiddle, increasing, rounds=2):
 def tensor_launches(x, twiddle, increasing, rounds):
     rows, size = x.shape
     blocks = merged_factors(twiddle[0, 0], plans.tensor_radices(size), increasing)
-    for plan in plans.tensor_plans(size, rows, increasing=increasing):
+    launches = plans.tensor_plans(size, rows, increasing=increasing)
+    factors = [factor for plan in launches for factor in plan.factors]
+    weights = fragments([blocks[factor.stride] for factor in factors])
+    for plan in launches:
         plan = dataclasses.replace(plan, clusters=rounds * plan.segments)
-        weights = fragments([blocks[factor.stride] for factor in plan.factors])
         grid = {"clusters": plan.clusters, "cluster_size": plan.cluster_size}
         yield tensor_program.program(plan), weights, plan, grid
 

@@ -147,8 +147,8 @@ def simulated_kernels(monkeypatch):
     """Products and sums by XLA in the place of the kernels, which only a GPU runs."""
     from structlayers.butterfly.pallas_gpu import gradient
 
-    def multiply(x, blocks, plan):
-        for factor in plan.factors:
+    def multiply(x, blocks, plans):
+        for factor in (factor for plan in plans for factor in plan.factors):
             x = xla.apply_block(x[:, None], blocks[factor.stride][None], None)[:, 0]
         return x
 

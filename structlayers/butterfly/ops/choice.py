@@ -23,31 +23,36 @@ from structlayers.butterfly.factors import twiddle_sizes
 _DENSE_UP_TO = {"cpu": 32, "gpu": 256, "tpu": 256}
 _DENSE_UP_TO_HALF_PRECISION = {"gpu": 512, "tpu": 512}
 
-# Rows from which the one-pass kernel of Hopper is the fastest, by dtype and N. Device time of whole
-# calls in microseconds, making of weights and matrices included; jax 0.11.2, one H200, untied, one
-# block, forward, precision highest:
+# Rows from which the kernel of Hopper is the fastest, by dtype and N. Device time of whole calls in
+# microseconds, making of weights and matrices included; jax 0.11.2, one H200, untied, one block,
+# forward, precision highest. Lines with a star are from before the last changes of the kernels,
+# which took 1 to 4 us off; dense is one product with a matrix that is made in every call.
 #
-#                 16 rows                256 rows              2048 rows             16384 rows
+#                 16 rows               256 rows             1024 rows             16384 rows
 #              pallas dense   xla    pallas dense   xla    pallas dense   xla    pallas dense   xla
 #   bfloat16
-#      512       6.4   5.8   4.4       6.5   7.5   6.0       7.9   7.2   9.7      16.8  19.7  37.2
-#     1024       8.3   8.5   5.4       8.3  13.9   8.8       9.6  12.9  12.8      25.4  51.9  64.5
-#     2048      11.1  12.9   8.2      11.7  18.2  10.4      16.5  33.9  21.1      51.7   193   112
-#     4096      11.2  36.4  11.9      16.9  46.1  14.3      35.6   121  36.8       171   707   218
-#     8192      17.3   129  15.1      25.8   136  21.2      63.6   432  70.2       351  2839   447
+#      512      *6.4   5.8   4.4       3.6   7.4   6.1       3.9   6.9   8.3      12.0  19.5  37.4
+#     1024      *8.3   8.5   5.4       4.5  12.9   8.5       5.1  11.4   9.7      21.3  51.0  62.8
+#     2048     *11.1  12.9   8.2       7.7  21.7  10.4       8.4  21.7  14.9      44.6   193   112
+#     4096                            21.5  45.9  14.4      29.5  71.3  24.6       158   707   219
+#     8192                            25.3   136  20.8      41.4         39.5       293  2839   446
+#    16384                            42.7         42.3      66.0         83.4       571         888
 #   float32
-#      256       2.4   6.2   4.1       2.5   8.5   6.0       3.0  14.0  13.3      11.9  55.1  51.1
-#      512       3.9   8.2   4.6       4.0  11.9   9.5       4.8  34.3  17.2      20.2   190  99.0
-#     1024       4.5  12.9   6.0       4.7  25.1  11.7       7.9   103  28.6      40.6   707   168
-#     2048       4.5  22.3   9.4       4.9  63.3  18.7      14.5   356  50.3     (76.0  2744)  348
-#   complex64, 16, 4096 and 16384 rows, pallas and xla: N = 256: 3.5 8.3, 8.2 29.8, 23.1 109;
-#   512: 4.0 10.6, 16.2 52.4, 50.0 195; 1024: 4.1 9.4, 27.9 93.7, 96.7 340. Dense is not measured.
+#      256       2.4   6.2   4.1      *2.5   8.5   6.0                           11.8  54.4  50.6
+#      512       3.9   8.2   4.6      *4.0  11.9   9.5                           20.3   188  98.3
+#     1024       4.5  12.9   6.0      *4.7  25.1  11.7                           40.8   710   169
+#     2048       4.5  22.3   9.4      *4.9  63.3  18.7                           77.8         352
+#     4096      (5.3         5.3)      8.5         27.0                            318         736
+#    16384      (6.0        20.2)     24.9         93.8                           1267        3872
+#   complex64, pallas and xla, 16 rows and 4096: N = 256: 3.5 8.3, 8.4 30.0; 512: 4.0 10.6, 16.4 52.4;
+#   1024: 4.1 9.4, 25.8 94.0. One row and 256: 2048: 7.7 3.6, 11.1 22.1; 16384: 8.8 15.4, 51.6 223.
 #
-# In brackets: the kernel alone, and one product with a matrix that is there.
+# In brackets: one row. The weights of N = 4096 and above now take fewer kernels of XLA to make than
+# they did here; their rows were not measured again.
 _ONE_PASS_FROM_ROWS = {
-    "bfloat16": {512: 4096, 1024: 128, 2048: 1024, 4096: 1024, 8192: 1024, 16384: 1024},
+    "bfloat16": {512: 256, 1024: 128, 2048: 256, 4096: 2048, 8192: 2048, 16384: 1024},
     "float32": dict.fromkeys((256, 512, 1024, 2048, 4096, 8192, 16384), 1),
-    "complex64": dict.fromkeys((256, 512, 1024, 2048, 4096, 8192, 16384), 1),
+    "complex64": {256: 1, 512: 1, 1024: 1, 2048: 256, 4096: 256, 8192: 256, 16384: 1},
 }
 
 # TPU: compiled estimates (no TPU took part) in milliseconds, forward, of the whole program with

@@ -132,9 +132,7 @@ def _kernel(increasing: bool) -> Any:
         rows, size = x.shape
         if x.dtype == jnp.bfloat16:
             blocks = merged_factors(factors, plans.tensor_radices(size), increasing)
-            for plan in plans.tensor_plans(size, rows, increasing=increasing):
-                x = multiply(x, blocks, plan)
-            return x
+            return multiply(x, blocks, plans.tensor_plans(size, rows, increasing=increasing))
         untied = untie_butterfly(factors[None, None])[0, 0]
         for plan in plans.scalar_plans(size, rows, x.dtype.name, increasing=increasing):
             x = multiply_real(x, untied, plan)

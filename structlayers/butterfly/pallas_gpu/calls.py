@@ -28,12 +28,14 @@ def _weights(factors: Sequence[Factor], blocks: Blocks) -> jax.Array:
     return fragments([blocks[factor.stride] for factor in factors])
 
 
-def multiply(x: jax.Array, blocks: Blocks, plan: Plan) -> jax.Array:
-    """Rows times a plan's factors, in bfloat16."""
-    inputs = (x, _weights(plan.factors, blocks))
-    return _launch(
-        tensor_program.program(plan), inputs, x, plan, (plan.clusters, plan.cluster_size)
-    )
+def multiply(x: jax.Array, blocks: Blocks, plans: Sequence[Plan]) -> jax.Array:
+    """Rows times the factors of one plan after the other, in bfloat16."""
+    # the fragments of all in one array, which XLA makes by one kernel rather than several
+    weights = _weights([factor for plan in plans for factor in plan.factors], blocks)
+    for plan in plans:
+        grid = (plan.clusters, plan.cluster_size)
+        x = _launch(tensor_program.program(plan), (x, weights), x, plan, grid)
+    return x
 
 
 def multiply_real(x: jax.Array, factors: jax.Array, plan: scalar_program.Plan) -> jax.Array:

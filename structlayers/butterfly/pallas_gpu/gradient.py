@@ -111,10 +111,10 @@ def _by_kernels(x: jax.Array, factors: jax.Array, dy: jax.Array, increasing: boo
     values, cotangents = [x], [dy]
     for part in parts[:-1]:
         plan = gradient_plans.product_plan(part, size, rows)
-        values.append(multiply(values[-1], blocks, plan))
+        values.append(multiply(values[-1], blocks, [plan]))
     for part in parts[::-1]:
         plan = gradient_plans.product_plan(part[::-1], size, rows)
-        cotangents.append(multiply(cotangents[-1], transposed, plan))
+        cotangents.append(multiply(cotangents[-1], transposed, [plan]))
     dx, *cotangents = cotangents[::-1]
     sums = {}
     for part, v, g in zip(parts, values, cotangents, strict=True):

@@ -5,6 +5,7 @@ Measured choices, jax 0.11.2 on one H200; what was tried beside them stands in k
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from structlayers.butterfly.pallas_gpu import scalar_program, tensor_layout
 from structlayers.butterfly.pallas_gpu.scalar_program import Pass
@@ -115,7 +116,16 @@ def tensor_plans(size: int, rows: int, *, increasing: bool) -> list[tensor_layou
         )
         clusters = min(plan.clusters, plan.tiles * plan.segments)
         plans.append(dataclasses.replace(plan, clusters=clusters))
-    return plans if increasing else plans[::-1]
+    return _with_weights(plans if increasing else plans[::-1])
+
+
+def _with_weights(plans: Sequence[tensor_layout.Plan]) -> list[tensor_layout.Plan]:
+    """The plans with their fragments in one array, in the order of the launches."""
+    placed, start = [], 0
+    for plan in plans:
+        placed.append(dataclasses.replace(plan, weights_at=start))
+        start += sum(factor.weight_bytes(plan.size) for factor in plan.factors)
+    return placed
 
 
 def scalar_plans(

@@ -147,9 +147,11 @@ class Plan(Tiling):
     Attributes:
         staged: whether results are copied out from shared memory, row by row, or stored by
             threads; that takes less of it.
+        weights_at: byte from which on its factors' fragments stand among the weights.
     """
 
     staged: bool = True
+    weights_at: int = 0
 
     @property
     def output_pitch(self) -> int:

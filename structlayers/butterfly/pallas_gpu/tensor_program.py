@@ -56,7 +56,7 @@ class Program(Tiles[Plan]):
             m.cluster_arrive()
         for slot in range(plan.slots):
             self.fetch(self.input, m.constant(slot))
-        self.held, start = [], 0
+        self.held, start = [], plan.weights_at
         for factor, layout in zip(plan.factors, self.layouts, strict=True):
             self.held.append(self.hold(factor, layout, self.weights, start))
             start += factor.weight_bytes(plan.size)
