@@ -44,7 +44,7 @@ _DENSE_UP_TO_HALF_PRECISION = {"gpu": 512, "tpu": 512}
 #     2048       4.5  22.3   9.4      *4.9  63.3  18.7                           77.8         352
 #     4096      (5.3         5.3)      8.5         27.0                            318         736
 #    16384      (6.0        20.2)     24.9         93.8                           1267        3872
-#   complex64, pallas and xla, 16 rows and 4096: N = 256: 3.5 8.3, 8.4 30.0; 512: 4.0 10.6, 16.4 52.4;
+#   complex64, pallas and xla, 16 and 4096 rows: 256: 3.5 8.3, 8.4 30.0; 512: 4.0 10.6, 16.4 52.4;
 #   1024: 4.1 9.4, 25.8 94.0. One row and 256: 2048: 7.7 3.6, 11.1 22.1; 16384: 8.8 15.4, 51.6 223.
 #
 # In brackets: one row. The weights of N = 4096 and above now take fewer kernels of XLA to make than

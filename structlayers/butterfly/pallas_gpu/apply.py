@@ -28,8 +28,8 @@ from structlayers.butterfly.pallas_gpu.calls import (
 from structlayers.butterfly.pallas_gpu.gradient import gradients
 from structlayers.butterfly.pallas_gpu.weights import merged_factors
 
-# Who makes the gradient of the factors in bfloat16, from LAUNCH_FROM_ROWS rows on. 16384 rows on one
-# H200: through merged "groups" about 210 us at N = 1024 and 770 at 4096 (differences of whole
+# Who makes the gradient of the factors in bfloat16, from LAUNCH_FROM_ROWS rows on. 16384 rows on
+# one H200: through merged "groups" about 210 us at N = 1024 and 770 at 4096 (differences of whole
 # calls); the product of "dense" alone takes 46 and 665. "kernel" is simulated and not timed: no
 # size takes it until it is.
 _GRADIENT_BY = {
