@@ -14,6 +14,7 @@ from structlayers._core.operands import operand_dtypes
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.butterfly.monarch.dense import check_features
 from structlayers.butterfly.monarch.shapes import monarch_sizes
+from structlayers.butterfly.ops.choice import prefer_one_pass
 
 # Floating-point operations in the time of one byte of traffic: (half precision, float32 at the
 # highest precision). H200: 790 and 52 TFLOP/s against 4.3 TB/s. TPU v5e: 197 and 33 against 0.8.
@@ -28,10 +29,14 @@ _CPU_ENTRIES_PER_ROW = 256
 def _prefer(
     x: Any, blocks1: Any, blocks2: Any, *, platform: str, out_features: int, **static: Any
 ) -> tuple[tuple[str, str], ...]:
-    """Dense where making and multiplying the whole matrix beats two passes over the data."""
+    """Dense where making and multiplying the whole matrix beats two passes over the data.
+
+    On Hopper the kernel comes first where it serves: it is that of butterflies, from the same rows.
+    """
     del static
     sizes = monarch_sizes(blocks1, blocks2)
     rows, columns = math.prod(x.shape[:-1]), x.shape[-1]
+    kernel = prefer_one_pass(x, sizes.middle, platform=platform) if x.dtype.itemsize == 2 else ()
     entries = columns * out_features
     if platform not in _OPERATIONS_PER_BYTE:
         if entries <= _CPU_DENSE_ENTRIES and entries <= _CPU_ENTRIES_PER_ROW * rows:
@@ -50,7 +55,13 @@ def _prefer(
     )
     name = "dense" if dense <= two_passes else "xla"
     why = f"dense is estimated at {dense / two_passes:.2f} of the time of two passes on {platform}"
-    return ((name, why),)
+    return (*kernel, (name, why))
+
+
+def _check_pallas_gpu(x: Any, blocks1: Any, blocks2: Any, *, platform: str, **_: Any) -> None:
+    from structlayers.butterfly.pallas_gpu.support import check_monarch
+
+    check_monarch(x, blocks1, blocks2, platform=platform)
 
 
 def _check_pallas_tpu(x: Any, blocks1: Any, blocks2: Any, *, platform: str, **_: Any) -> None:
@@ -65,6 +76,11 @@ dispatcher = Dispatcher(
         Implementation("xla", "structlayers.butterfly.monarch.xla:monarch_multiply"),
         Implementation("dense", "structlayers.butterfly.monarch.xla:monarch_multiply_dense"),
         Implementation("reference", "structlayers.butterfly.monarch.reference:monarch_multiply"),
+        Implementation(
+            "pallas_gpu",
+            "structlayers.butterfly.pallas_gpu.monarch:monarch_multiply",
+            _check_pallas_gpu,
+        ),
         Implementation(
             "pallas_tpu",
             "structlayers.butterfly.pallas_tpu.multiply:monarch_multiply",
@@ -98,8 +114,9 @@ def monarch_multiply(
         out_features: number of outputs kept, at most `s l`; None is all.
         precision: of float32 matrix products; None is the highest, true float32.
         implementation: "xla" (two batched products), "dense" (the whole matrix), "reference"
-            (plain sums), "pallas_tpu" (one pass, blocks `(k, p, p)` and `(p, k, k)` with p a
-            multiple of 128), or None to choose by platform and shapes.
+            (plain sums), "pallas_gpu" (one pass on Hopper, bfloat16, blocks `(k, p, p)` and
+            `(p, k, k)` of sizes 16 and 32, N = 512 or 1024), "pallas_tpu" (one pass, the same
+            blocks with p a multiple of 128), or None to choose by platform and shapes.
 
     Returns:
         `(*B, out_features)`. Half-precision `x` with real blocks: the dtype of `x`, sums in

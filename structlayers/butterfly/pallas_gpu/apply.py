@@ -8,12 +8,10 @@ are the inputs.
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 
 from structlayers._core.partitioning import partition_over_batch
 from structlayers.butterfly.convert import untie_butterfly
@@ -24,6 +22,7 @@ from structlayers.butterfly.pallas_gpu.calls import (
     multiply,
     multiply_by_xla,
     multiply_real,
+    with_batching,
 )
 from structlayers.butterfly.pallas_gpu.gradient import gradients
 from structlayers.butterfly.pallas_gpu.weights import merged_factors
@@ -121,13 +120,8 @@ apply_factors.defvjp(_forward, _backward)
 
 @functools.cache
 def _kernel(increasing: bool) -> Any:
-    """The kernel of (rows, factors), with a rule for `jax.vmap`.
+    """The kernel of (rows, factors), with a rule for `jax.vmap`."""
 
-    Rows that share their factors are one batch. Each set of factors of its own takes a launch,
-    which pays for many rows; few are left to XLA, for all sets at once.
-    """
-
-    @custom_vmap
     def run(x: jax.Array, factors: jax.Array) -> jax.Array:
         rows, size = x.shape
         if x.dtype == jnp.bfloat16:
@@ -138,14 +132,4 @@ def _kernel(increasing: bool) -> Any:
             x = multiply_real(x, untied, plan)
         return x
 
-    @run.def_vmap
-    def _(size: int, mapped: Sequence[bool], x: jax.Array, factors: jax.Array) -> Any:
-        x_mapped, factors_mapped = mapped
-        if not factors_mapped:
-            return run(x.reshape(-1, x.shape[-1]), factors).reshape(x.shape), True
-        x = x if x_mapped else jnp.broadcast_to(x, (size, *x.shape))
-        if x.shape[-2] < LAUNCH_FROM_ROWS:
-            return jax.vmap(lambda x, f: multiply_by_xla(x, f, increasing))(x, factors), True
-        return jax.lax.map(lambda pair: run(*pair), (x, factors)), True
-
-    return run
+    return with_batching(run, functools.partial(multiply_by_xla, increasing=increasing))

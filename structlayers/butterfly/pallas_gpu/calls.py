@@ -1,10 +1,11 @@
 """Calls of the Hopper kernels, and of XLA in their place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
 from structlayers.butterfly import xla
 from structlayers.butterfly.pallas_gpu import gradient_program, scalar_program, tensor_program
@@ -22,6 +23,37 @@ def multiply_by_xla(x: jax.Array, factors: jax.Array, increasing: bool) -> jax.A
     """The product of all factors as the portable implementation has it."""
     twiddle = factors[None, None]
     return xla.butterfly_multiply(x, twiddle, None, increasing_stride=increasing)
+
+
+def with_batching(kernel: Callable[..., jax.Array], by_xla: Callable[..., jax.Array]) -> Any:
+    """A kernel of (rows, weights...) with a rule for `jax.vmap`.
+
+    Rows that share their weights are one batch. Each set of weights of its own takes a launch,
+    which pays for many rows; few are left to XLA, for all sets at once.
+
+    Args:
+        kernel: of rows ``(B, N)`` and weights, to rows of the same shape.
+        by_xla: the same product as the portable implementation has it.
+    """
+
+    @custom_vmap
+    def run(x: jax.Array, *weights: jax.Array) -> jax.Array:
+        return kernel(x, *weights)
+
+    @run.def_vmap
+    def _(size: int, mapped: Sequence[bool], x: jax.Array, *weights: jax.Array) -> Any:
+        x_mapped, *weights_mapped = mapped
+        if not any(weights_mapped):
+            return run(x.reshape(-1, x.shape[-1]), *weights).reshape(x.shape), True
+        arrays = [
+            array if one else jnp.broadcast_to(array, (size, *array.shape))
+            for array, one in zip((x, *weights), (x_mapped, *weights_mapped), strict=True)
+        ]
+        if arrays[0].shape[-2] < LAUNCH_FROM_ROWS:
+            return jax.vmap(by_xla)(*arrays), True
+        return jax.lax.map(lambda each: run(*each), tuple(arrays)), True
+
+    return run
 
 
 def _weights(factors: Sequence[Factor], blocks: Blocks) -> jax.Array:

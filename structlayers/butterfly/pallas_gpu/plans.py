@@ -98,25 +98,37 @@ def tensor_plans(size: int, rows: int, *, increasing: bool) -> list[tensor_layou
     """The launches of the bfloat16 kernel for N and a number of rows, in their order."""
     plans, stride = [], 1
     for launch in _TENSOR[size]:
-        factors = tuple(map(Factor, launch.radices, strides(launch.radices, stride)))
+        plans.append(_tensor_plan(size, rows, launch, stride, increasing=increasing))
         stride *= math.prod(launch.radices)
-        # a chain that ends with its large strides needs one more column buffer in a cluster
-        slots = launch.slots if increasing or launch.cluster_size == 1 else 3
-        plan = tensor_layout.Plan(
-            size,
-            rows,
-            factors if increasing else factors[::-1],
-            launch.cluster_size,
-            launch.clusters,
-            launch.segments,
-            launch.planes,
-            slots=slots,
-            warps=launch.warps,
-            staged=launch.staged,
-        )
-        clusters = min(plan.clusters, plan.tiles * plan.segments)
-        plans.append(dataclasses.replace(plan, clusters=clusters))
     return _with_weights(plans if increasing else plans[::-1])
+
+
+def two_factor_plan(radices: tuple[int, int], rows: int, *, increasing: bool) -> tensor_layout.Plan:
+    """One launch of two merged factors, radices by increasing stride; N is their product."""
+    size = math.prod(radices)
+    launch = dataclasses.replace(_TENSOR[size][0], radices=radices)
+    return _tensor_plan(size, rows, launch, 1, increasing=increasing)
+
+
+def _tensor_plan(
+    size: int, rows: int, launch: _Tensor, stride: int, *, increasing: bool
+) -> tensor_layout.Plan:
+    factors = tuple(map(Factor, launch.radices, strides(launch.radices, stride)))
+    # a chain that ends with its large strides needs one more column buffer in a cluster
+    slots = launch.slots if increasing or launch.cluster_size == 1 else 3
+    plan = tensor_layout.Plan(
+        size,
+        rows,
+        factors if increasing else factors[::-1],
+        launch.cluster_size,
+        launch.clusters,
+        launch.segments,
+        launch.planes,
+        slots=slots,
+        warps=launch.warps,
+        staged=launch.staged,
+    )
+    return dataclasses.replace(plan, clusters=min(plan.clusters, plan.tiles * plan.segments))
 
 
 def _with_weights(plans: Sequence[tensor_layout.Plan]) -> list[tensor_layout.Plan]:
