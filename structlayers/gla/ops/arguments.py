@@ -168,6 +168,22 @@ def check_cu_seqlens(cu_seqlens: ArrayLike, lead: tuple[int, ...]) -> jax.Array:
     return ends
 
 
+def check_lengths(lengths: ArrayLike, lead: tuple[int, ...]) -> jax.Array:
+    """Integers `(*B,)` from 0 to T.
+
+    Raises:
+        TypeError: not integers.
+        ValueError: another shape, or known values out of range.
+    """
+    lengths = _integers("lengths", lengths)
+    *batch, time = lead
+    if lengths.shape != tuple(batch):
+        raise ValueError(f"lengths must have shape (*B,) = {tuple(batch)}, got {lengths.shape}")
+    if is_known(lengths) and bool(jnp.any((lengths < 0) | (lengths > time))):
+        raise ValueError(f"lengths must be from 0 to T = {time}, got {lengths.tolist()}")
+    return lengths
+
+
 def _integers(name: str, values: ArrayLike) -> jax.Array:
     array = jnp.asarray(values)
     if not jnp.issubdtype(array.dtype, jnp.integer):
