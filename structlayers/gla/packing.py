@@ -1,9 +1,15 @@
-"""Sequences of different lengths one after the other, laid out so that each begins a chunk."""
+"""Sequences of different lengths one after the other, laid out so that each begins a chunk.
+
+Also the type of what is laid out: the arrays of one call that have an axis of time.
+"""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+# q, k, v, log_gate, log_value_gate
+type Tokens = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array | None]
 
 
 class Packing(NamedTuple):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from structlayers._core.precision import PrecisionLike, accumulation_dtype
 from structlayers.gla.gates import with_resets
-from structlayers.gla.packing import Packing
+from structlayers.gla.packing import Packing, Tokens
 
 
 def step(
@@ -87,17 +87,18 @@ def gated_linear_attention(
     dtype = accumulation_dtype(q.dtype)
     log_gate = with_resets(log_gate, resets)
     shape = (*k.shape[:-3], *k.shape[-2:], v.shape[-1])
-    arrays = [None if x is None else jnp.moveaxis(x, -3, 0) for x in (q, k, v, log_gate)]
-    arrays.append(None if log_value_gate is None else jnp.moveaxis(log_value_gate, -3, 0))
+    tokens: Tokens = jax.tree.map(
+        lambda x: jnp.moveaxis(x, -3, 0), (q, k, v, log_gate, log_value_gate)
+    )
 
     if packing is None:
         state = jnp.zeros(shape, dtype) if initial_state is None else initial_state
 
-        def token(state: jax.Array, x: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        def token(state: jax.Array, x: Tokens) -> tuple[jax.Array, jax.Array]:
             out, state = step(*x, state, scale=scale)
             return state, out
 
-        state, out = jax.lax.scan(token, state, arrays)
+        state, out = jax.lax.scan(token, state, tokens)
         return jnp.moveaxis(out, 0, -3), state
 
     count = packing.last.shape[0]
@@ -105,14 +106,16 @@ def gated_linear_attention(
     sequence = jnp.repeat(packing.sequence, chunk_size)
     first = jnp.repeat(packing.first, chunk_size) & (jnp.arange(q.shape[0]) % chunk_size == 0)
 
-    def packed_token(carry: tuple, x: tuple) -> tuple[tuple, jax.Array]:
+    def packed_token(
+        carry: tuple[jax.Array, jax.Array], x: tuple[jax.Array, jax.Array, Tokens]
+    ) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         (state, finals), (sequence, first, values) = carry, x
         state = jnp.where(first, starts.at[sequence].get(mode="clip"), state)
         out, state = step(*values, state, scale=scale)
         return (state, finals.at[sequence].set(state, mode="drop")), out
 
     carry = (jnp.zeros(shape, dtype), starts)
-    (_, finals), out = jax.lax.scan(packed_token, carry, (sequence, first, arrays))
+    (_, finals), out = jax.lax.scan(packed_token, carry, (sequence, first, tokens))
     return out, finals
 
 

@@ -23,6 +23,8 @@ from structlayers.gla.layers.state import GatedLinearAttentionState
 from structlayers.gla.ops import gated_linear_attention, gated_linear_attention_step
 from structlayers.gla.ops.arguments import check_lengths
 
+_LECUN_NORMAL = nnx.initializers.lecun_normal()
+
 
 class GatedLinearAttention(nnx.Module):
     """`y = (swish(x W_r) * norm(o)) W_o` with o by gated linear attention over the axis of time.
@@ -81,13 +83,13 @@ class GatedLinearAttention(nnx.Module):
         key_features: int | None = None,
         value_features: int | None = None,
         gate_rank: int = 16,
-        gate_logit_normalizer: float = 16.0,
+        gate_logit_normalizer: int | float = 16,
         conv_size: int | None = None,
         norm_epsilon: float = 1e-6,
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         precision: PrecisionLike = None,
-        kernel_init: Initializer = nnx.initializers.lecun_normal(),
+        kernel_init: Initializer = _LECUN_NORMAL,
         promote_dtype: PromoteDtype = dtypes.promote_dtype,
         chunk_size: int | None = None,
         implementation: str | None = None,
@@ -211,8 +213,12 @@ class GatedLinearAttention(nnx.Module):
             require_features("inputs", inputs, self.features)
             x = jnp.asarray(inputs)[..., None, :]
             (q, k, v), seen = self._heads(x, state, None)
+            q, k, v, log_gate = (part[..., 0, :, :] for part in (q, k, v, self._log_gate(x)))
             out, recurrent = gated_linear_attention_step(
-                *(part[..., 0, :, :] for part in (q, k, v, self._log_gate(x))),
+                q,
+                k,
+                v,
+                log_gate,
                 state.recurrent,
                 precision=self.precision,
             )
@@ -311,7 +317,8 @@ class GatedLinearAttention(nnx.Module):
     def _next_state(
         self, recurrent: jax.Array, seen: list[jax.Array], lengths: jax.Array | None
     ) -> GatedLinearAttentionState:
-        history = (last_inputs(part, self.conv_size - 1, lengths) for part in seen)
+        kept = (self.conv_size or 1) - 1
+        history = (last_inputs(part, kept, lengths) for part in seen)
         return GatedLinearAttentionState(recurrent, tuple(history))
 
 

@@ -18,7 +18,7 @@ class GatedLinearAttentionState:
     Example:
         >>> import jax.numpy as jnp
         >>> state = GatedLinearAttentionState(jnp.zeros((2, 4, 8, 8)), ())
-        >>> jax.tree.map(jnp.shape, state).recurrent
+        >>> jax.tree.leaves(state)[0].shape
         (2, 4, 8, 8)
     """
 

@@ -112,7 +112,7 @@ def check_state(
     return state
 
 
-def check_scale(scale: float | None, width: int) -> float:
+def check_scale(scale: int | float | None, width: int) -> float:
     """The scale of the outputs; None is `1 / sqrt(K)`.
 
     Raises:

@@ -1,7 +1,8 @@
 """`gated_linear_attention`: a linear recurrence with gates over a whole sequence."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +24,22 @@ from structlayers.gla.ops.arguments import (
     check_state,
     merge_gates,
 )
-from structlayers.gla.packing import Packing, chunk_packing, pack, unpack
+from structlayers.gla.packing import Packing, Tokens, chunk_packing, pack, unpack
 
 DEFAULT_CHUNK_SIZE = 64
 
 
-def _check_parallel(*args: Any, platform: str, **static: Any) -> None:
+# Weights of all pairs, 4 bytes each, that the parallel form may hold.
+_PARALLEL_WEIGHTS = 2**28
+
+
+def _check_parallel(q: Any, k: Any, *args: Any, platform: str, **static: Any) -> None:
     del platform, static
     if isinstance(args[-1], Packing):
         raise NotImplementedError("the parallel form knows no cu_seqlens; take segment_ids")
+    weights = k.size * q.shape[-3]
+    if weights > _PARALLEL_WEIGHTS:
+        raise NotImplementedError(f"it would hold {weights} weights, over {_PARALLEL_WEIGHTS}")
 
 
 # Every implementation is called with (q, k, v, log_gate, log_value_gate, initial_state, resets,
@@ -50,6 +58,46 @@ dispatcher = Dispatcher(
 )
 
 
+@overload
+def gated_linear_attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    log_gate: ArrayLike | None = None,
+    *,
+    log_value_gate: ArrayLike | None = None,
+    initial_state: ArrayLike | None = None,
+    output_final_state: Literal[False] = False,
+    segment_ids: ArrayLike | None = None,
+    cu_seqlens: ArrayLike | None = None,
+    reverse: bool = False,
+    scale: int | float | None = None,
+    chunk_size: int | None = None,
+    precision: PrecisionLike = None,
+    implementation: str | None = None,
+) -> jax.Array: ...
+
+
+@overload
+def gated_linear_attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    log_gate: ArrayLike | None = None,
+    *,
+    log_value_gate: ArrayLike | None = None,
+    initial_state: ArrayLike | None = None,
+    output_final_state: Literal[True],
+    segment_ids: ArrayLike | None = None,
+    cu_seqlens: ArrayLike | None = None,
+    reverse: bool = False,
+    scale: int | float | None = None,
+    chunk_size: int | None = None,
+    precision: PrecisionLike = None,
+    implementation: str | None = None,
+) -> tuple[jax.Array, jax.Array]: ...
+
+
 def gated_linear_attention(
     q: ArrayLike,
     k: ArrayLike,
@@ -62,19 +110,20 @@ def gated_linear_attention(
     segment_ids: ArrayLike | None = None,
     cu_seqlens: ArrayLike | None = None,
     reverse: bool = False,
-    scale: float | None = None,
+    scale: int | float | None = None,
     chunk_size: int | None = None,
     precision: PrecisionLike = None,
     implementation: str | None = None,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Linear attention with a gated state: `S_t = (a_t b_t^T) * S_(t-1) + k_t v_t^T`, `o_t = s q_t S_t`.
+    """Linear attention with a state that decays by gates.
 
-    Per head; `a_t = exp(log_gate_t)` forgets along keys, `b_t = exp(log_value_gate_t)` along
-    values, and the output reads the new state. Equivalently, with all gates between two tokens,
-    `o_t = s sum_(i <= t) sum_c q_tc k_ic exp(log_gate_(i+1) + ... + log_gate_t)_c v_i`.
-    `4 K V + 2 C (K + V)` operations a token and head, linear in T. Special cases by the shape of
-    `log_gate`: none is linear attention; `(1, 1, H, 1)`, a constant for each head, RetNet;
-    `(B, T, H, 1)` the scalar gates of Mamba-2; `(B, T, H, K)` gated linear attention.
+    Per head `S_t = (a_t b_t^T) * S_(t-1) + k_t v_t^T` and `o_t = s q_t S_t`: `a_t =
+    exp(log_gate_t)` forgets along keys, `b_t = exp(log_value_gate_t)` along values, and the output
+    reads the new state. Equivalently, with all gates between two tokens, `o_t = s sum_(i <= t)
+    sum_c q_tc k_ic exp(log_gate_(i+1) + ... + log_gate_t)_c v_i`. `4 K V + 2 C (K + V)` operations
+    a token and head, linear in T. Special cases by the shape of `log_gate`: none is linear
+    attention; `(1, 1, H, 1)`, a constant for each head, RetNet; `(B, T, H, 1)` the scalar gates of
+    Mamba-2; `(B, T, H, K)` gated linear attention.
 
     Args:
         q: queries `(*B, T, H, K)`, float32, bfloat16, float16, or float64 under x64.
@@ -134,14 +183,15 @@ def gated_linear_attention(
     log_gate = check_gate("log_gate", log_gate, k.shape, dtype)
     log_value_gate = check_gate("log_value_gate", log_value_gate, v.shape, dtype)
     log_gate, log_value_gate = merge_gates(log_gate, log_value_gate)
+    size = _chunk_size(chunk_size, time)
     run = functools.partial(
         dispatcher,
         implementation=implementation,
         scale=check_scale(scale, width),
-        chunk_size=_chunk_size(chunk_size, time),
+        chunk_size=size,
         precision=canonicalize_precision(precision),
     )
-    tokens = (q, k, v, log_gate, log_value_gate)
+    tokens: Tokens = (q, k, v, log_gate, log_value_gate)
     state_shape = (groups, width, v.shape[-1])
     ends = ids = None
     if cu_seqlens is not None:
@@ -158,7 +208,7 @@ def gated_linear_attention(
         state = check_state("initial_state", initial_state, axes, state_shape, dtype)
 
     if reverse:
-        tokens = tuple(None if x is None else jnp.flip(x, -3) for x in tokens)
+        tokens = jax.tree.map(lambda x: jnp.flip(x, -3), tokens)
         ids = None if ids is None else jnp.flip(ids, -1)
         if ends is not None:
             ends = time - jnp.flip(ends)
@@ -169,7 +219,7 @@ def gated_linear_attention(
     elif ends is None:
         out, final = run(*tokens, state, None if ids is None else _resets(ids), None)
     else:
-        out, final = _run_packed(run, tokens, state, ends)
+        out, final = _run_packed(run, tokens, state, ends, size)
     if reverse:
         out = jnp.flip(out, -3)
         final = final if ends is None else jnp.flip(final, 0)
@@ -189,14 +239,16 @@ def _resets(ids: jax.Array) -> jax.Array:
 
 
 def _run_packed(
-    run: Any, tokens: tuple[jax.Array | None, ...], state: jax.Array | None, ends: jax.Array
+    run: Callable[..., tuple[jax.Array, jax.Array]],
+    tokens: Tokens,
+    state: jax.Array | None,
+    ends: jax.Array,
+    chunk_size: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Moves every sequence to the start of a chunk, runs, and moves the outputs back."""
-    has_batch = tokens[0].ndim == 4
-    tokens = tuple(x[0] if has_batch and x is not None else x for x in tokens)
-    time = tokens[0].shape[0]
-    packing, places, size = chunk_packing(ends, time, run.keywords["chunk_size"])
-    packed = (None if x is None else pack(x, places, size) for x in tokens)
+    *batch, time, _, _ = tokens[0].shape
+    packing, places, size = chunk_packing(ends, time, chunk_size)
+    packed = jax.tree.map(lambda x: pack(x[0] if batch else x, places, size), tokens)
     out, final = run(*packed, state, None, packing)
     out = unpack(out, places)
-    return (out[None] if has_batch else out), final
+    return (out[None] if batch else out), final

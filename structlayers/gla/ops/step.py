@@ -1,7 +1,6 @@
 """`gated_linear_attention_step`: one token, for decoding."""
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from structlayers._core.dispatch import Dispatcher, Implementation
@@ -35,7 +34,7 @@ def gated_linear_attention_step(
     state: ArrayLike,
     *,
     log_value_gate: ArrayLike | None = None,
-    scale: float | None = None,
+    scale: int | float | None = None,
     precision: PrecisionLike = None,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -62,6 +61,7 @@ def gated_linear_attention_step(
         ValueError: a shape that does not fit, or known gates above 0.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> one, state = jnp.ones((1, 1)), jnp.full((1, 1, 1), 4.0)
         >>> out, state = gated_linear_attention_step(one, one, one, jnp.log(one / 2), state)
         >>> out.item(), state.item()
