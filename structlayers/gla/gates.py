@@ -73,3 +73,28 @@ def interval_sums(
         prefix = jnp.concatenate([left, right + left[..., -1:, :]], axis=-2)
         suffix = jnp.concatenate([before + right[..., -1:, :], after], axis=-2)
     return levels, (prefix, suffix)
+
+
+def pairwise_sums(levels: list[tuple[jax.Array, jax.Array]], prefix: jax.Array) -> jax.Array:
+    """Sums of a gate of one channel between all rows of a chunk: after j up to i, -inf for j > i.
+
+    Args:
+        levels: from `interval_sums` of `(..., T, 1)`.
+        prefix: the same function's `(..., T / C, C, 1)`, for its shape.
+
+    Returns:
+        `(..., T / C, C, C)`, i before j.
+
+    Example:
+        >>> levels, (prefix, _) = interval_sums(jnp.array([[-4.0], [-1.0]]), 2)
+        >>> pairwise_sums(levels, prefix).tolist()
+        [[[0.0, -inf], [-1.0, 0.0]]]
+    """
+    *lead, count, size, _ = prefix.shape
+    sums = jnp.zeros((*lead, count * size, 1, 1), prefix.dtype)
+    for after, suffix in levels:
+        left, right = jnp.moveaxis(pairs(sums), -3, 0)
+        below = after + jnp.swapaxes(suffix, -1, -2)
+        upper = jnp.concatenate([left, jnp.full_like(left, -jnp.inf)], axis=-1)
+        sums = jnp.concatenate([upper, jnp.concatenate([below, right], axis=-1)], axis=-2)
+    return sums

@@ -89,6 +89,21 @@ def test_gates_below_the_range_of_float32(rng):
     assert all(not np.any(gradient) for gradient in gradients)
 
 
+@pytest.mark.parametrize("kind", ["-50", "start", "mixed"])
+def test_gradients_of_a_gate_of_one_channel(kind, rng):
+    """Scalar gates weigh scores, not keys; with resets between segments."""
+    q, k, v, gate = inputs(rng, (2,), 27, 4, 2, 6, 8, kind)
+    arrays = (q, k, v, gate[..., :1], state(rng, 2, 2, 6, 8))
+    options = {"segment_ids": np.repeat([[0, 1]], [6, 21], axis=1).repeat(2, 0), "chunk_size": 8}
+    assert_gradients_match(
+        attention("xla", **options),
+        attention("reference", **options),
+        arrays,
+        1e-6,
+        value_bound=5e-7,
+    )
+
+
 def test_both_gates_have_gradients(rng):
     arrays = (*inputs(rng, (2,), 21, 4, 2, 6, 8, "mixed"), state(rng, 2, 2, 6, 8))
     arrays = (*arrays, log_gates(rng, arrays[2].shape, "spiky"))
@@ -198,10 +213,14 @@ def test_pieces_of_a_sequence_pass_the_state_on(reverse, rng):
     assert_close("state", memory, last, 5e-7)
 
 
-@pytest.mark.parametrize(("prefix", "dtype"), [(128, "float32"), (149, "bfloat16")])
-def test_the_future_changes_no_bit_of_the_past(prefix, dtype, rng):
+@pytest.mark.parametrize(
+    ("prefix", "channels", "dtype"),
+    [(128, 16, "float32"), (149, 16, "bfloat16"), (77, 1, "float32")],
+)
+def test_the_future_changes_no_bit_of_the_past(prefix, channels, dtype, rng):
     """Outputs of a prefix, and gradients of a loss on it: other tokens, stronger gates, longer."""
-    arrays = inputs(rng, (1,), 300, 4, 2, 16, 24, "start", dtype)
+    q, k, v, gate = inputs(rng, (1,), 300, 4, 2, 16, 24, "start", dtype)
+    arrays = (q, k, v, gate[..., :channels])
     weights = rng.standard_normal((1, 300, 4, 24)).astype(np.float32)
     weights[:, prefix:] = 0
 

@@ -1,7 +1,7 @@
 """Argument checks that the operations of the family share."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +70,7 @@ def check_gate(
     """
     if gate is None:
         return None
+    fits = _holds(gate, lambda values: values <= 0)
     gate = jnp.asarray(gate)
     require_real(name, gate)
     if gate.ndim != len(shape) or any(
@@ -78,10 +79,9 @@ def check_gate(
         raise ValueError(
             f"{name} must have shape {shape}, or 1 in place of any of its sizes, got {gate.shape}"
         )
-    if is_known(gate) and not bool(jnp.all(gate <= 0)):
+    if not fits:
         raise ValueError(
-            f"{name} must be at most 0 and not NaN, as the logarithm of a gate in [0, 1]; "
-            f"its largest value is {float(jnp.max(gate))}"
+            f"{name} must be at most 0 and not NaN, as the logarithm of a gate in [0, 1]"
         )
     return jnp.broadcast_to(gate.astype(dtype), (*shape[:-1], gate.shape[-1]))
 
@@ -138,7 +138,7 @@ def check_segment_ids(segment_ids: ArrayLike, shape: tuple[int, ...]) -> jax.Arr
     ids = _integers("segment_ids", segment_ids)
     if ids.shape != shape:
         raise ValueError(f"segment_ids must have shape (*B, T) = {shape}, got {ids.shape}")
-    if is_known(ids) and bool(jnp.any(ids[..., 1:] < ids[..., :-1])):
+    if not _holds(segment_ids, lambda values: values[..., 1:] >= values[..., :-1]):
         raise ValueError("segment_ids must not decrease along T")
     return ids
 
@@ -158,8 +158,8 @@ def check_cu_seqlens(cu_seqlens: ArrayLike, lead: tuple[int, ...]) -> jax.Array:
         raise ValueError(
             f"cu_seqlens needs q of shape (T, H, K) or (1, T, H, K), got batch axes {tuple(batch)}"
         )
-    if is_known(ends):
-        values = np.asarray(ends)
+    if is_known(cu_seqlens):
+        values = np.asarray(cu_seqlens)
         if values[0] != 0 or values[-1] > time or np.any(np.diff(values) < 0):
             raise ValueError(
                 f"cu_seqlens must start at 0, not decrease, and end at T = {time} or before, "
@@ -175,13 +175,21 @@ def check_lengths(lengths: ArrayLike, lead: tuple[int, ...]) -> jax.Array:
         TypeError: not integers.
         ValueError: another shape, or known values out of range.
     """
-    lengths = _integers("lengths", lengths)
+    counts = _integers("lengths", lengths)
     *batch, time = lead
-    if lengths.shape != tuple(batch):
-        raise ValueError(f"lengths must have shape (*B,) = {tuple(batch)}, got {lengths.shape}")
-    if is_known(lengths) and bool(jnp.any((lengths < 0) | (lengths > time))):
-        raise ValueError(f"lengths must be from 0 to T = {time}, got {lengths.tolist()}")
-    return lengths
+    if counts.shape != tuple(batch):
+        raise ValueError(f"lengths must have shape (*B,) = {tuple(batch)}, got {counts.shape}")
+    if not _holds(lengths, lambda values: (values >= 0) & (values <= time)):
+        raise ValueError(f"lengths must be from 0 to T = {time}, got {np.asarray(lengths)}")
+    return counts
+
+
+def _holds(values: ArrayLike, condition: Callable[[jax.Array], jax.Array]) -> bool:
+    """Whether a condition holds for all values, as far as they can be read; never traced."""
+    if not is_known(values):
+        return True
+    with jax.ensure_compile_time_eval():
+        return bool(jnp.all(condition(jnp.asarray(values))))
 
 
 def _integers(name: str, values: ArrayLike) -> jax.Array:

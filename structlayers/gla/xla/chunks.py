@@ -2,7 +2,8 @@
 
 Inside a chunk the rows are halved again and again. The rows of a right half attend to those of the
 left half by two matrix products, with the weights split at the boundary between them: every
-exponent is a sum of gates, so none is positive. What reaches over a chunk's start goes through the
+exponent is a sum of gates, so none is positive. Gates of one channel weigh the scores of a whole
+chunk instead. What reaches over a chunk's start goes through the
 state. Derivatives are those of this form; `jax.checkpoint` keeps nothing but the arguments for
 them, and makes states and scores again.
 """
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from structlayers._core.precision import accumulation_dtype
-from structlayers.gla.gates import interval_sums, pairs, with_resets
+from structlayers.gla.gates import interval_sums, pairs, pairwise_sums, with_resets
 from structlayers.gla.packing import Packing
 from structlayers.gla.xla.products import Product, product_for
 
@@ -92,9 +93,12 @@ def _attend(
         value_gate = _heads_first(log_value_gate, padding)
         value_levels, value_sums = interval_sums(value_gate, chunk_size)
 
-    out = jnp.sum(q * k[..., None, :], axis=-1, keepdims=True) * v[..., None, :]
-    for level, value_level in zip(levels, value_levels, strict=True):
-        out = out + _across_split(q, k, v, level, value_level, product)
+    if log_gate.shape[-1] == 1 and log_value_gate is None:
+        out = _within_chunks(q, k, v, pairwise_sums(levels, sums[0]), product)
+    else:
+        out = jnp.sum(q * k[..., None, :], axis=-1, keepdims=True) * v[..., None, :]
+        for level, value_level in zip(levels, value_levels, strict=True):
+            out = out + _across_split(q, k, v, level, value_level, product)
     from_states, final = _across_chunks(q, k, v, sums, value_sums, initial_state, packing, product)
     out = (out + from_states)[..., :time, :, :]
     out = jnp.moveaxis(out, -3, -4).reshape(*batch, time, heads, v.shape[-1])
@@ -111,6 +115,17 @@ def _blocks(x: jax.Array, size: int, axis: int = -2) -> jax.Array:
     """Cuts the axis of time into blocks: `(..., T, D)` to `(..., T / m, m, D)`."""
     axis += x.ndim
     return x.reshape(*x.shape[:axis], x.shape[axis] // size, size, *x.shape[axis + 1 :])
+
+
+def _within_chunks(
+    q: jax.Array, k: jax.Array, v: jax.Array, sums: jax.Array, product: Product
+) -> jax.Array:
+    """What rows take from their chunks when gates have one channel: weights of scores, not keys."""
+    size = sums.shape[-1]
+    scores = product("...irk,...jk->...irj", _blocks(q, size, -3), _blocks(k, size))
+    scores = scores * jnp.exp(sums)[..., None, :]
+    out = product("...irj,...jv->...irv", scores, _blocks(v, size))
+    return out.reshape(*q.shape[:-1], v.shape[-1])
 
 
 def _across_split(
