@@ -1,9 +1,15 @@
-"""Inputs for the family's tests, and the recurrence written in NumPy."""
+"""Inputs for the family's tests, the op as they call it, and the recurrence in NumPy."""
 
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+
+from structlayers.gla import gated_linear_attention
+
+IMPLEMENTATIONS = ("xla", "reference", "parallel")
 
 
 def log_sigmoid(x: np.ndarray) -> np.ndarray:
@@ -71,3 +77,23 @@ def recurrence(
             out[t, h] = scale * q[t, h] @ memory
         finals[g] = memory
     return out, finals
+
+
+def attention(implementation: str, **options: Any) -> Callable[..., Any]:
+    """Outputs and final states as a jitted function of q, k, v, log gates, initial state."""
+
+    @jax.jit
+    def run(q, k, v, log_gate=None, initial_state=None, log_value_gate=None):
+        return gated_linear_attention(
+            q,
+            k,
+            v,
+            log_gate,
+            initial_state=initial_state,
+            log_value_gate=log_value_gate,
+            output_final_state=True,
+            implementation=implementation,
+            **options,
+        )
+
+    return run
