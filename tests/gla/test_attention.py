@@ -44,6 +44,31 @@ def test_values_equal_the_definition(form, time, implementation, rng):
         assert_close("values", (out[b], final[b]), wanted, 5e-7)
 
 
+@pytest.mark.parametrize("channels", [1, 64])
+@pytest.mark.parametrize("constant", [None, "k", "v", "initial_state"])
+def test_constants_in_a_single_chunk(constant, channels, rng):
+    """Products with what the compiler knows, and sums with them, are written in full."""
+    q, k, v, gate = inputs(rng, (1,), 64, 1, 1, 64, 64)
+    arrays = {"q": q, "k": k, "v": v, "log_gate": gate[..., :channels]}
+    known = {}
+    if constant is not None:
+        shape = arrays.pop(constant, np.zeros((1, 1, 64, 64))).shape
+        known = {constant: np.full(shape, constant != "initial_state", np.float32)}
+
+    @jax.jit
+    def run(arrays):
+        constants = {name: jnp.full(x.shape, x.flat[0]) for name, x in known.items()}
+        return attention("xla")(**arrays, **constants)
+
+    program = run.lower(arrays).compile()
+    # memory that is not written shows only where something else was before
+    poison = [np.full((size, 64), np.nan, np.float32) for size in 40 * [32, 64, 128]]
+    del poison
+    found = program(arrays)
+    wanted = attention("reference")(**arrays, **known)
+    assert_close("values", found, wanted, 1e-6)
+
+
 KINDS = ("0", "-1e-6", "-0.05", "-5", "-50", "start", "strong", "spiky", "mixed")
 
 
