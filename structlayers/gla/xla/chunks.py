@@ -100,7 +100,7 @@ def _attend(
         for level, value_level in zip(levels, value_levels, strict=True):
             out = out + _across_split(q, k, v, level, value_level, product)
     from_states, final = _across_chunks(q, k, v, sums, value_sums, initial_state, packing, product)
-    # XLA's CPU backend fuses this sum with a product of which one operand is a constant, such as a
+    # XLA's CPU backend fuses this sum with a product of which one operand is a broadcast, such as a
     # state of zeros, and leaves the result unwritten (seen with jax 0.12.0.1).
     out, from_states = jax.lax.optimization_barrier((out, from_states))
     out = (out + from_states)[..., :time, :, :]
