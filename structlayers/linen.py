@@ -21,12 +21,14 @@ from functools import partial
 from flax import linen, nnx
 
 from structlayers.butterfly import layers as butterfly
+from structlayers.gla import layers as gla
 from structlayers.structured import layers as structured
 
 __all__ = [
     "ButterflyLinear",
     "CirculantLinear",
     "FastfoodLinear",
+    "GatedLinearAttention",
     "LDRLinear",
     "LearnedPermutation",
     "LowRankLinear",
@@ -40,6 +42,7 @@ type LinenLayer = Callable[..., linen.Module]
 ButterflyLinear: LinenLayer = partial(nnx.bridge.to_linen, butterfly.ButterflyLinear)
 CirculantLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.CirculantLinear)
 FastfoodLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.FastfoodLinear)
+GatedLinearAttention: LinenLayer = partial(nnx.bridge.to_linen, gla.GatedLinearAttention)
 LDRLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.LDRLinear)
 LearnedPermutation: LinenLayer = partial(nnx.bridge.to_linen, butterfly.LearnedPermutation)
 LowRankLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.LowRankLinear)

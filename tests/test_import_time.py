@@ -40,7 +40,13 @@ def test_structlayers_imports_in_under_a_second_and_a_half():
 
 
 @pytest.mark.parametrize(
-    "module", ["structlayers.butterfly", "structlayers.structured", "structlayers.testing"]
+    "module",
+    [
+        "structlayers.butterfly",
+        "structlayers.gla",
+        "structlayers.structured",
+        "structlayers.testing",
+    ],
 )
 def test_families_import_no_flax_and_no_kernel(module):
     _, modules = _fresh_import(module)

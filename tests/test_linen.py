@@ -13,12 +13,14 @@ from flax import nnx
 
 from structlayers import linen as sl
 from structlayers.butterfly import layers as butterfly_layers
+from structlayers.gla import layers as gla_layers
 from structlayers.structured import layers as structured_layers
 
 LAYERS = {
     name: getattr(module, name)
-    for module in (butterfly_layers, structured_layers)
+    for module in (butterfly_layers, gla_layers, structured_layers)
     for name in module.__all__
+    if issubclass(getattr(module, name), nnx.Module)
 }
 
 CASES: dict[str, tuple[str, tuple, dict[str, Any], set[str]]] = {
@@ -36,6 +38,15 @@ CASES: dict[str, tuple[str, tuple, dict[str, Any], set[str]]] = {
     "toeplitz": ("ToeplitzLikeLinear", (6, 9), {"rank": 2}, {"g", "h", "bias"}),
     "ldr": ("LDRLinear", (6, 5), {"corners": (0.0, 0.0)}, {"g", "h", "a", "b", "bias"}),
     "fastfood": ("FastfoodLinear", (6, 9), {"permutation": 3}, {"scale", "gauss", "sign", "bias"}),
+    "gated": (
+        "GatedLinearAttention",
+        (8,),
+        {"num_heads": 2, "conv_size": 3},
+        {
+            *("query", "key", "value", "gate_down", "gate_up", "output_gate", "norm", "output"),
+            "convolutions",
+        },
+    ),
     "low rank": ("LowRankLinear", (6, 9), {"use_bias": False}, {"u", "v"}),
 }
 
@@ -121,4 +132,4 @@ def test_importable_by_name():
     for name in sl.__all__:
         facade: Callable[..., nn.Module] = getattr(sl, name)
         assert inspect.isclass(LAYERS[name])
-        assert isinstance(facade(8, *([8] if "Linear" in name else [])), nn.Module)
+        assert isinstance(facade(8, *([8] if name.endswith("Linear") else [])), nn.Module)

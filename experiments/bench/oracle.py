@@ -134,6 +134,7 @@ def compute_oracle(
     rows: np.ndarray | None,
     cotangent: Any = None,
     source: str = "",
+    row_arrays: tuple[int, ...] = (0,),
 ) -> Oracle:
     """Runs a reference in float64 on the CPU.
 
@@ -144,6 +145,7 @@ def compute_oracle(
         rows: as `choose_rows` gives them.
         cotangent: the one that the measured function gets, for "forward_backward".
         source: what the reference is, where it is no reference implementation.
+        row_arrays: positions of the arrays whose first axis holds the rows.
 
     Returns:
         The `Oracle`.
@@ -151,7 +153,7 @@ def compute_oracle(
     leaves, structure = jax.tree.flatten(jax.tree.map(_widen, arrays))
     total = leaves[0].shape[0] if rows is not None else 0
     if rows is not None:
-        leaves[0] = leaves[0][rows]
+        leaves = [leaf[rows] if i in row_arrays else leaf for i, leaf in enumerate(leaves)]
     wide = structure.unflatten(leaves)
 
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
@@ -163,13 +165,15 @@ def compute_oracle(
                 wide_cotangent = jax.tree.map(lambda leaf: leaf[rows], wide_cotangent)
             values = jax.jit(with_gradients(reference))(*wide, wide_cotangent)
         values = jax.tree.map(np.asarray, values)
-    by_row = _gradient_rows(arrays) if mode == "forward_backward" else ()
+    by_row = _gradient_rows(arrays, row_arrays) if mode == "forward_backward" else ()
     return Oracle(rows, total, values, by_row, source)
 
 
-def _gradient_rows(arrays: Arrays) -> tuple[bool, ...]:
-    """For each differentiable input whether it is the one that holds the rows: the first array."""
+def _gradient_rows(arrays: Arrays, row_arrays: tuple[int, ...]) -> tuple[bool, ...]:
+    """For each differentiable input whether it holds the rows."""
     leaves: Sequence[Any] = jax.tree.leaves(arrays)
     return tuple(
-        index == 0 for index, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)
+        index in row_arrays
+        for index, leaf in enumerate(leaves)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
     )

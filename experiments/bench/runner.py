@@ -94,7 +94,7 @@ def _oracle(
         return str(error)
     arrays = make_arrays(spec, operation.make_inputs)
     reference = operation.bind(spec, implementation)
-    return oracle.compute_oracle(reference, arrays, mode, rows, cotangent, source)
+    return oracle.compute_oracle(reference, arrays, mode, rows, cotangent, source, spec.row_arrays)
 
 
 def run(

@@ -19,6 +19,7 @@ class ArgSpec:
         operations: arithmetic operations of the best known algorithm, not of an implementation.
         source: the paper, table or model that the shape comes from.
         tags: where it is run: "smoke" (seconds on a CPU), "cpu", "gpu", "tpu".
+        row_arrays: which leaves of `arrays` lead with the same independent rows as the result.
 
     Example:
         >>> import jax
@@ -34,6 +35,7 @@ class ArgSpec:
     operations: int
     source: str
     tags: frozenset[str]
+    row_arrays: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         if not self.name or set(self.name) - set("abcdefghijklmnopqrstuvwxyz0123456789_"):

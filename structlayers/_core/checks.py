@@ -4,7 +4,21 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+
+def is_known(array: ArrayLike) -> bool:
+    """Whether the values of an array can be read here: it is not traced, nor on other hosts.
+
+    Example:
+        >>> is_known(jnp.ones(2)), jax.jit(lambda x: jnp.array(is_known(x)))(jnp.ones(2)).item()
+        (True, False)
+    """
+    if isinstance(array, jax.Array):
+        return not isinstance(array, jax.core.Tracer) and array.is_fully_addressable
+    return True
 
 
 def require_integer(name: str, value: Any) -> int:

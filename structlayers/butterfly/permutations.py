@@ -17,6 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from structlayers._core.checks import (
+    is_known,
     is_power_of_two,
     require_positive,
     require_power_of_two,
@@ -154,13 +155,6 @@ def inverse_permutation(permutation: ArrayLike) -> Any:
         return np.argsort(permutation, axis=-1).astype(permutation.dtype)
     permutation = jnp.asarray(permutation)
     return jnp.argsort(permutation, axis=-1).astype(permutation.dtype)
-
-
-def is_known(array: ArrayLike) -> bool:
-    """Whether the values of an array can be read here: it is not traced, nor on other hosts."""
-    if isinstance(array, jax.Array):
-        return not isinstance(array, jax.core.Tracer) and array.is_fully_addressable
-    return True
 
 
 def require_permutation(name: str, permutation: ArrayLike, n: int | None = None) -> None:

@@ -71,6 +71,22 @@ def test_rows_find_an_error_and_nothing_else(operation, mode, monkeypatch):
     assert good.error_scope.startswith("4 of 12 rows")
 
 
+def test_rows_of_several_arrays():
+    """Both factors have the rows of the result: both are cut, and so are their gradients."""
+    arrays = (jnp.arange(12.0).reshape(6, 2), jnp.ones((6, 2)), jnp.array([2.0, 3.0]))
+
+    def weighted(a, b, scale):
+        return a * b * scale[None]
+
+    rows = np.array([0, 5])
+    cotangent = jnp.zeros((6, 2)).at[rows].set(1)
+    found = oracle.compute_oracle(
+        weighted, arrays, "forward_backward", rows, cotangent, row_arrays=(0, 1)
+    )
+    assert found.gradient_rows == (True, True, False)
+    assert found.error(with_gradients(weighted)(*arrays, cotangent)) < 1e-6
+
+
 def test_an_error_in_one_gradient_is_found(operation):
     spec = operation.specs[0]
     job = make_job(operation, spec, "forward_backward")

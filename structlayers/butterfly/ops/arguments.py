@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from structlayers._core.checks import require_inexact
-from structlayers.butterfly.permutations import is_known, require_permutation
+from structlayers._core.checks import is_known, require_inexact
+from structlayers.butterfly.permutations import require_permutation
 
 
 def check_permutation(name: str, permutation: ArrayLike, size: int) -> np.ndarray | jax.Array:

@@ -1,0 +1,1 @@
+"""The portable implementation: chunks of tokens, and one token."""
