@@ -8,7 +8,7 @@ bit, with what comes after it. Runs on any device; float32 at precision "highest
 
 Paper: Yang et al. 2024, arXiv:2312.06635, equation 3 (recurrence), sections 4.2 and 4.3.
 Expected: float32 2e-6 and 1e-5 (gradients); bfloat16 4e-3 (o), 3e-3 (state), 5e-3 (gradients).
-Hardware: any; 4 minutes on a 2-core CPU.
+Hardware: any; 5 minutes on a 2-core CPU (9 on a busy one).
 Command: python -m experiments run configs/gla/op_numerics.py
 """
 
