@@ -241,8 +241,9 @@ class SoftmaxAttention(nnx.Module):
         flat = (a.reshape(count, *a.shape[len(batch) :]) for a in (q, k, v))
         if mask is not None:
             mask = mask.reshape(count, 1, *mask.shape[len(batch) :])
-        # the function has no argument for it
-        with jax.default_matmul_precision(self.precision.name.lower()):
+        # the function has no argument for the precision, and promotes bfloat16 by itself
+        precision = jax.default_matmul_precision(self.precision.name.lower())
+        with precision, jax.numpy_dtype_promotion("standard"):
             out = jax.nn.dot_product_attention(*flat, mask=mask, is_causal=is_causal)
         return self.output(out.reshape(*batch, time, self.features))
 
