@@ -1,5 +1,7 @@
 """Softmax attention, retention and SwiGLU by their formulas; states, lengths, segments."""
 
+import sys
+import types
 from typing import Any
 
 import jax
@@ -142,6 +144,29 @@ def test_bfloat16(x):
         out = apply(make(jnp.bfloat16), x)
         assert out.dtype == jnp.bfloat16
         assert_close("outputs", out, apply(make(None), x), 3e-2)
+
+
+def test_attention_of_tokamax_where_it_is(x, monkeypatch):
+    def make() -> SoftmaxAttention:
+        return SoftmaxAttention(16, num_heads=2, attention="tokamax", rngs=nnx.Rngs(0))
+
+    monkeypatch.setitem(sys.modules, "tokamax", None)
+    with pytest.raises(ImportError, match="attention='tokamax' needs tokamax"):
+        make()
+    with pytest.raises(ValueError, match="attention must be one of 'jax', 'tokamax'"):
+        SoftmaxAttention(16, num_heads=2, attention="flash", rngs=nnx.Rngs(0))
+    calls = []
+
+    def attention(*args: Any, **options: Any) -> jax.Array:
+        calls.append(sorted(options))
+        return jax.nn.dot_product_attention(*args, **options)
+
+    # stands in for the package: it takes the arguments of jax.nn's function
+    package = types.SimpleNamespace(dot_product_attention=attention)
+    monkeypatch.setitem(sys.modules, "tokamax", package)
+    plain = SoftmaxAttention(16, num_heads=2, rngs=nnx.Rngs(0))
+    assert_close("outputs", make()(x), plain(x), 1e-6)
+    assert calls == [["is_causal", "mask"]]
 
 
 def test_bad_inputs_are_refused(layer, x):

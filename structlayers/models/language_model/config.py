@@ -45,6 +45,7 @@ class LanguageModelConfig:
         gate_logit_normalizer: tau of "gla".
         conv_size: taps of the short convolutions of "gla"; None is none.
         rope_theta: base of the rotary angles of "softmax" and "retention".
+        attention: whose function "softmax" calls, "jax" or "tokamax".
         tie_embeddings: whether the output layer is the transposed embedding.
         norm_epsilon: added to mean squares.
         init_std: standard deviation of embeddings and projections at the start.
@@ -86,6 +87,7 @@ class LanguageModelConfig:
     gate_logit_normalizer: int | float = 16
     conv_size: int | None = None
     rope_theta: float = 10000.0
+    attention: str = "jax"
     tie_embeddings: bool = False
     norm_epsilon: float = 1e-6
     init_std: float = 0.02

@@ -80,6 +80,7 @@ def _softmax(config: LanguageModelConfig, rngs: nnx.Rngs) -> nnx.Module:
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
         rope_theta=config.rope_theta,
+        attention=config.attention,
         rngs=rngs,
         **layer_options(config, "heads"),
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -14,7 +14,7 @@ from flax.nnx.nn import dtypes
 from flax.typing import Dtype, Initializer
 from jax.typing import ArrayLike
 
-from structlayers._core.checks import is_known, require_positive
+from structlayers._core.checks import is_known, require_choice, require_positive
 from structlayers._core.layers import PromoteDtype, require_features
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.gla.ops.arguments import check_segment_ids
@@ -42,8 +42,7 @@ class SoftmaxAttentionState:
 class SoftmaxAttention(nnx.Module):
     """`y = o W_o`, `o_t = sum_(i <= t) softmax_i(q_t k_i / sqrt(K)) v_i` by heads.
 
-    Queries and keys are rotated by their positions. Attention itself is
-    `jax.nn.dot_product_attention`. About `(2 + 2 G / H) d^2` parameters, `K = d / H`.
+    Queries and keys are rotated by their positions. `(2 + 2 G / H) d^2` parameters, `K = d / H`.
 
     Args:
         features: size d of the last axis.
@@ -56,12 +55,15 @@ class SoftmaxAttention(nnx.Module):
         precision: of the products; None is the highest (see `structlayers`' precision rules).
         kernel_init: initializer of the projections.
         promote_dtype: casts inputs and parameters to `dtype`.
+        attention: whose `dot_product_attention` is called, "jax" (that of `jax.nn`) or "tokamax".
         rngs: random keys; `params` is used.
         in_kernel_metadata: metadata, such as `out_sharding`, of the projections `(d, heads)`.
         out_kernel_metadata: metadata of the output projection `(heads, d)`.
 
     Raises:
-        ValueError: a size below 1, heads that do not divide d, or an odd `d / H`.
+        ValueError: a size below 1, heads that do not divide d, an odd `d / H`, or an unknown
+            `attention`.
+        ImportError: tokamax is asked for and not installed.
 
     Example:
         >>> layer = SoftmaxAttention(16, num_heads=2, rngs=nnx.Rngs(0))
@@ -91,6 +93,7 @@ class SoftmaxAttention(nnx.Module):
         precision: PrecisionLike = None,
         kernel_init: Initializer = _LECUN_NORMAL,
         promote_dtype: PromoteDtype = dtypes.promote_dtype,
+        attention: str = "jax",
         rngs: nnx.Rngs,
         in_kernel_metadata: Mapping[str, Any] = MappingProxyType({}),
         out_kernel_metadata: Mapping[str, Any] = MappingProxyType({}),
@@ -103,6 +106,7 @@ class SoftmaxAttention(nnx.Module):
         if num_heads % groups:
             raise ValueError(f"num_kv_heads must divide num_heads = {num_heads}, got {groups}")
         self.rope_theta = rope_theta
+        self.attention = _attention(attention)
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.precision = canonicalize_precision(precision)
@@ -241,11 +245,22 @@ class SoftmaxAttention(nnx.Module):
         flat = (a.reshape(count, *a.shape[len(batch) :]) for a in (q, k, v))
         if mask is not None:
             mask = mask.reshape(count, 1, *mask.shape[len(batch) :])
-        # the function has no argument for the precision, and promotes bfloat16 by itself
+        # neither function has an argument for the precision; both promote bfloat16 by themselves
         precision = jax.default_matmul_precision(self.precision.name.lower())
         with precision, jax.numpy_dtype_promotion("standard"):
-            out = jax.nn.dot_product_attention(*flat, mask=mask, is_causal=is_causal)
+            out = self.attention(*flat, mask=mask, is_causal=is_causal)
         return self.output(out.reshape(*batch, time, self.features))
+
+
+def _attention(name: str) -> Callable[..., jax.Array]:
+    """The function of this name; both take the same arguments."""
+    if require_choice("attention", name, ("jax", "tokamax")) == "jax":
+        return jax.nn.dot_product_attention
+    try:
+        import tokamax  # pyrefly: ignore[missing-import]
+    except ImportError as error:
+        raise ImportError("attention='tokamax' needs tokamax: pip install tokamax") from error
+    return tokamax.dot_product_attention
 
 
 def _write(cache: jax.Array, index: jax.Array, new: jax.Array) -> jax.Array:
