@@ -13,18 +13,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from structlayers import butterfly, gla, linen, structured, testing
+    from structlayers import butterfly, gla, linen, models, structured, testing
     from structlayers.replacement import replace_linear
 
 __version__ = "0.1.0"
 
-__all__ = ["butterfly", "gla", "linen", "replace_linear", "structured", "testing"]
+__all__ = ["butterfly", "gla", "linen", "models", "replace_linear", "structured", "testing"]
 
 # Public name -> "module" or "module:attribute" that holds it.
 _LAZY = {
     "butterfly": "structlayers.butterfly",
     "gla": "structlayers.gla",
     "linen": "structlayers.linen",
+    "models": "structlayers.models",
     "replace_linear": "structlayers.replacement:replace_linear",
     "structured": "structlayers.structured",
     "testing": "structlayers.testing",

@@ -66,7 +66,8 @@ EXPERIMENT_PACKAGES = {
     for requirement in PROJECT["optional-dependencies"]["experiments"]
     for package in re.findall(r"^[\w-]+", requirement)
 }
-TESTING_PACKAGES = {"libtpu", "pytest"}  # at hand in tests; imported when they are called
+# Part -> packages that it may import when they are called for: what tests have at hand, and extras.
+LAZY_PACKAGES = {"testing": {"libtpu", "pytest"}, "models": {"safetensors", "tokamax"}}
 PALLAS = "jax.experimental.pallas"
 PALLAS_MODULES = {"structlayers._core.simt.mosaic"}  # what the kernels of all families share
 
@@ -131,8 +132,8 @@ def _package_violations(name: str, found: Import) -> Iterator[str]:
         if top not in known | EXPERIMENT_PACKAGES and not found.lazy:
             yield "experiments import only what their extra installs"
         return
-    if part == "testing" and found.lazy:
-        known = known | TESTING_PACKAGES
+    if found.lazy:
+        known = known | LAZY_PACKAGES.get(part or "", set())
     if top not in known:
         yield "the library imports only its declared dependencies"
     if found.lazy:
@@ -229,6 +230,7 @@ PUBLIC = {"structlayers/butterfly/__init__.py": '__all__ = ["butterfly_multiply"
         ("gla/xla.py", "from jax.experimental import pallas", "Pallas is imported by kernels only"),
         ("gla/xla.py", "import jax.experimental.pallas as pl", "Pallas is imported by kernels"),
         ("gla/ops.py", "import scipy", "only its declared dependencies"),
+        ("models/m.py", "import safetensors", "only its declared dependencies"),
         ("gla/ops.py", "import tests.conftest", "nothing imports tests"),
         ("gla/ops.py", "import experiments.runner", "gla does not import experiments"),
         ("models/m.py", "from configs import x", "models does not import configs"),
@@ -254,6 +256,7 @@ def test_a_planted_violation_is_found(path, source, rule):
         ("structlayers/__init__.py", "if TYPE_CHECKING:\n from structlayers import butterfly"),
         ("experiments/rivals.py", "def f():\n import torch"),
         ("structlayers/testing/tpu.py", "def f():\n import libtpu"),
+        ("structlayers/models/m.py", "def f():\n from safetensors.numpy import load_file"),
         ("experiments/run.py", "import scipy\nfrom structlayers.butterfly.xla import f"),
         ("configs/butterfly/a.py", "from experiments.butterfly.recovery import Config"),
     ],

@@ -1,0 +1,41 @@
+"""Networks made of the layers.
+
+Example:
+    >>> from structlayers import models
+    >>> models.LanguageModelConfig.preset("gla-340M").features
+    1024
+"""
+
+from structlayers.models.convert_fla import (
+    config_from_fla,
+    load_fla_checkpoint,
+    model_from_fla,
+    model_to_fla,
+)
+from structlayers.models.language_model import (
+    LanguageModel,
+    LanguageModelCache,
+    LanguageModelConfig,
+    Retention,
+    Sampler,
+    SoftmaxAttention,
+    SwiGLU,
+    align_left,
+    generate,
+)
+
+__all__ = [
+    "LanguageModel",
+    "LanguageModelCache",
+    "LanguageModelConfig",
+    "Retention",
+    "Sampler",
+    "SoftmaxAttention",
+    "SwiGLU",
+    "align_left",
+    "config_from_fla",
+    "generate",
+    "load_fla_checkpoint",
+    "model_from_fla",
+    "model_to_fla",
+]
