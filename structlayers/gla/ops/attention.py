@@ -25,6 +25,7 @@ from structlayers.gla.ops.arguments import (
     merge_gates,
 )
 from structlayers.gla.packing import Packing, Tokens, chunk_packing, pack, unpack
+from structlayers.gla.pallas_tpu.support import check as check_pallas_tpu
 
 DEFAULT_CHUNK_SIZE = 64
 
@@ -53,6 +54,11 @@ dispatcher = Dispatcher(
             "parallel",
             "structlayers.gla.reference:gated_linear_attention_parallel",
             _check_parallel,
+        ),
+        Implementation(
+            "pallas_tpu",
+            "structlayers.gla.pallas_tpu.apply:gated_linear_attention",
+            check_pallas_tpu,
         ),
     ),
 )
