@@ -1,8 +1,8 @@
-"""Gated linear attention by the kernels, differentiable once in reverse mode.
+"""Gated linear attention by the kernels, differentiable to any order in reverse mode.
 
 Heads lie side by side in the lanes, so that arrays `(B, T, H, K)` are read where they are if K is a
 multiple of 128, and padded to it otherwise. Residuals are the inputs and the states before every
-step of the kernels.
+step of the kernels. The derivative of the backward pass is that of the same gradients by XLA.
 """
 
 import functools
@@ -25,6 +25,10 @@ from structlayers.gla.packing import Packing
 from structlayers.gla.pallas_tpu import kernels
 from structlayers.gla.pallas_tpu.kernels import Inputs, Settings
 from structlayers.gla.pallas_tpu.memory import padded, plan
+from structlayers.gla.xla import chunks
+
+# q, k, v, log_gate with all axes, what resets add to gates of K channels `(*B, T)`, state
+type Args = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array]
 
 # Added to a gate it leaves no weight; finite, because it meets zeros.
 _RESET = -1e30
@@ -56,7 +60,7 @@ def gated_linear_attention(
         resets: bool `(*B, T)`, where a sequence begins; or None.
         packing: None.
         scale: of the outputs.
-        chunk_size: tokens of a chunk; 16 to 128 are used.
+        chunk_size: from 64 on, chunks of 128 tokens are taken; 16 at least.
         precision: of float32 products.
 
     Returns:
@@ -72,51 +76,142 @@ def gated_linear_attention(
         log_gate, resets = with_resets(log_gate, resets), None
         log_gate = jnp.zeros((1, 1, 1), jnp.float32) if log_gate is None else log_gate
     log_gate = jnp.broadcast_to(log_gate, (*k.shape[:-1], log_gate.shape[-1]))
+    if resets is not None:
+        resets = jnp.where(resets, jnp.float32(_RESET), 0.0)
     if initial_state is None:
         initial_state = jnp.zeros((*lead, groups, key, value), jnp.float32)
-    args = (q, k, v, log_gate, resets, initial_state)
+    args: Args = (q, k, v, log_gate, resets, initial_state)
+    if lead:
+        return _attend(args, settings)
+    out, final = _attend(jax.tree.map(lambda x: x[None], args), settings)
+    return out[0], final[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _attend(args: Args, settings: Settings) -> tuple[jax.Array, jax.Array]:
+    return _on_shards(_values, args, settings=settings)
+
+
+def _attend_forward(args: Args, settings: Settings) -> Any:
+    *values, kept = _on_shards(_values_and_states, args, settings=settings)
+    return tuple(values), (args, kept)
+
+
+def _attend_backward(settings: Settings, residuals: Any, cotangents: Any) -> tuple[Args]:
+    args, kept = residuals
+    return (_pull_back(args, kept, cotangents, settings),)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _pull_back(args: Args, kept: jax.Array, cotangents: Any, settings: Settings) -> Args:
+    return _on_shards(_gradients, args, kept, cotangents, settings=settings)
+
+
+def _pull_back_forward(args: Args, kept: jax.Array, cotangents: Any, settings: Settings) -> Any:
+    return _pull_back(args, kept, cotangents, settings), (args, kept, cotangents)
+
+
+def _pull_back_backward(settings: Settings, residuals: Any, seconds: Args) -> tuple[Any, ...]:
+    args, kept, cotangents = residuals
+    _, pull = jax.vjp(functools.partial(_gradients_by_xla, settings=settings), args, cotangents)
+    dargs, dcotangents = pull(seconds)
+    return dargs, jnp.zeros_like(kept), dcotangents
+
+
+_pull_back.defvjp(_pull_back_forward, _pull_back_backward)
+
+
+def _gradients_by_xla(args: Args, cotangents: Any, *, settings: Settings) -> Args:
+    """The gradients in a form that can be differentiated again."""
+
+    def attend(args: Args) -> tuple[jax.Array, jax.Array]:
+        q, k, v, log_gate, resets, state = args
+        return chunks.gated_linear_attention(
+            q,
+            k,
+            v,
+            log_gate,
+            None,
+            state,
+            None if resets is None else resets < 0,
+            None,
+            scale=settings.scale,
+            chunk_size=settings.layout.chunk,
+            precision=settings.precision,
+        )
+
+    return jax.vjp(attend, args)[1](cotangents)[0]
+
+
+def _on_shards(fn: Callable[..., Any], args: Args, *rest: Any, settings: Settings) -> Any:
+    """Runs a function whose arrays all lead with the batch axes on every shard of them."""
     if not tpu_kernels_can_be_partitioned():
-        return _attend_on_shard(*args, settings=settings)
-    if not lead:
-        args = jax.tree.map(lambda x: x[None], args)
-    run = partition_over_batch(
-        _attend_on_shard, batched=(True,) * len(args), num_batch_axes=max(len(lead), 1)
-    )
-    out, final = run(*args, settings=settings)
-    return (out, final) if lead else (out[0], final[0])
+        return fn(args, *rest, settings=settings)
+    batched = (True,) * (1 + len(rest))
+    run = partition_over_batch(fn, batched=batched, num_batch_axes=args[0].ndim - 3)
+    return run(args, *rest, settings=settings)
 
 
-def _attend_on_shard(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    log_gate: jax.Array,
-    resets: jax.Array | None,
-    state: jax.Array,
-    *,
-    settings: Settings,
-) -> tuple[jax.Array, jax.Array]:
+def _values(args: Args, *, settings: Settings) -> tuple[jax.Array, jax.Array]:
+    out, final = _batchable(settings, "values")(_layout(args, settings))
+    return _outputs(args, out, final)
+
+
+def _values_and_states(args: Args, *, settings: Settings) -> tuple[jax.Array, ...]:
+    out, final, kept = _batchable(settings, "values and states")(_layout(args, settings))
+    return *_outputs(args, out, final), kept.reshape(*args[0].shape[:-3], *kept.shape[1:])
+
+
+def _gradients(args: Args, kept: jax.Array, cotangents: Any, *, settings: Settings) -> Args:
+    # the functions that lay arrays out are linear: their transposes bring gradients back
+    inputs, lay_back = jax.vjp(functools.partial(_layout, settings=settings), args)
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in _outputs_structs(inputs, settings)]
+    lay_out = jax.linear_transpose(functools.partial(_outputs, args), *shapes)
+    kept = kept.reshape(-1, *kept.shape[-4:])
+    gradients = _batchable(settings, "gradients")(inputs, kept, *lay_out(cotangents))
+    if inputs.resets is not None:  # constants
+        gradients = gradients._replace(resets=jnp.zeros_like(inputs.resets))
+    return lay_back(gradients)[0]
+
+
+def _outputs_structs(x: Inputs, settings: Settings) -> tuple[Any, Any]:
+    width = settings.groups * settings.shared * x.state.shape[-2]
+    return jax.ShapeDtypeStruct((*x.q.shape[:2], width), x.q.dtype), x.state
+
+
+def _outputs(args: Args, out: jax.Array, final: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Outputs and final states of the kernels in the shapes of the operation's."""
+    q, state = args[0], args[-1]
+    *lead, time, heads, _ = q.shape
+    *_, key, value = state.shape
+    out = out.reshape(*lead, time, heads, -1)[..., :value]
+    final = jnp.swapaxes(final[..., :value, :key], -1, -2)
+    return out, final.reshape(state.shape)
+
+
+def _layout(args: Args, settings: Settings) -> Inputs:
+    """The arrays as the kernels take them."""
+    q, k, v, log_gate, resets, state = args
     *lead, _, key, value = state.shape
-    heads = q.shape[-2]
     q, k, v, log_gate, state = (
         x.reshape(-1, *x.shape[len(lead) :]) for x in (q, k, v, log_gate, state)
     )
-    scalar = log_gate.shape[-1] == 1
     pads = [(0, 0), (0, 0), (0, padded(value) - value), (0, padded(key) - key)]
-    out, final = _attend(
-        Inputs(
-            *(_lanes(x) for x in (q, k, v)),
-            _in_chunks(jnp.swapaxes(log_gate[..., 0], 1, 2), settings)
-            if scalar
-            else _lanes(log_gate),
-            None if resets is None else _reset_rows(resets, settings),
-            jnp.pad(jnp.swapaxes(state, -1, -2), pads),
-        ),
-        settings,
+    if log_gate.shape[-1] == 1:
+        gate = _in_chunks(jnp.swapaxes(log_gate[..., 0], 1, 2), settings)
+    else:
+        gate = _lanes(log_gate)
+    return Inputs(
+        _lanes(q),
+        _lanes(k),
+        _lanes(v),
+        gate,
+        None if resets is None else _in_chunks(resets.reshape(-1, 1, settings.time), settings),
+        jnp.pad(jnp.swapaxes(state, -1, -2), pads),
     )
-    out = out.reshape(*out.shape[:-1], heads, -1)[..., :value]
-    final = jnp.swapaxes(final[..., :value, :key], -1, -2)
-    return out.reshape(*lead, *out.shape[1:]), final.reshape(*lead, *final.shape[1:])
 
 
 def _lanes(x: jax.Array) -> jax.Array:
@@ -132,32 +227,6 @@ def _in_chunks(x: jax.Array, settings: Settings) -> jax.Array:
     padding = layout.steps * layout.tokens - x.shape[-1]
     x = jnp.pad(x, [(0, 0), (0, 0), (0, padding)])
     return x.reshape(*x.shape[:2], layout.steps, layout.chunks, layout.chunk)
-
-
-def _reset_rows(resets: jax.Array, settings: Settings) -> jax.Array:
-    rows = jnp.where(resets, jnp.float32(_RESET), 0.0).reshape(-1, 1, resets.shape[-1])
-    return _in_chunks(rows, settings)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _attend(x: Inputs, settings: Settings) -> tuple[jax.Array, jax.Array]:
-    return _batchable(settings, "values")(x)
-
-
-def _attend_forward(x: Inputs, settings: Settings) -> Any:
-    out, final, kept = _batchable(settings, "values and states")(x)
-    return (out, final), (x, kept)
-
-
-def _attend_backward(settings: Settings, residuals: Any, cotangents: Any) -> tuple[Inputs]:
-    x, kept = residuals
-    gradients = _batchable(settings, "gradients")(x, kept, *cotangents)
-    if x.resets is not None:
-        gradients = gradients._replace(resets=jnp.zeros_like(x.resets))
-    return (gradients,)
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
 
 
 @functools.lru_cache(maxsize=256)
