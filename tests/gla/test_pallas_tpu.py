@@ -153,10 +153,9 @@ def test_residuals_are_the_arguments_and_states(rng):
     q, k, v, gate = inputs(rng, (1,), 600, 1, 1, 128, 128)
     start = state(rng, 1, 1, 128, 128)
 
-    def run(*arrays):
-        *tokens, start = arrays
+    def run(q, k, v, gate, start):
         options = {"scale": 1.0, "chunk_size": 64, "precision": canonicalize_precision(None)}
-        return apply(*tokens, None, start, None, None, **options)
+        return apply(q, k, v, gate, None, start, None, None, **options)
 
     _, pull = jax.vjp(run, q, k, v, gate, start)
     kept = sorted(x.size for x in jax.tree.leaves(pull) if np.size(x) > 1)

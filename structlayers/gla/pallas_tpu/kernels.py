@@ -68,7 +68,7 @@ class Inputs(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """One chunk's values in float32, as `chunk.attend` takes them, and its gates' resets."""
+    """One chunk's values in float32, as `chunk.attend` takes them."""
 
     queries: tuple[jax.Array, ...]
     k: jax.Array
@@ -175,7 +175,8 @@ def _backward_kernel(settings: Settings, refs: Inputs, *rest: Any) -> None:
         rows = _rows(settings, index)
         now = _read_chunk(settings, refs, step, index)
         cotangents = _split(_reader(settings, step, index)(dout), settings.shared)
-        _, pull = jax.vjp(functools.partial(chunk.attend, precision=precision), *now, states[index])
+        attend = functools.partial(chunk.attend, precision=precision)
+        pull = jax.vjp(attend, *now, states[index])[1]
         *gradients, carried[...] = pull((cotangents, carried[...]))
         _write(dq, rows, tuple(settings.scale * x for x in gradients[0]))
         _write(dk, rows, (gradients[1],))
