@@ -92,14 +92,32 @@ def _attend(args: Args, settings: Settings) -> tuple[jax.Array, jax.Array]:
     return _on_shards(_values, args, settings=settings)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _attend_and_keep(args: Args, settings: Settings) -> tuple[jax.Array, ...]:
+    """With the states as well, which only `_pull_back` reads: they have no gradient."""
+    return _on_shards(_values_and_states, args, settings=settings)
+
+
+def _keep_forward(args: Args, settings: Settings) -> Any:
+    out, final, kept = _attend_and_keep(args, settings)
+    return (out, final, kept), (args, kept)
+
+
+def _keep_backward(settings: Settings, residuals: Any, cotangents: Any) -> tuple[Args]:
+    args, kept = residuals
+    return (_pull_back(args, kept, cotangents[:2], settings),)
+
+
+_attend_and_keep.defvjp(_keep_forward, _keep_backward)
+
+
 def _attend_forward(args: Args, settings: Settings) -> Any:
-    *values, kept = _on_shards(_values_and_states, args, settings=settings)
-    return tuple(values), (args, kept)
+    out, final, kept = _attend_and_keep(args, settings)
+    return (out, final), (args, kept)
 
 
 def _attend_backward(settings: Settings, residuals: Any, cotangents: Any) -> tuple[Args]:
-    args, kept = residuals
-    return (_pull_back(args, kept, cotangents, settings),)
+    return (_pull_back(*residuals, cotangents, settings),)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
