@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from structlayers._core.checks import next_power_of_two, require_power_of_two
 from structlayers._core.dispatch import Dispatcher, Implementation
+from structlayers._core.partitioning import batch_sharding_is_known
 from structlayers._core.precision import (
     PrecisionLike,
     accumulation_dtype,
@@ -25,6 +26,7 @@ from structlayers.gla.ops.arguments import (
     merge_gates,
 )
 from structlayers.gla.packing import Packing, Tokens, chunk_packing, pack, unpack
+from structlayers.gla.pallas_tpu.support import check as check_pallas_tpu
 
 DEFAULT_CHUNK_SIZE = 64
 
@@ -42,6 +44,14 @@ def _check_parallel(q: Any, k: Any, *args: Any, platform: str, **static: Any) ->
         raise NotImplementedError(f"it would hold {weights} weights, over {_PARALLEL_WEIGHTS}")
 
 
+def _prefer(q: Any, *args: Any, platform: str, **static: Any) -> tuple[tuple[str, str], ...]:
+    """On TPU the kernels, from one chunk on, where it is known how arrays are sharded."""
+    del args, static
+    if platform != "tpu" or q.shape[-3] < DEFAULT_CHUNK_SIZE or not batch_sharding_is_known():
+        return ()
+    return (("pallas_tpu", "faster than xla by compiled estimates, see kernels.md"),)
+
+
 # Every implementation is called with (q, k, v, log_gate, log_value_gate, initial_state, resets,
 # packing), as described in the reference, and gives outputs and final states.
 dispatcher = Dispatcher(
@@ -54,7 +64,13 @@ dispatcher = Dispatcher(
             "structlayers.gla.reference:gated_linear_attention_parallel",
             _check_parallel,
         ),
+        Implementation(
+            "pallas_tpu",
+            "structlayers.gla.pallas_tpu.apply:gated_linear_attention",
+            check_pallas_tpu,
+        ),
     ),
+    _prefer,
 )
 
 
