@@ -12,6 +12,7 @@ from structlayers.butterfly import monarch_multiply
 from structlayers.butterfly.monarch.pallas_tpu.apply import Settings, _multiply
 from structlayers.butterfly.monarch.pallas_tpu.groups import Groups, find_groups, tile_rows
 from structlayers.butterfly.monarch.shapes import MonarchSizes, monarch_sizes
+from structlayers.butterfly.ops import monarch
 from structlayers.testing import (
     assert_close,
     assert_gradients_match,
@@ -158,9 +159,29 @@ def test_tiles_are_as_tall_as_vmem_allows():
     groups = Groups(8, 128, 128, 128)
     assert tile_rows(groups, 2, 4096, 16 << 20, backward=False) == 256
     assert tile_rows(groups, 2, 40, 16 << 20, backward=False) == 32
-    assert tile_rows(groups, 4, 4096, 4 << 20, backward=True) == 64
+    assert tile_rows(groups, 4, 4096, 4 << 20, backward=True) == 32
     with pytest.raises(NotImplementedError, match="MiB of VMEM backward"):
         tile_rows(groups, 4, 4096, 1 << 20, backward=True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "shapes", "name"),
+    [
+        (4096, SQUARE, "pallas_tpu"),
+        (4096, ((4, 192, 192), (4, 768, 192)), "pallas_tpu"),
+        (16, SQUARE, "xla"),
+        (4096, ((3, 33, 33), (3, 33, 33)), "dense"),
+    ],
+)
+def test_the_choice_on_tpu(rows, shapes, name, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    (k, _, p), (blocks, s, _) = shapes
+    x = jax.ShapeDtypeStruct((rows, k * p), "bfloat16")
+    factors = (jax.ShapeDtypeStruct(shape, "float32") for shape in shapes)
+    choice = monarch.dispatcher.choose(x, *factors, platform="tpu", out_features=blocks * s)
+    assert choice.name == name
+    if name == "pallas_tpu":
+        assert "compiled estimates" in choice.why
 
 
 def both(x, blocks1, blocks2):

@@ -278,7 +278,8 @@ def test_what_is_not_served_is_refused_with_the_reason(x, radices, reason):
     [
         (((6, 128, 128), (6, 128, 128)), "complex numbers only where"),
         (((4, 250, 250), (4, 250, 250)), "do not pack into 2 to 32 groups"),
-        (((3, 128, 128), (3, 128, 128)), "do not pack into 2 to 32 groups"),
+        (((6, 192, 128), (6, 128, 192)), "do not pack into 2 to 32 groups"),
+        (((3, 129, 128), (3, 128, 129)), "do not pack into 2 to 32 groups"),
         (((128, 128, 128), (128, 128, 128)), "MiB of VMEM forward"),
         (((8, 16, 16), (16, 8, 8)), "do not pack into 2 to 32 groups"),
     ],

@@ -20,7 +20,7 @@ from structlayers._core.pallas import (
 from structlayers._core.partitioning import partition_over_batch
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.butterfly.monarch import xla
-from structlayers.butterfly.monarch.pallas_tpu import kernels
+from structlayers.butterfly.monarch.pallas_tpu import batching
 from structlayers.butterfly.monarch.pallas_tpu.groups import find_groups
 from structlayers.butterfly.monarch.pallas_tpu.kernels import Settings
 from structlayers.butterfly.monarch.pallas_tpu.weights import pack
@@ -86,7 +86,7 @@ def _multiply(
     x: jax.Array, blocks1: jax.Array, blocks2: jax.Array, settings: Settings
 ) -> jax.Array:
     weights = pack(settings.groups, blocks1.astype(x.dtype), blocks2.astype(x.dtype))
-    return kernels.forward(x, *weights, settings)
+    return batching.forward(settings)(x, *weights)
 
 
 def _multiply_forward(
@@ -108,7 +108,7 @@ def _gradients(
 ) -> Gradients:
     narrow = (blocks1.astype(x.dtype), blocks2.astype(x.dtype))
     weights = pack(settings.groups, *narrow)
-    dx, *sums = kernels.backward(x, dy, *weights, settings)
+    dx, *sums = batching.backward(settings)(x, dy, *weights)
     wide = [jax.ShapeDtypeStruct(blocks.shape, jnp.float32) for blocks in narrow]
     unpack = jax.linear_transpose(functools.partial(pack, settings.groups), *wide)
     dblocks1, dblocks2 = unpack(tuple(sums))

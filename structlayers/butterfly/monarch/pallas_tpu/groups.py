@@ -60,7 +60,9 @@ def find_groups(sizes: MonarchSizes, width: int) -> Groups:
         )
         sides = (groups.inputs, groups.middle, groups.outputs)
         packed = count < max(sizes.k, sizes.l)
-        if any(side % LANES for side in sides) or (packed and min(sides) > MAX_WIDTH):
+        if any(side % LANES for side in sides) or LANES % (sizes.l // count):
+            continue  # a run of lanes holds as many outputs of every block
+        if packed and min(sides) > MAX_WIDTH:
             continue
         found.append(groups)
     if not found:

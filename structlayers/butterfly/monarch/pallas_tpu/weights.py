@@ -36,7 +36,7 @@ def _pack_first(groups: Groups, blocks: jax.Array) -> jax.Array:
     ordered = _einsum("gnc,gjcp->gpjn", _permutation(place, LANES, blocks.dtype), runs)
     ordered = ordered.reshape(count, 1, p, groups.middle)
     copy, value = _grid(groups.inputs // p, groups.middle)
-    inside = (copy == value // q)[:, None]
+    inside = (copy == value // q)[None, :, None]
     return jnp.where(inside, ordered, jnp.zeros_like(ordered)).reshape(count, -1, groups.middle)
 
 
@@ -70,7 +70,7 @@ def _grid(rows: int, columns: int) -> tuple[jax.Array, jax.Array]:
 
 def _permutation(place: jax.Array, size: int, dtype: jnp.dtype) -> jax.Array:
     """Matrices `(G, n, size)` that take entry n from `place[g, n]`."""
-    return (place[..., None] == jnp.arange(size)).astype(dtype)
+    return (place[..., None] == jnp.arange(size)[None, None]).astype(dtype)
 
 
 def _einsum(equation: str, order: jax.Array, values: jax.Array) -> jax.Array:
