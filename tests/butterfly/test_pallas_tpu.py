@@ -276,13 +276,17 @@ def test_what_is_not_served_is_refused_with_the_reason(x, radices, reason):
 @pytest.mark.parametrize(
     ("shapes", "reason"),
     [
-        (((4, 192, 192), (4, 768, 192)), "no butterfly factors"),
-        (((128, 128, 128), (128, 128, 128)), "radix 128 across registers"),
-        (((8, 16, 16), (16, 8, 8)), "one matrix for the matrix unit"),
+        (((6, 128, 128), (6, 128, 128)), "complex numbers only where"),
+        (((4, 250, 250), (4, 250, 250)), "do not pack into 2 to 32 groups"),
+        (((6, 192, 128), (6, 128, 192)), "do not pack into 2 to 32 groups"),
+        (((3, 129, 128), (3, 128, 129)), "do not pack into 2 to 32 groups"),
+        (((128, 128, 128), (128, 128, 128)), "MiB of VMEM forward"),
+        (((8, 16, 16), (16, 8, 8)), "do not pack into 2 to 32 groups"),
     ],
 )
 def test_monarch_matrices_that_are_not_served(shapes, reason):
-    x = struct((4, shapes[0][0] * shapes[0][2]))
+    dtype = "complex64" if "complex" in reason else "float32"
+    x = struct((4, shapes[0][0] * shapes[0][2]), dtype)
     with pytest.raises(NotImplementedError, match=reason):
         monarch.dispatcher.choose(
             x,

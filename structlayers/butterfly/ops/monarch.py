@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from structlayers._core.checks import require_inexact
 from structlayers._core.dispatch import Dispatcher, Implementation
 from structlayers._core.operands import operand_dtypes
+from structlayers._core.partitioning import batch_sharding_is_known
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.butterfly.monarch.dense import check_features
 from structlayers.butterfly.monarch.shapes import monarch_sizes
@@ -25,23 +26,41 @@ _OPERATIONS_PER_BYTE = {"gpu": (184, 12), "tpu": (240, 40)}
 _CPU_DENSE_ENTRIES = 128 * 128
 _CPU_ENTRIES_PER_ROW = 256
 
+# TPU: rows from which one pass is the fastest, by compiled estimates (no TPU took part): packing
+# the blocks costs 20 to 90 us whatever the batch, a row saves 10 ns and more. kernels.md has the
+# estimates.
+_TPU_KERNEL_FROM_ROWS = 1024
+
 
 def _prefer(
     x: Any, blocks1: Any, blocks2: Any, *, platform: str, out_features: int, **static: Any
 ) -> tuple[tuple[str, str], ...]:
-    """Dense where making and multiplying the whole matrix beats two passes over the data.
+    """The platform's kernel from its break-even on, else dense where that beats two passes.
 
-    On Hopper the kernel comes first where it serves: it is that of butterflies, from the same rows.
+    The kernel of Hopper is that of butterflies, from the same rows.
     """
     del static
+    rows = math.prod(x.shape[:-1])
+    order = _dense_or_xla(x, blocks1, blocks2, platform=platform, out_features=out_features)
+    if platform == "tpu" and rows >= _TPU_KERNEL_FROM_ROWS and batch_sharding_is_known():
+        why = f"{rows} rows reach its break-even by compiled estimates, {_TPU_KERNEL_FROM_ROWS}"
+        return (("pallas_tpu", why), order)
+    size = monarch_sizes(blocks1, blocks2).middle
+    kernel = prefer_one_pass(x, size, platform=platform) if x.dtype.itemsize == 2 else ()
+    return (*kernel, order)
+
+
+def _dense_or_xla(
+    x: Any, blocks1: Any, blocks2: Any, *, platform: str, out_features: int
+) -> tuple[str, str]:
+    """Dense where making and multiplying the whole matrix beats two passes over the data."""
     sizes = monarch_sizes(blocks1, blocks2)
     rows, columns = math.prod(x.shape[:-1]), x.shape[-1]
-    kernel = prefer_one_pass(x, sizes.middle, platform=platform) if x.dtype.itemsize == 2 else ()
     entries = columns * out_features
     if platform not in _OPERATIONS_PER_BYTE:
         if entries <= _CPU_DENSE_ENTRIES and entries <= _CPU_ENTRIES_PER_ROW * rows:
-            return (("dense", f"{entries} entries are few for {rows} rows on {platform}"),)
-        return (("xla", f"{entries} entries are many for {rows} rows on {platform}"),)
+            return ("dense", f"{entries} entries are few for {rows} rows on {platform}")
+        return ("xla", f"{entries} entries are many for {rows} rows on {platform}")
     width = np.dtype(x.dtype).itemsize
     per_byte = _OPERATIONS_PER_BYTE[platform][0 if width == 2 else 1]
     per_entry = 8 if jnp.issubdtype(x.dtype, jnp.complexfloating) else 2
@@ -55,7 +74,7 @@ def _prefer(
     )
     name = "dense" if dense <= two_passes else "xla"
     why = f"dense is estimated at {dense / two_passes:.2f} of the time of two passes on {platform}"
-    return (*kernel, (name, why))
+    return (name, why)
 
 
 def _check_pallas_gpu(x: Any, blocks1: Any, blocks2: Any, *, platform: str, **_: Any) -> None:
@@ -115,8 +134,11 @@ def monarch_multiply(
         precision: of float32 matrix products; None is the highest, true float32.
         implementation: "xla" (two batched products), "dense" (the whole matrix), "reference"
             (plain sums), "pallas_gpu" (one pass on Hopper, bfloat16, blocks `(k, p, p)` and
-            `(p, k, k)` of sizes 16 and 32, N = 512 or 1024), "pallas_tpu" (one pass, the same
-            blocks with p a multiple of 128), or None to choose by platform and shapes.
+            `(p, k, k)` of sizes 16 and 32, N = 512 or 1024), "pallas_tpu" (one pass; blocks
+            `(k, p, p)` and `(p, k, k)` with p a multiple of 128, at most 512, and k at most 16; or
+            real blocks that pack into G groups, 2 to 32 and a power of two, G dividing k, q, l and
+            r, with `k p / G`, `k q / G` and `l s / G` multiples of 128), or None to choose by
+            platform and shapes.
 
     Returns:
         `(*B, out_features)`. Half-precision `x` with real blocks: the dtype of `x`, sums in

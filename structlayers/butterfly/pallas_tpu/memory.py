@@ -14,7 +14,7 @@ LOWEST_TILE = 16
 # in the backward pass are estimated 10 % slower on v5e and a quarter slower on v6e.
 MEMBERS = 8
 # Share of VMEM that a kernel plans for; the rest is the compiler's.
-_SHARE = 0.75
+SHARE = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def plan(
         wide, stored = int(len(chain.passes(MEMBERS)) > 1), 2
     fixed *= planes
     per_row = planes * chain.size * (4 * wide + 2 * stored * itemsize)
-    limit = int(_SHARE * vmem)
+    limit = int(SHARE * vmem)
     choices = BACKWARD_ROWS if backward else FORWARD_ROWS
     for rows in [rows for rows in choices if rows <= batch] or [choices[-1]]:
         if fixed + rows * per_row <= limit:

@@ -16,9 +16,11 @@ from structlayers.butterfly.factors import (
     merge_pair,
     twiddle_sizes,
 )
+from structlayers.butterfly.monarch.pallas_tpu import apply
+from structlayers.butterfly.monarch.shapes import monarch_sizes
 from structlayers.butterfly.pallas_tpu.apply import apply_chain
 from structlayers.butterfly.pallas_tpu.chain import merged_into_lanes
-from structlayers.butterfly.pallas_tpu.support import lane_levels
+from structlayers.butterfly.pallas_tpu.support import lane_levels, monarch_chain
 from structlayers.butterfly.permutations import apply_permutation
 
 
@@ -103,18 +105,22 @@ def monarch_multiply(
     out_features: int | None = None,
     precision: PrecisionLike = None,
 ) -> jax.Array:
-    """Multiplies by a Monarch matrix of square blocks in one pass over memory.
+    """Multiplies by a Monarch matrix in one pass over memory.
 
     Args:
         x: `(*B, n)`, n at most `k p`.
-        blocks1: `(k, p, p)`.
-        blocks2: `(p, k, k)`.
+        blocks1: `(k, q, p)`.
+        blocks2: `(l, s, r)`.
         out_features: number of outputs kept.
         precision: of the products; None is the highest.
 
     Returns:
         `(*B, out_features)` of the dtype of `x`.
     """
+    if monarch_chain(monarch_sizes(blocks1, blocks2)) is None:
+        return apply.monarch_multiply(
+            x, blocks1, blocks2, out_features=out_features, precision=precision
+        )
     # middle value m = j p + i goes to block i: the stride of the second factor is p
     return block_butterfly_multiply(
         x,

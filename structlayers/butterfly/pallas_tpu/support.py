@@ -8,8 +8,16 @@ import jax
 from structlayers._core.checks import log2_exact
 from structlayers._core.pallas import tpu_kernels_run, tpu_matrix_width, tpu_vmem_bytes
 from structlayers.butterfly.factors import TwiddleShape, twiddle_sizes
-from structlayers.butterfly.monarch.shapes import monarch_sizes
-from structlayers.butterfly.pallas_tpu.chain import LANES, Chain, Factor, merged_into_lanes
+from structlayers.butterfly.monarch.pallas_tpu.groups import find_groups, tile_rows
+from structlayers.butterfly.monarch.shapes import MonarchSizes, monarch_sizes
+from structlayers.butterfly.pallas_tpu.chain import (
+    LANES,
+    MAX_RADIX,
+    MAX_WIDTH,
+    Chain,
+    Factor,
+    merged_into_lanes,
+)
 from structlayers.butterfly.pallas_tpu.memory import plan
 
 _DTYPES = ("float32", "bfloat16", "complex64")
@@ -46,22 +54,34 @@ def check_blocks(x: Any, blocks: Sequence[Any], *, platform: str) -> None:
 
 
 def check_monarch(x: Any, blocks1: Any, blocks2: Any, *, platform: str) -> None:
-    """Whether the kernels serve `monarch_multiply`: its factors have to be square blocks.
+    """Whether the kernels serve `monarch_multiply`: as butterfly factors, or packed into groups.
 
     Raises:
         NotImplementedError: they do not; the message says why.
     """
     _check_where(x, platform)
     sizes = monarch_sizes(blocks1, blocks2)
-    if not sizes.q == sizes.p == sizes.l or sizes.r != sizes.s:
+    chain = monarch_chain(sizes)
+    if chain is not None:
+        _check_memory(x, chain)
+        return
+    if x.dtype.kind == "c":
         raise NotImplementedError(
-            f"blocks of shapes {blocks1.shape} and {blocks2.shape} are no butterfly factors: it "
-            "takes (k, p, p) and (p, k, k)"
+            f"complex numbers only where blocks of shapes {blocks1.shape} and {blocks2.shape} are "
+            f"butterfly factors of whole registers: (k, p, p) and (p, k, k), p a multiple of "
+            f"{LANES} and k at most {MAX_RADIX}"
         )
-    if merged_into_lanes((sizes.p, sizes.r)) == 2:
-        raise NotImplementedError(f"{sizes.middle} values are one matrix for the matrix unit")
-    factors = (Factor(sizes.k, 1, sizes.p), Factor(1, sizes.l, sizes.r))
-    _check_memory(x, Chain(sizes.middle, factors))
+    groups = find_groups(sizes, tpu_matrix_width())
+    for backward in (False, True):
+        tile_rows(groups, x.dtype.itemsize, 1, tpu_vmem_bytes(), backward=backward)
+
+
+def monarch_chain(sizes: MonarchSizes) -> Chain | None:
+    """Square blocks as factors of stride 1 and of whole registers; None where they are none."""
+    square = sizes.q == sizes.p == sizes.l and sizes.r == sizes.s
+    if not square or sizes.p % LANES or sizes.p > MAX_WIDTH or sizes.r > MAX_RADIX:
+        return None
+    return Chain(sizes.middle, (Factor(sizes.k, 1, sizes.p), Factor(1, sizes.l, sizes.r)))
 
 
 def lane_levels(dtype: Any, sizes: TwiddleShape) -> int:
