@@ -29,7 +29,7 @@ _CPU_ENTRIES_PER_ROW = 256
 # TPU: rows from which one pass is the fastest, by compiled estimates (no TPU took part): packing
 # the blocks costs 20 to 90 us whatever the batch, a row saves 10 ns and more. kernels.md has the
 # estimates.
-_TPU_KERNEL_FROM_ROWS = 1024
+_TPU_KERNEL_FROM_ROWS = 2048
 
 
 def _prefer(
