@@ -180,6 +180,7 @@ def test_vmap_agrees(rng):
     assert_close("vmap", found, each, 1e-6)
 
 
+@pytest.mark.slow
 def test_scan_of_remat_and_second_derivatives(rng):
     """In the plain interpreter: JAX does not differentiate callbacks under remat."""
     q, k, v, gate = inputs(rng, (2,), 20, 1, 1, 8, 8)
