@@ -26,7 +26,6 @@ from structlayers.gla.ops.arguments import (
     merge_gates,
 )
 from structlayers.gla.packing import Packing, Tokens, chunk_packing, pack, unpack
-from structlayers.gla.pallas_tpu.support import check as check_pallas_tpu
 
 DEFAULT_CHUNK_SIZE = 64
 
@@ -42,6 +41,12 @@ def _check_parallel(q: Any, k: Any, *args: Any, platform: str, **static: Any) ->
     weights = k.size * q.shape[-3]
     if weights > _PARALLEL_WEIGHTS:
         raise NotImplementedError(f"it would hold {weights} weights, over {_PARALLEL_WEIGHTS}")
+
+
+def _check_pallas_tpu(*args: Any, **static: Any) -> None:
+    from structlayers.gla.pallas_tpu.support import check
+
+    check(*args, **static)
 
 
 def _prefer(q: Any, *args: Any, platform: str, **static: Any) -> tuple[tuple[str, str], ...]:
@@ -67,7 +72,7 @@ dispatcher = Dispatcher(
         Implementation(
             "pallas_tpu",
             "structlayers.gla.pallas_tpu.apply:gated_linear_attention",
-            check_pallas_tpu,
+            _check_pallas_tpu,
         ),
     ),
     _prefer,
