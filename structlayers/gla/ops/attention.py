@@ -171,8 +171,9 @@ def gated_linear_attention(
         chunk_size: tokens C in a chunk, a power of two; None is 64, or less for short sequences.
         precision: of float32 products; None is the highest, true float32. bfloat16 data are
             multiplied as bfloat16 and summed in float32; float16 data in float32.
-        implementation: "xla" (chunks), "reference" (token by token), "parallel" (all pairs,
-            `O(T^2 K)` memory, not with `cu_seqlens`), or None to choose.
+        implementation: "xla" (chunks), "pallas_tpu" (chunks in kernels; float32 and bfloat16, not
+            with `cu_seqlens` or gates of V channels), "reference" (token by token), "parallel" (all
+            pairs, `O(T^2 K)` memory, not with `cu_seqlens`), or None to choose.
 
     Returns:
         o `(*B, T, H, V)` in the dtype of q; with `output_final_state` the pair of o and the final
