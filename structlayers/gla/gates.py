@@ -8,14 +8,18 @@ doubling, from disjoint intervals, so they are relatively exact and all weights 
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 
-def with_resets(log_gate: jax.Array | None, resets: jax.Array | None) -> jax.Array | None:
+def with_resets(
+    log_gate: jax.Array | None, resets: jax.Array | None, dtype: DTypeLike = jnp.float32
+) -> jax.Array | None:
     """The gates, -inf where a sequence begins: the state before it is forgotten.
 
     Args:
         log_gate: `(*B, T, G, K)` or `(*B, T, G, 1)`; None is no gate.
         resets: bool `(*B, T)`, or None.
+        dtype: of gates where there were none.
 
     Returns:
         Gates of the shape of `log_gate`; `(*B, T, 1, 1)` where there were resets only.
@@ -28,7 +32,7 @@ def with_resets(log_gate: jax.Array | None, resets: jax.Array | None) -> jax.Arr
         return log_gate
     resets = resets[..., None, None]
     if log_gate is None:
-        log_gate = jnp.zeros(resets.shape, jnp.float32)
+        log_gate = jnp.zeros(resets.shape, dtype)
     return jnp.where(resets, jnp.full((), -jnp.inf, log_gate.dtype), log_gate)
 
 

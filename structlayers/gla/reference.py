@@ -85,7 +85,7 @@ def gated_linear_attention(
         o `(*B, T, H, V)` in the dtype of q, and the final states, of the shape of the initial.
     """
     dtype = accumulation_dtype(q.dtype)
-    log_gate = with_resets(log_gate, resets)
+    log_gate = with_resets(log_gate, resets, dtype)
     shape = (*k.shape[:-3], *k.shape[-2:], v.shape[-1])
     tokens: Tokens = jax.tree.map(
         lambda x: jnp.moveaxis(x, -3, 0), (q, k, v, log_gate, log_value_gate)
@@ -144,7 +144,7 @@ def gated_linear_attention_parallel(
     groups = k.shape[-2]
     grouped = q.astype(dtype).reshape(*batch, time, groups, heads // groups, width)
     k, v = k.astype(dtype), v.astype(dtype)
-    log_gate = with_resets(log_gate, resets)
+    log_gate = with_resets(log_gate, resets, dtype)
     causal = jnp.tri(time, dtype=bool).T[:, :, None, None]  # j, i: j <= i
     later = jnp.tri(time, k=-1, dtype=bool).T[:, :, None, None]  # j < i
 

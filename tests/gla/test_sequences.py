@@ -40,6 +40,18 @@ def test_segments_without_gates(rng):
     assert_close("second segment", (out[9:], final), (again, last), 5e-7)
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_segments_without_gates_in_float64(implementation, rng):
+    q, k, v, _ = inputs(rng, (), 20, 1, 1, 4, 4)
+    ids = np.repeat([0, 1], [9, 11])
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        wide = [jnp.asarray(array, jnp.float64) for array in (q, k, v)]
+        out, _ = attention(implementation, chunk_size=4, segment_ids=ids)(*wide)
+        again, _ = attention(implementation, chunk_size=4)(*(array[9:] for array in wide))
+        assert out.dtype == jnp.float64
+        assert_close("second segment", out[9:], again, 1e-14)
+
+
 LAYOUTS = {"rows": [0, 5, 5, 16, 29], "one": [0, 29], "padded": [0, 0, 7, 20, 20], "empty": [0, 0]}
 
 

@@ -78,7 +78,7 @@ def _attend(
     *batch, time, heads, width = q.shape
     groups, padding = k.shape[-2], -time % chunk_size
 
-    log_gate = with_resets(log_gate, resets)
+    log_gate = with_resets(log_gate, resets, wide)
     if log_gate is None:
         log_gate = jnp.zeros((1,) * len(batch) + (time, 1, 1), wide)
     # the R query heads that share keys and values lie beside each other: *B G T R K
