@@ -9,10 +9,10 @@ import pytest
 
 from structlayers._core.pallas import interpret_tpu_kernels, tpu_races
 from structlayers.butterfly import monarch_multiply
-from structlayers.butterfly.monarch.pallas_tpu.apply import Settings, _multiply
-from structlayers.butterfly.monarch.pallas_tpu.groups import Groups, find_groups, tile_rows
 from structlayers.butterfly.monarch.shapes import MonarchSizes, monarch_sizes
 from structlayers.butterfly.ops import monarch
+from structlayers.butterfly.pallas_tpu.monarch.apply import Settings, _multiply
+from structlayers.butterfly.pallas_tpu.monarch.groups import Groups, find_groups, tile_rows
 from structlayers.testing import (
     assert_close,
     assert_gradients_match,

@@ -16,10 +16,10 @@ from structlayers.butterfly.factors import (
     merge_pair,
     twiddle_sizes,
 )
-from structlayers.butterfly.monarch.pallas_tpu import apply
 from structlayers.butterfly.monarch.shapes import monarch_sizes
 from structlayers.butterfly.pallas_tpu.apply import apply_chain
 from structlayers.butterfly.pallas_tpu.chain import merged_into_lanes
+from structlayers.butterfly.pallas_tpu.monarch import apply
 from structlayers.butterfly.pallas_tpu.support import lane_levels, monarch_chain
 from structlayers.butterfly.permutations import apply_permutation
 

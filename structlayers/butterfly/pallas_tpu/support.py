@@ -8,7 +8,6 @@ import jax
 from structlayers._core.checks import log2_exact
 from structlayers._core.pallas import tpu_kernels_run, tpu_matrix_width, tpu_vmem_bytes
 from structlayers.butterfly.factors import TwiddleShape, twiddle_sizes
-from structlayers.butterfly.monarch.pallas_tpu.groups import find_groups, tile_rows
 from structlayers.butterfly.monarch.shapes import MonarchSizes, monarch_sizes
 from structlayers.butterfly.pallas_tpu.chain import (
     LANES,
@@ -19,6 +18,7 @@ from structlayers.butterfly.pallas_tpu.chain import (
     merged_into_lanes,
 )
 from structlayers.butterfly.pallas_tpu.memory import plan
+from structlayers.butterfly.pallas_tpu.monarch.groups import find_groups, tile_rows
 
 _DTYPES = ("float32", "bfloat16", "complex64")
 

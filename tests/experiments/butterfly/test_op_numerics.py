@@ -28,7 +28,7 @@ def test_a_wrong_product_is_seen(monkeypatch):
         return right(x, weights, precision).at[-1].multiply(1.1)
 
     monkeypatch.setattr(xla, "apply_block", wrong)
-    _, found = op_errors(64, 3, "float32", materialize_up_to=64)
+    _, found = op_errors(64, 8, "float32", materialize_up_to=64)
     assert all(forward > 1e-2 for forward, _ in found.values())
 
 

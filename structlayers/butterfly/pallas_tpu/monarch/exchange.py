@@ -15,8 +15,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from structlayers.butterfly.monarch.pallas_tpu.groups import Groups
 from structlayers.butterfly.pallas_tpu.chain import LANES
+from structlayers.butterfly.pallas_tpu.monarch.groups import Groups
 
 # Registers that an exchange holds at once, of the 64 that there are.
 _REGISTERS = 32

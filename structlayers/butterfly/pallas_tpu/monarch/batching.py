@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from structlayers.butterfly.monarch.pallas_tpu import kernels
-from structlayers.butterfly.monarch.pallas_tpu.kernels import Settings
+from structlayers.butterfly.pallas_tpu.monarch import kernels
+from structlayers.butterfly.pallas_tpu.monarch.kernels import Settings
 
 
 @functools.lru_cache(maxsize=256)

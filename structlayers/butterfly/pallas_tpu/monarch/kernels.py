@@ -17,7 +17,8 @@ from jax.experimental.pallas import tpu as pltpu
 
 from structlayers._core.pallas import tpu_compiler_params, tpu_whole
 from structlayers._core.partitioning import result_struct
-from structlayers.butterfly.monarch.pallas_tpu.exchange import (
+from structlayers.butterfly.pallas_tpu.chain import LANES
+from structlayers.butterfly.pallas_tpu.monarch.exchange import (
     exchange,
     from_outputs,
     load_all,
@@ -27,8 +28,7 @@ from structlayers.butterfly.monarch.pallas_tpu.exchange import (
     store_all,
     to_outputs,
 )
-from structlayers.butterfly.monarch.pallas_tpu.groups import Groups, tile_rows
-from structlayers.butterfly.pallas_tpu.chain import LANES
+from structlayers.butterfly.pallas_tpu.monarch.groups import Groups, tile_rows
 
 # Groups whose products are written out one after the other in a loop.
 _UNROLL = 8

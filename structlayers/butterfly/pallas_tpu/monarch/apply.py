@@ -20,12 +20,12 @@ from structlayers._core.pallas import (
 from structlayers._core.partitioning import partition_over_batch
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.butterfly.monarch import xla
-from structlayers.butterfly.monarch.pallas_tpu import batching
-from structlayers.butterfly.monarch.pallas_tpu.groups import find_groups
-from structlayers.butterfly.monarch.pallas_tpu.kernels import Settings
-from structlayers.butterfly.monarch.pallas_tpu.weights import pack
 from structlayers.butterfly.monarch.shapes import monarch_sizes
 from structlayers.butterfly.pallas_tpu.memory import LOWEST_TILE
+from structlayers.butterfly.pallas_tpu.monarch import batching
+from structlayers.butterfly.pallas_tpu.monarch.groups import find_groups
+from structlayers.butterfly.pallas_tpu.monarch.kernels import Settings
+from structlayers.butterfly.pallas_tpu.monarch.weights import pack
 
 type Gradients = tuple[jax.Array, jax.Array, jax.Array]
 

@@ -9,8 +9,8 @@ products with permutation matrices: gathers of single entries are slow on TPU.
 import jax
 import jax.numpy as jnp
 
-from structlayers.butterfly.monarch.pallas_tpu.groups import Groups
 from structlayers.butterfly.pallas_tpu.chain import LANES
+from structlayers.butterfly.pallas_tpu.monarch.groups import Groups
 
 
 def pack(groups: Groups, blocks1: jax.Array, blocks2: jax.Array) -> tuple[jax.Array, jax.Array]:
