@@ -27,19 +27,12 @@ from structlayers.butterfly.pallas_gpu.calls import (
 from structlayers.butterfly.pallas_gpu.gradient import gradients
 from structlayers.butterfly.pallas_gpu.weights import merged_factors
 
-# Who makes the gradient of the factors in bfloat16, from LAUNCH_FROM_ROWS rows on. 16384 rows on
-# one H200: through merged "groups" about 210 us at N = 1024 and 770 at 4096 (differences of whole
-# calls); the product of "dense" alone takes 46 and 665. "kernel" is simulated and not timed: no
-# size takes it until it is.
-_GRADIENT_BY = {
-    512: "dense",
-    1024: "dense",
-    2048: "dense",
-    4096: "groups",
-    8192: "groups",
-    16384: "groups",
-}
-_FEW_ROWS_BY_DENSE_UP_TO = 2048
+# Who makes the gradient of the factors in bfloat16. 16384 rows on one H200: through merged groups
+# about 210 us at N = 1024 and 770 at 4096 (differences of whole calls); the product of the dense
+# matrix alone takes 46 and 665. The kernels are simulated and not timed: no size takes them until
+# they are, and then from LAUNCH_FROM_ROWS rows on.
+_GRADIENT_BY_DENSE_UP_TO = 2048
+_GRADIENT_BY_KERNEL: frozenset[int] = frozenset()
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -77,21 +70,14 @@ def _backward(
     increasing: bool, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, factors = residuals
-    way = _gradient_by(x)
-    if way == "kernel":
+    size, rows = x.shape[-1], x.size // x.shape[-1]
+    half = x.dtype == jnp.bfloat16
+    if half and size in _GRADIENT_BY_KERNEL and rows >= LAUNCH_FROM_ROWS:
         return gradients(x, factors, dy, increasing)
     dx = apply_factors(dy, factors.swapaxes(-1, -2), not increasing)
-    gradient = _gradient_by_dense if way == "dense" else _gradient_by_groups
+    by_dense = half and size <= _GRADIENT_BY_DENSE_UP_TO
+    gradient = _gradient_by_dense if by_dense else _gradient_by_groups
     return dx, gradient(x, factors, dy, increasing)
-
-
-def _gradient_by(x: jax.Array) -> str:
-    size = x.shape[-1]
-    if x.dtype != jnp.bfloat16:
-        return "groups"
-    if x.size // size < LAUNCH_FROM_ROWS and _GRADIENT_BY[size] == "kernel":
-        return "dense" if size <= _FEW_ROWS_BY_DENSE_UP_TO else "groups"
-    return _GRADIENT_BY[size]
 
 
 def _gradient_by_groups(

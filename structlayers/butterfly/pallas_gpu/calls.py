@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from structlayers._core.batching import map_calls
 from structlayers.butterfly import xla
 from structlayers.butterfly.pallas_gpu import gradient_program, scalar_program, tensor_program
 from structlayers.butterfly.pallas_gpu.gradient_layout import GradientPlan
@@ -41,19 +42,27 @@ def with_batching(kernel: Callable[..., jax.Array], by_xla: Callable[..., jax.Ar
         return kernel(x, *weights)
 
     @run.def_vmap
-    def _(size: int, mapped: Sequence[bool], x: jax.Array, *weights: jax.Array) -> Any:
-        x_mapped, *weights_mapped = mapped
-        if not any(weights_mapped):
-            return run(x.reshape(-1, x.shape[-1]), *weights).reshape(x.shape), True
-        arrays = [
-            array if one else jnp.broadcast_to(array, (size, *array.shape))
-            for array, one in zip((x, *weights), (x_mapped, *weights_mapped), strict=True)
-        ]
-        if arrays[0].shape[-2] < LAUNCH_FROM_ROWS:
-            return jax.vmap(by_xla)(*arrays), True
-        return jax.lax.map(lambda each: run(*each), tuple(arrays)), True
+    def _(size: int, mapped: Sequence[bool], *operands: jax.Array) -> Any:
+        if any(mapped[1:]):
+            return each_set(run, by_xla, size, mapped, operands), True
+        x, *weights = operands
+        return run(x.reshape(-1, x.shape[-1]), *weights).reshape(x.shape), True
 
     return run
+
+
+def each_set(
+    run: Callable[..., Any],
+    by_xla: Callable[..., Any],
+    size: int,
+    mapped: Sequence[bool],
+    operands: Sequence[jax.Array],
+) -> Any:
+    """Results for sets of operands, rows first: launch by launch, or few rows by XLA at once."""
+    if operands[0].shape[-2] < LAUNCH_FROM_ROWS:
+        axes = tuple(0 if one else None for one in mapped)
+        return jax.vmap(by_xla, axes)(*operands)
+    return map_calls(run, size, mapped, operands)
 
 
 def _weights(factors: Sequence[Factor], blocks: Blocks) -> jax.Array:

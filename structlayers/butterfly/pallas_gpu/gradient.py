@@ -16,7 +16,7 @@ from jax.custom_batching import custom_vmap
 from structlayers._core.partitioning import partition_over_batch
 from structlayers.butterfly.pallas_gpu import gradient_plans
 from structlayers.butterfly.pallas_gpu.calls import (
-    LAUNCH_FROM_ROWS,
+    each_set,
     multiply,
     multiply_by_xla,
     sum_gradient,
@@ -88,16 +88,8 @@ def _kernels(increasing: bool) -> Any:
 
     @run.def_vmap
     def _(size: int, mapped: Sequence[bool], *arrays: jax.Array) -> Any:
-        axes = tuple(0 if one else None for one in mapped)
-        if arrays[0].shape[-2] < LAUNCH_FROM_ROWS:
-            by_xla = functools.partial(_by_xla, increasing=increasing)
-            return jax.vmap(by_xla, axes)(*arrays), (True, True)
-
-        def one(index: jax.Array) -> Gradients:
-            picked = [a[index] if m else a for a, m in zip(arrays, mapped, strict=True)]
-            return run(*picked)
-
-        return jax.lax.map(one, jax.numpy.arange(size)), (True, True)
+        by_xla = functools.partial(_by_xla, increasing=increasing)
+        return each_set(run, by_xla, size, mapped, arrays), (True, True)
 
     return run
 

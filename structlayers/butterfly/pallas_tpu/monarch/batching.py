@@ -1,13 +1,13 @@
 """`jax.vmap` of the kernels: more rows where matrices are shared, else one call after another."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from structlayers._core.batching import map_calls
 from structlayers.butterfly.pallas_tpu.monarch import kernels
 from structlayers.butterfly.pallas_tpu.monarch.kernels import Settings
 
@@ -23,7 +23,7 @@ def forward(settings: Settings) -> Any:
     @run.def_vmap
     def _(size: int, mapped: Sequence[bool], *operands: jax.Array) -> tuple[jax.Array, bool]:
         if mapped[1] or mapped[2]:
-            return _one_by_one(run, size, mapped, operands), True
+            return map_calls(run, size, mapped, operands), True
         x, first, second = operands
         out = run(x.reshape(-1, x.shape[-1]), first, second)
         return out.reshape(size, -1, out.shape[-1]), True
@@ -44,17 +44,6 @@ def backward(settings: Settings) -> Any:
 
     @run.def_vmap
     def _(size: int, mapped: Sequence[bool], *operands: jax.Array) -> Any:
-        return _one_by_one(run, size, mapped, operands), (True, True, True)
+        return map_calls(run, size, mapped, operands), (True, True, True)
 
     return run
-
-
-def _one_by_one(
-    run: Callable[..., Any], size: int, mapped: Sequence[bool], operands: Sequence[jax.Array]
-) -> Any:
-    """The results of `size` calls, stacked."""
-
-    def call(index: jax.Array) -> Any:
-        return run(*(x[index] if m else x for x, m in zip(operands, mapped, strict=True)))
-
-    return jax.lax.map(call, jnp.arange(size))
