@@ -18,10 +18,10 @@ from structlayers._core.precision import (
     accumulation_dtype,
     canonicalize_precision,
 )
+from structlayers.gla.layers import timewise
 from structlayers.gla.layers.convolution import ShortConvolution, last_inputs
 from structlayers.gla.layers.state import GatedLinearAttentionState
 from structlayers.gla.ops import gated_linear_attention, gated_linear_attention_step
-from structlayers.gla.ops.arguments import check_lengths
 
 _LECUN_NORMAL = nnx.initializers.lecun_normal()
 
@@ -251,17 +251,11 @@ class GatedLinearAttention(nnx.Module):
         segment_ids: ArrayLike | None,
     ) -> tuple[jax.Array, GatedLinearAttentionState]:
         with jax.named_scope("structlayers.GatedLinearAttention"):
-            require_features("inputs", inputs, self.features)
-            x = jnp.asarray(inputs)
-            if x.ndim < 2:
-                raise ValueError(f"inputs must have shape (*B, T, {self.features}), got {x.shape}")
+            x = timewise.sequences(inputs, self.features)
+            counts, valid = timewise.counted(lengths, x.shape[:-1])
             (q, k, v), seen = self._heads(x, state, segment_ids)
             log_gate = self._log_gate(x)
-            valid = None
-            if lengths is not None:
-                lengths = check_lengths(lengths, x.shape[:-1])
-                position = jax.lax.broadcasted_iota(lengths.dtype, x.shape[:-1], x.ndim - 2)
-                valid = position < lengths[..., None]
+            if valid is not None:
                 # no key and no decay: the state stays
                 k, log_gate = (jnp.where(valid[..., None, None], part, 0) for part in (k, log_gate))
             out, recurrent = gated_linear_attention(
@@ -276,10 +270,8 @@ class GatedLinearAttention(nnx.Module):
                 precision=self.precision,
                 implementation=self.implementation,
             )
-            outputs = self._outputs(x, out)
-            if valid is not None:
-                outputs = jnp.where(valid[..., None], outputs, 0)
-            return outputs, self._next_state(recurrent, seen, lengths)
+            outputs = timewise.zero_uncounted(self._outputs(x, out), valid)
+            return outputs, self._next_state(recurrent, seen, None if valid is None else counts)
 
     def _heads(
         self,
@@ -296,8 +288,7 @@ class GatedLinearAttention(nnx.Module):
             seen.append(inputs)
         counts = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
         heads = [
-            part.reshape(*part.shape[:-1], count, part.shape[-1] // count)
-            for part, count in zip(parts, counts, strict=True)
+            timewise.split_heads(part, count) for part, count in zip(parts, counts, strict=True)
         ]
         return heads, seen
 
@@ -310,8 +301,7 @@ class GatedLinearAttention(nnx.Module):
 
     def _outputs(self, x: jax.Array, out: jax.Array) -> jax.Array:
         """Norm, output gate and projection: `(*B, T, H, V)` to `(*B, T, features)`."""
-        wide = out.astype(accumulation_dtype(out.dtype))
-        normalized = self.norm(wide).astype(out.dtype).reshape(*x.shape[:-1], self.value_features)
+        normalized = timewise.normalize(self.norm, out).reshape(*x.shape[:-1], self.value_features)
         return self.output(nnx.swish(self.output_gate(x)) * normalized)
 
     def _next_state(

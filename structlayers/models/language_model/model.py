@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from structlayers._core.checks import is_known, require_choice
 from structlayers._core.precision import accumulation_dtype, canonicalize_precision
-from structlayers.models.language_model import parts
+from structlayers.gla.layers import timewise
 from structlayers.models.language_model.config import LanguageModelConfig
 from structlayers.models.language_model.mixers import CHANNEL_MIXERS, TOKEN_MIXERS
 
@@ -55,7 +55,7 @@ class DecoderBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, *, segment_ids: ArrayLike | None = None) -> jax.Array:
         """Applies the block to whole sequences `(*B, T, d)`."""
-        mixed = self.mixer(parts.normalize(self.mixer_norm, x), segment_ids=segment_ids)
+        mixed = self.mixer(timewise.normalize(self.mixer_norm, x), segment_ids=segment_ids)
         return self._mix_channels(x + mixed)
 
     def prefill(
@@ -63,17 +63,17 @@ class DecoderBlock(nnx.Module):
     ) -> tuple[jax.Array, Any]:
         """Applies the block to prompts `(*B, T, d)` of these lengths, and gives the next state."""
         mixed, state = self.mixer.prefill(
-            parts.normalize(self.mixer_norm, x), state, lengths=lengths
+            timewise.normalize(self.mixer_norm, x), state, lengths=lengths
         )
         return self._mix_channels(x + mixed), state
 
     def step(self, x: jax.Array, state: Any) -> tuple[jax.Array, Any]:
         """Applies the block to one token `(*B, d)`, and gives the next state."""
-        mixed, state = self.mixer.step(parts.normalize(self.mixer_norm, x), state)
+        mixed, state = self.mixer.step(timewise.normalize(self.mixer_norm, x), state)
         return self._mix_channels(x + mixed), state
 
     def _mix_channels(self, x: jax.Array) -> jax.Array:
-        return x + self.channel_mixer(parts.normalize(self.channel_norm, x))
+        return x + self.channel_mixer(timewise.normalize(self.channel_norm, x))
 
 
 class LanguageModel(nnx.Module):
@@ -162,7 +162,7 @@ class LanguageModel(nnx.Module):
             apply = jax.checkpoint(apply, policy=policy)
         for block in self.blocks:
             x = apply(block, x)
-        return parts.normalize(self.norm, x)
+        return timewise.normalize(self.norm, x)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Logits `(*B, vocab_size)` of normalized features `(*B, d)`, float32 at least."""
@@ -198,7 +198,7 @@ class LanguageModel(nnx.Module):
         """
         with jax.named_scope("structlayers.LanguageModel"):
             tokens = _tokens(tokens, 1)
-            counts, _ = parts.counted(lengths, tokens.shape)
+            counts, _ = timewise.counted(lengths, tokens.shape)
             if is_known(counts) and bool(np.any(np.asarray(counts) < 1)):
                 raise ValueError(f"lengths must be at least 1, got {np.asarray(counts).tolist()}")
             x, states = self.embedding(tokens), []
@@ -206,7 +206,7 @@ class LanguageModel(nnx.Module):
                 x, state = block.prefill(x, state, lengths=lengths)
                 states.append(state)
             last = jnp.take_along_axis(x, counts[..., None, None] - 1, axis=-2)[..., 0, :]
-            logits = self.logits(parts.normalize(self.norm, last))
+            logits = self.logits(timewise.normalize(self.norm, last))
             return logits, LanguageModelCache(tuple(states))
 
     def step(
@@ -230,7 +230,7 @@ class LanguageModel(nnx.Module):
             for block, state in zip(self.blocks, cache.layers, strict=True):
                 x, state = block.step(x, state)
                 states.append(state)
-            logits = self.logits(parts.normalize(self.norm, x))
+            logits = self.logits(timewise.normalize(self.norm, x))
             return logits, LanguageModelCache(tuple(states))
 
     def initial_cache(self, *batch: int, max_length: int) -> LanguageModelCache:

@@ -21,6 +21,7 @@ from structlayers._core.precision import (
     canonicalize_precision,
 )
 from structlayers.gla import gated_linear_attention, gated_linear_attention_step
+from structlayers.gla.layers import timewise
 from structlayers.models.language_model import parts
 
 _LECUN_NORMAL = nnx.initializers.lecun_normal()
@@ -226,10 +227,10 @@ class Retention(nnx.Module):
         segment_ids: ArrayLike | None,
     ) -> tuple[jax.Array, RetentionState]:
         with jax.named_scope("structlayers.Retention"):
-            x = parts.sequences(inputs, self.features)
-            counts, valid = parts.counted(lengths, x.shape[:-1])
+            x = timewise.sequences(inputs, self.features)
+            counts, valid = timewise.counted(lengths, x.shape[:-1])
             start = jnp.zeros(x.shape[:-2], jnp.int32) if state is None else state.position
-            q, k, v = self._heads(x, start[..., None] + parts.time_index(x.shape[:-1]))
+            q, k, v = self._heads(x, start[..., None] + timewise.time_index(x.shape[:-1]))
             log_decay = self._log_decay(k.ndim)
             if valid is not None:
                 # no key and no decay: the state stays
@@ -246,12 +247,12 @@ class Retention(nnx.Module):
                 precision=self.precision,
                 implementation=self.implementation,
             )
-            outputs = parts.zero_uncounted(self._outputs(x, out), valid)
+            outputs = timewise.zero_uncounted(self._outputs(x, out), valid)
             return outputs, RetentionState(recurrent, start + counts)
 
     def _heads(self, x: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         q, k, v = (
-            parts.split_heads(f(x), self.num_heads) for f in (self.query, self.key, self.value)
+            timewise.split_heads(f(x), self.num_heads) for f in (self.query, self.key, self.value)
         )
         q, k = (parts.rotate(a, index, self.rope_theta) for a in (q, k))
         return q, k, v
@@ -263,5 +264,5 @@ class Retention(nnx.Module):
 
     def _outputs(self, x: jax.Array, out: jax.Array) -> jax.Array:
         """Norm, output gate and projection: `(*B, T, H, V)` to `(*B, T, features)`."""
-        normalized = parts.normalize(self.norm, out).reshape(*x.shape[:-1], self.value_features)
+        normalized = timewise.normalize(self.norm, out).reshape(*x.shape[:-1], self.value_features)
         return self.output(nnx.swish(self.output_gate(x)) * normalized)

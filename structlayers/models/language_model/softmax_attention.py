@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from structlayers._core.checks import is_known, require_choice, require_positive
 from structlayers._core.layers import PromoteDtype, require_features
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
+from structlayers.gla.layers import timewise
 from structlayers.gla.ops.arguments import check_segment_ids
 from structlayers.models.language_model import parts
 
@@ -139,8 +140,8 @@ class SoftmaxAttention(nnx.Module):
             ValueError: another shape.
         """
         with jax.named_scope("structlayers.SoftmaxAttention"):
-            x = parts.sequences(inputs, self.features)
-            q, k, v = self._heads(x, parts.time_index(x.shape[:-1]))
+            x = timewise.sequences(inputs, self.features)
+            q, k, v = self._heads(x, timewise.time_index(x.shape[:-1]))
             mask = None
             if segment_ids is not None:
                 ids = check_segment_ids(segment_ids, x.shape[:-1])
@@ -170,15 +171,15 @@ class SoftmaxAttention(nnx.Module):
             ValueError: another shape, or more tokens than places, as far as it is known.
         """
         with jax.named_scope("structlayers.SoftmaxAttention"):
-            x = parts.sequences(inputs, self.features)
-            counts, valid = parts.counted(lengths, x.shape[:-1])
+            x = timewise.sequences(inputs, self.features)
+            counts, valid = timewise.counted(lengths, x.shape[:-1])
             position, places = state.position + counts, state.keys.shape[-3]
             if is_known(position) and bool(jnp.any(position > places)):
                 raise ValueError(
                     f"the cache has {places} places, got tokens up to {position.max()}: "
                     "make initial_state with a larger max_length"
                 )
-            index = state.position[..., None] + parts.time_index(x.shape[:-1])
+            index = state.position[..., None] + timewise.time_index(x.shape[:-1])
             q, k, v = self._heads(x, index)
             # places of tokens that do not count are written again before a query can see them
             keys, values = (_write(a, index, b) for a, b in ((state.keys, k), (state.values, v)))
@@ -186,7 +187,7 @@ class SoftmaxAttention(nnx.Module):
             outputs = self._attend(q, keys, values, place <= index[..., None])
             outputs = jnp.where((index < places)[..., None], outputs, jnp.nan)
             return (
-                parts.zero_uncounted(outputs, valid),
+                timewise.zero_uncounted(outputs, valid),
                 SoftmaxAttentionState(keys, values, position),
             )
 
@@ -225,8 +226,8 @@ class SoftmaxAttention(nnx.Module):
         return SoftmaxAttentionState(empty, empty, jnp.zeros(batch, jnp.int32))
 
     def _heads(self, x: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q = parts.split_heads(self.query(x), self.num_heads)
-        k, v = (parts.split_heads(f(x), self.num_kv_heads) for f in (self.key, self.value))
+        q = timewise.split_heads(self.query(x), self.num_heads)
+        k, v = (timewise.split_heads(f(x), self.num_kv_heads) for f in (self.key, self.value))
         q, k = (parts.rotate(a, index, self.rope_theta) for a in (q, k))
         return q, k, v
 
