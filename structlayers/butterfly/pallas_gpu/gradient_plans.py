@@ -2,7 +2,7 @@
 
 Their merged radices are their own, the gradient is that of the twiddle: two factors within blocks
 of up to 1024 columns, and one of the largest strides that crosses them. Simulated,
-not measured.
+measured as whole gradients (kernels.md).
 """
 
 import dataclasses
