@@ -3,10 +3,10 @@
 bfloat16 with float32 log gates: heads of the paper's models (128/256 and 256/512 features of keys
 and values), the six shapes of fla's registry, one long sequence alone, and one token; the product
 alone and with all gradients. The chosen implementation is the one that the op runs by itself.
-Beside it stand XLA's form, causal attention by cuDNN and by XLA at equal d, and, by --candidates fla, the
-kernels of flash-linear-attention 0.6.0, which tune for minutes at every shape. Shares are of the
-bytes in experiments/gla/speed/floors.py at the rate of a copy in the same run. A part is measured
-by --shapes, --modes and --candidates.
+Beside it stand XLA's form, causal attention by cuDNN and by XLA at equal d, and, by --candidates
+fla, the kernels of flash-linear-attention 0.6.0, which tune for minutes at every shape. Shares are
+of the bytes in experiments/gla/speed/floors.py at the rate of a copy in the same run. A part is
+measured by --shapes, --modes and --candidates.
 
 Paper: Yang et al. 2024, arXiv:2312.06635, section 3, Figure 2: faster than FlashAttention-2 from
 1000 tokens on; curves, no times. The bounds are the project's own for one H200.

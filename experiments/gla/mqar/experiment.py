@@ -171,11 +171,12 @@ class RecallExperiment:
             metrics |= {
                 f"{key}/{result['mixer']}/{name}": value for name, value in choose(result).items()
             }
-        for key in {name.rpartition("/gla/")[0] for name in metrics if "/gla/" in name}:
-            pair = [metrics.get(f"{key}/{mixer}/accuracy") for mixer in ("gla", "retention")]
-            if None not in pair:
-                ours, other = (min(value, self.config.stop_accuracy) for value in pair)
-                metrics[f"{key}/gla_over_retention"] = ours - other
+        for name in [name for name in metrics if name.endswith("/gla/accuracy")]:
+            key = name.removesuffix("/gla/accuracy")
+            other = metrics.get(f"{key}/retention/accuracy")
+            if other is not None:
+                most = self.config.stop_accuracy
+                metrics[f"{key}/gla_over_retention"] = min(metrics[name], most) - min(other, most)
         return metrics
 
     def plot(self, results: Results, metrics: Mapping[str, Any], path: Path) -> None:

@@ -168,8 +168,8 @@ def train_epoch(
     def step(carry: tuple[Any, Any], chosen: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
         index, number = chosen
         batch = jax.tree.map(lambda array: array[index], train)  # seeds batch ...
-        *carry, value = update_all(*carry, rates * decay(number), batch)
-        return tuple(carry), value
+        parameters, optimizer, value = update_all(*carry, rates * decay(number), batch)
+        return (parameters, optimizer), value
 
     numbers = (epoch * steps + jnp.arange(steps)).astype(jnp.float32)
     start = (state["parameters"], state["optimizer"])

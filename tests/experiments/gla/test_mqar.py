@@ -32,9 +32,9 @@ def trainer_of(mixer="gla", **more):
     return Trainer(model, batch=4, epochs=3, weight_decay=0.1, **more)
 
 
-def examples_of(count, seed=0, **more):
-    sizes = {"length": 12, "pairs": 2, "vocab_size": 20, **more}
-    return draw_examples(jax.random.key(seed), count, **sizes)
+def examples_of(count, seed=0, *, length=12, pairs=2, vocab_size=20):
+    key = jax.random.key(seed)
+    return draw_examples(key, count, length=length, pairs=pairs, vocab_size=vocab_size)
 
 
 @pytest.mark.parametrize(
