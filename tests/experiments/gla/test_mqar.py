@@ -9,7 +9,7 @@ from flax import nnx
 
 from experiments.config_files import ROOT, load
 from experiments.gla.mqar.config import MIXERS, RecallConfig, Task
-from experiments.gla.mqar.data import Examples, draw_examples
+from experiments.gla.mqar.data import draw_examples
 from experiments.gla.mqar.experiment import RecallExperiment, TrainNetwork, choose
 from experiments.gla.mqar.train import Trainer, accuracy, initialize, train_epoch
 from structlayers.models import LanguageModelConfig
@@ -67,9 +67,9 @@ def test_examples_are_the_task(length, pairs, vocab, filler):
         assert not tokens[rest].any()
 
 
-@pytest.mark.parametrize("power", [0.01, 1.0])
-def test_places_follow_the_power_law(power):
+def test_places_follow_the_power_law():
     """One pair: its place is drawn once, so the shares are the weights."""
+    power = 0.5
     found = draw_examples(jax.random.key(0), 20_000, length=22, pairs=1, vocab_size=4, power=power)
     counts = np.bincount((np.asarray(found.places)[:, 0] - 2) // 2, minlength=10)
     weights = np.arange(1, 11) ** (power - 1.0)
@@ -109,54 +109,52 @@ def test_runs_side_by_side_are_plain_adamw(as_in_a_run):
         state, loss = train_epoch(trainer, state, orders, jnp.array(RATES), train, validation)
         losses.append(loss)
     seed, rate = 1, 0
-    model = trainer.network(keys[seed])
-    schedule = optax.cosine_decay_schedule(RATES[rate], 9)
-    optimizer = nnx.Optimizer(model, optax.adamw(schedule, weight_decay=0.1), wrt=nnx.Param)
+    graph, wanted = nnx.split(trainer.network(keys[seed]))
+    optimizer = optax.adamw(optax.cosine_decay_schedule(RATES[rate], 9), weight_decay=0.1)
+    memory = optimizer.init(wanted)
 
-    def objective(model, batch):
-        logits = jnp.take_along_axis(model(batch.tokens), batch.places[..., None], axis=1)
+    def objective(parameters, batch):
+        logits = nnx.merge(graph, parameters)(batch.tokens)
+        logits = jnp.take_along_axis(logits, batch.places[..., None], axis=1)
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch.answers).mean()
+
+    @jax.jit
+    def step(parameters, memory, batch):
+        value, gradients = jax.value_and_grad(objective)(parameters, batch)
+        updates, memory = optimizer.update(gradients, memory, parameters)
+        return optax.apply_updates(parameters, updates), memory, value
 
     for epoch in range(2):
         order = jax.random.permutation(jax.random.fold_in(orders[seed], epoch), 14)
         values = []
         for start in range(0, 12, 4):
             batch = jax.tree.map(lambda a, i=order[start : start + 4]: a[i], train)
-            value, gradients = nnx.value_and_grad(objective)(model, batch)
-            optimizer.update(model, gradients)
+            wanted, memory, value = step(wanted, memory, batch)
             values.append(value)
         np.testing.assert_allclose(losses[epoch][seed, rate], np.mean(values), rtol=1e-4)
-    wanted = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     found = jax.tree.map(lambda leaf: leaf[seed, rate], state["parameters"])
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), found, wanted)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5),
+        found,
+        nnx.to_pure_dict(wanted),
+    )
     assert int(state["epochs"]) == 2
 
 
 def test_accuracy_counts_every_query_once():
-    trainer, examples = trainer_of(), examples_of(501)
+    trainer, examples = trainer_of("softmax"), examples_of(501)
     keys = jax.random.split(jax.random.key(0), 2)
     state = initialize(trainer, keys, 2)
     parameters = jax.tree.map(lambda leaf: leaf.at[:, 1].set(jnp.nan), state["parameters"])
     found = accuracy(trainer, parameters, examples)
     assert found.shape == (2, 2)
+    whole = jax.jit(lambda key, tokens: trainer.network(key)(tokens))
     for seed in range(2):
-        logits = np.asarray(trainer.network(keys[seed])(examples.tokens))
+        logits = np.asarray(whole(keys[seed], examples.tokens))
         guesses = np.take_along_axis(logits.argmax(-1), np.asarray(examples.places), axis=1)
         wanted = np.mean(guesses == np.asarray(examples.answers))
         assert float(found[seed, 0]) == pytest.approx(wanted, abs=1e-6)
     assert not np.asarray(found[:, 1]).any()  # NaN is no answer
-
-
-def test_answers_cannot_be_seen():
-    """The logits at a query do not change with the tokens after it."""
-    trainer, examples = trainer_of(), examples_of(6)
-    parameters = nnx.to_pure_dict(nnx.state(trainer.network(jax.random.key(0))))
-    first = int(examples.places.min())
-    other = examples.tokens.at[:, first + 1 :].set(3)
-    logits = trainer.logits(parameters, examples)
-    changed = trainer.logits(parameters, Examples(other, *examples[1:]))
-    at_first = np.asarray(examples.places) == first
-    np.testing.assert_array_equal(np.asarray(logits)[at_first], np.asarray(changed)[at_first])
 
 
 SMALL = RecallConfig(
@@ -195,6 +193,13 @@ def test_training_stops_at_the_accuracy(as_in_a_run):
     assert result["task"] == "16/2"
     assert np.shape(result["test_accuracy"]) == (1, 2)
     assert result["diverged"] == [[False, False]]
+
+    # what comes next depends on the state alone: a resumed run goes the same way
+    anew = small(stop_accuracy=0.5).build().phases()[0]
+    restored = jax.tree.map(jnp.copy, after)
+    one, _ = phase.advance({**after, "accuracy": jnp.zeros((1, 2))}, 1, 1)
+    two, _ = anew.advance({**restored, "accuracy": jnp.zeros((1, 2))}, 1, 1)
+    jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
 def result_of(mixer, validation, test):
