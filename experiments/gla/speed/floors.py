@@ -13,9 +13,8 @@ def floor_bytes(spec: ArgSpec, result: object, mode: Mode) -> int:
     Forward, each input is read and each result written once: `8 K + 4 V` bytes a token and head
     with bfloat16 data and float32 gates. With the backward pass, all inputs and the cotangent are
     read again, the gradients written (`16 K + 6 V`), and the states at the starts of chunks of 64
-    tokens written and read once, in bfloat16 (`4 K V / 64`). Recomputing states instead reads keys
-    and values a third time, which is less for short heads; this is the floor of the form that the
-    papers' kernels and fla's have.
+    tokens written and read once, in bfloat16 (`4 K V / 64`). Longer chunks would have fewer states:
+    the floor is that of the chunks that the paper's kernels and fla's have.
 
     Args:
         spec: shapes of `gated_linear_attention` or of its step.
