@@ -178,6 +178,12 @@ class NumpyMachine(Machine):
         self._epoch += 1
 
     @override
+    def synchronize_any(self, condition: Int) -> Int:
+        self.synchronize()
+        holds = (condition.value & self._active).reshape(-1, self._block_threads).any(1)
+        return Int(self, np.repeat(holds.astype(np.int64), self._block_threads))
+
+    @override
     def synchronize_team(self, team: Int, threads: int) -> None:
         self._epoch += 1
 
@@ -281,9 +287,12 @@ class NumpyMachine(Machine):
     # device memory ---------------------------------------------------------------------------
 
     @override
-    def load_global(self, array: Any, offset: Int, words: int) -> list[Any]:
+    def load_global(
+        self, array: Any, offset: Int, words: int, row: IntLike = 0, pitch: int = 0
+    ) -> list[Any]:
         loaded = np.zeros((words, self.threads), np.uint32)
-        index = offset.value[self._active, None] + np.arange(4 * words)
+        first = self._each(row) * pitch + self._each(offset)
+        index = first[:, None] + np.arange(4 * words)
         loaded[:, self._active] = _bytes(array)[index].view(np.uint32).T
         return list(loaded)
 
@@ -409,6 +418,19 @@ class NumpyMachine(Machine):
         return value.view(np.uint32)
 
     @override
+    def integer_of(self, word: Any) -> Int:
+        return Int(self, word.astype(np.uint32).view(np.int32).astype(np.int64))
+
+    @override
+    def select(self, condition: Int, chosen: Any, other: Any) -> Any:
+        return np.where(condition.value, chosen, other)
+
+    @override
+    def exp2(self, value: Any) -> Any:
+        power = np.exp2(value)
+        return np.where(power < np.finfo(np.float32).tiny, np.float32(0), power)
+
+    @override
     def add(self, left: Any, right: Any) -> Any:
         return left + right
 
@@ -447,6 +469,11 @@ class NumpyMachine(Machine):
         stacked = np.ascontiguousarray(np.stack(words, axis=1).astype(np.uint32))
         values = stacked.view(jnp.bfloat16).astype(np.float32)
         return values.reshape(-1, 8, 4, len(words), 2).transpose(0, 3, 1, 2, 4)
+
+    @override
+    def unpack(self, word: Any) -> tuple[Any, Any]:
+        word = word.astype(np.uint32)
+        return (word << np.uint32(16)).view(np.float32), (word & 0xFFFF0000).view(np.float32)
 
     @override
     def pack(self, low: Any, high: Any) -> Any:

@@ -153,6 +153,10 @@ class Machine(abc.ABC):
         """Waits for all threads of the block; orders their accesses to shared memory."""
 
     @abc.abstractmethod
+    def synchronize_any(self, condition: Int) -> Int:
+        """`synchronize`; 1 if the condition holds in any thread of the block, else 0."""
+
+    @abc.abstractmethod
     def synchronize_team(self, team: Int, threads: int) -> None:
         """The same for consecutive threads of the block, whole warps, numbered team by team."""
 
@@ -199,8 +203,10 @@ class Machine(abc.ABC):
     # device memory ---------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def load_global(self, array: Any, offset: Int, words: int) -> list[Any]:
-        """Loads 1, 2 or 4 words of 32 bits at a byte offset below 2**31."""
+    def load_global(
+        self, array: Any, offset: Int, words: int, row: IntLike = 0, pitch: int = 0
+    ) -> list[Any]:
+        """Loads 1, 2 or 4 words at byte ``row * pitch + offset``, computed in 64 bits."""
 
     @abc.abstractmethod
     def store_global(self, array: Any, row: Int, pitch: int, offset: Int, words: Any) -> None:
@@ -270,6 +276,18 @@ class Machine(abc.ABC):
         """A float32 as a word."""
 
     @abc.abstractmethod
+    def integer_of(self, word: Any) -> Int:
+        """A word read as an integer with a sign."""
+
+    @abc.abstractmethod
+    def select(self, condition: Int, chosen: Any, other: Any) -> Any:
+        """One of two words, or of two float32."""
+
+    @abc.abstractmethod
+    def exp2(self, value: Any) -> Any:
+        """``2 ** value`` of a float32, to two units in the last place; 0 below 2**-126."""
+
+    @abc.abstractmethod
     def add(self, left: Any, right: Any) -> Any:
         """Sum of two float32."""
 
@@ -291,6 +309,10 @@ class Machine(abc.ABC):
 
         Operands of four and two registers, or the first halves of both, over 8 values.
         """
+
+    @abc.abstractmethod
+    def unpack(self, word: Any) -> tuple[Any, Any]:
+        """The two bfloat16 of a word as float32."""
 
     @abc.abstractmethod
     def pack(self, low: Any, high: Any) -> Any:

@@ -190,6 +190,15 @@ class MosaicMachine(Machine):
         self._asm(f"bar.sync 0, {self.threads};")
 
     @override
+    def synchronize_any(self, condition: Int) -> Int:
+        text = (
+            "{\n.reg .pred p;\nsetp.ne.u32 p, $1, 0;\n"
+            f"bar.red.or.pred p, 0, {self.threads}, p;\nselp.u32 $0, 1, 0, p;\n}}"
+        )
+        flag = arith.extui(self._i32, condition.value)
+        return Int(self, self._asm(text, flag, result=self._i32))
+
+    @override
     def synchronize_team(self, team: Int, threads: int) -> None:
         self._asm(f"bar.sync $0, {threads};", (team + 1).value)
 
@@ -225,8 +234,11 @@ class MosaicMachine(Machine):
         self._asm(text + ".shared.b16 [$0], {$1,$2,$3,$4};", self._shared_address(address), *words)
 
     @override
-    def load_global(self, array: Any, offset: Int, words: int) -> list[Any]:
-        address = self._global_address(array, offset, 1, None)
+    def load_global(
+        self, array: Any, offset: Int, words: int, row: IntLike = 0, pitch: int = 0
+    ) -> list[Any]:
+        row = row if isinstance(row, Int) else self.constant(row)
+        address = self._global_address(array, row, pitch, offset)
         return self._load("global.nc", address, words)
 
     @override
@@ -333,6 +345,18 @@ class MosaicMachine(Machine):
         return arith.bitcast(self._i32, value)
 
     @override
+    def integer_of(self, word: Any) -> Int:
+        return Int(self, word)
+
+    @override
+    def select(self, condition: Int, chosen: Any, other: Any) -> Any:
+        return arith.select(condition.value, chosen, other)
+
+    @override
+    def exp2(self, value: Any) -> Any:
+        return self._asm("ex2.approx.ftz.f32 $0, $1;", value, result=self._f32, effects=False)
+
+    @override
     def add(self, left: Any, right: Any) -> Any:
         return arith.addf(left, right)
 
@@ -362,6 +386,12 @@ class MosaicMachine(Machine):
             result=[self._f32] * 4,
             effects=False,
         )
+
+    @override
+    def unpack(self, word: Any) -> tuple[Any, Any]:
+        low = arith.shli(word, self.word(16))
+        high = arith.andi(word, self.word(-65536))
+        return self.float(low), self.float(high)
 
     @override
     def pack(self, low: Any, high: Any) -> Any:

@@ -1,0 +1,334 @@
+"""The recurrence over the chunks of a sequence: outputs, states and the final state.
+
+A block of threads holds 64 values of one head's state, transposed, in registers: 16 values of all
+keys a warp, as the result of a tensor-core product, which is at once the left operand of the next.
+Images of chunks and rows of values come in by asynchronous copies, some chunks ahead.
+
+    out^T   = S^T Q^T + V^T P^T            S before the chunk
+    S'^T    = S^T * decay + V^T K          Q and K weighted, see `prepare`
+
+Run from the end, with cotangents of outputs as values, queries and keys in each other's places and
+the scores transposed, the same gives gradients of values and of states.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from structlayers._core.simt.machine import Int, Machine
+from structlayers.gla.pallas_gpu.layout import CHUNK, VALUE_TILE, Sizes, lane_row, permuted
+
+THREADS = 128
+_SHARED_LIMIT = 232_448 // 1024 * 1024
+# Rows of values and of outputs in shared memory stand so far apart that no two of eight meet.
+_PITCH = VALUE_TILE * 2 + 16
+_OUT_BYTES = CHUNK * _PITCH
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one launch does.
+
+    Attributes:
+        sizes: of the call.
+        stages: chunks on their way.
+        transposed: whether it runs from the end, as above.
+        keeps: whether it writes the state before every chunk.
+        starts: whether it is given an initial state.
+    """
+
+    sizes: Sizes
+    stages: int
+    transposed: bool = False
+    keeps: bool = False
+    starts: bool = False
+
+    @property
+    def stage_bytes(self) -> int:
+        """An image and its rows of values."""
+        return self.sizes.image_bytes + CHUNK * _PITCH
+
+    @property
+    def barriers_at(self) -> int:
+        """Where barriers start, after stages, two tiles of outputs and two of states."""
+        return self.states_at + 2 * self.state_bytes * self.keeps
+
+    @property
+    def state_bytes(self) -> int:
+        """64 values of a state in bfloat16."""
+        return VALUE_TILE * self.sizes.key * 2
+
+    @property
+    def outputs_at(self) -> int:
+        """Where outputs wait for their copy."""
+        return self.stages * self.stage_bytes
+
+    @property
+    def states_at(self) -> int:
+        """Where states wait for theirs."""
+        return self.outputs_at + 2 * _OUT_BYTES
+
+    @property
+    def shared_bytes(self) -> int:
+        """Scratch of a block."""
+        return self.barriers_at + 8 * self.stages
+
+    @property
+    def tiles(self) -> int:
+        """Blocks of threads for one head."""
+        return self.sizes.value // VALUE_TILE
+
+    @property
+    def blocks(self) -> int:
+        """Size of the grid."""
+        return self.sizes.sequences * self.tiles
+
+
+def make_plan(sizes: Sizes, *, transposed: bool, keeps: bool, starts: bool) -> Plan:
+    """The plan with the most stages: three, or what fits."""
+    for stages in (3, 2, 1):
+        plan = Plan(sizes, stages, transposed, keeps, starts)
+        if plan.shared_bytes <= _SHARED_LIMIT:
+            return plan
+    raise NotImplementedError(f"a chunk of K = {sizes.key} does not fit in shared memory")
+
+
+class Program:
+    """The block's program for one tile of values of one sequence."""
+
+    def __init__(self, plan: Plan, machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]):
+        self.plan, self.sizes, self.machine = plan, plan.sizes, machine
+        self.image, self.values, *rest = inputs
+        self.initial = rest[0] if rest else None
+        self.out, self.final, *rest = outputs
+        self.states = rest[0] if rest else None
+        m, sizes = machine, plan.sizes
+        block = m.cluster()
+        self.tile, self.sequence = block.modulo(plan.tiles), block.divide(plan.tiles)
+        self.head = self.sequence.modulo(sizes.heads)
+        self.batch = self.sequence.divide(sizes.heads)
+        self.group = self.head.divide(sizes.shared) if sizes.shared > 1 else self.head
+        self.thread, self.lane, self.warp = m.thread(), m.lane(), m.warp()
+        # values are those of key heads, cotangents those of query heads
+        self.value_heads, self.value_head = sizes.groups, self.group
+        if plan.transposed:
+            self.value_heads, self.value_head = sizes.heads, self.head
+        # weighted queries and keys, as the products take them
+        self.reading, self.writing = 0, sizes.tile_bytes
+        if plan.transposed:
+            self.reading, self.writing = self.writing, self.reading
+
+    def run(self) -> None:
+        """All chunks."""
+        plan, m, sizes = self.plan, self.machine, self.sizes
+        with m.when(self.thread.equals(0)):
+            for stage in range(plan.stages):
+                m.barrier_init(plan.barriers_at + 8 * stage)
+        m.synchronize()
+        for stage in range(min(plan.stages, sizes.chunks)):
+            self.fetch(m.constant(stage))
+        state = self.load_state()
+        state = m.loop(0, sizes.chunks, 1, self.step, state)
+        self.store_state(state)
+        m.wait_out(0)
+
+    # copies ----------------------------------------------------------------------------------
+
+    def place(self, step: Int) -> Int:
+        """The chunk of a step."""
+        return step * -1 + (self.sizes.chunks - 1) if self.plan.transposed else step
+
+    def row(self, step: Int, row: Int, heads: int, head: Int) -> Int:
+        """Row of an array `(B, T, heads, ...)`; that of the last token past the end."""
+        place = self.place(step) * CHUNK + row
+        if self.sizes.ragged:
+            place = place.minimum(self.sizes.time - 1)
+        return (self.batch * self.sizes.time + place) * heads + head
+
+    def fetch(self, step: Int) -> None:
+        """Starts the copies of a step's chunk."""
+        plan, m, sizes = self.plan, self.machine, self.sizes
+        stage = step.modulo(plan.stages)
+        barrier, start = stage * 8 + plan.barriers_at, stage * plan.stage_bytes
+        with m.when(self.thread.equals(0)):
+            m.barrier_expect(barrier, sizes.image_bytes + CHUNK * VALUE_TILE * 2)
+            image = self.sequence * sizes.chunks + self.place(step)
+            size, zero = sizes.image_bytes, m.constant(0)
+            m.copy_in(start, self.image, image, size, zero, size, barrier)
+        with m.when(self.thread < CHUNK):
+            row = self.row(step, self.thread, self.value_heads, self.value_head)
+            target = start + sizes.image_bytes + self.thread * _PITCH
+            size = VALUE_TILE * 2
+            m.copy_in(target, self.values, row, 2 * sizes.value, self.tile * size, size, barrier)
+        m.reconverge()
+
+    def copy_out(self, step: Int, source: Int, kept: Int) -> None:
+        """Starts the copies of outputs and of the state before the chunk."""
+        plan, m, sizes = self.plan, self.machine, self.sizes
+        place = self.place(step) * CHUNK + self.thread
+        inside = (self.thread < CHUNK) & (place < sizes.time)
+        with m.when(inside):
+            row = self.row(step, self.thread, sizes.heads, self.head)
+            size = VALUE_TILE * 2
+            at = source + self.thread * _PITCH
+            m.copy_out(self.out, row, 2 * sizes.value, self.tile * size, at, size)
+        if plan.keeps:
+            with m.when(self.thread.equals(0)):
+                row = self.sequence * sizes.chunks + self.place(step)
+                row, size = row * plan.tiles + self.tile, plan.state_bytes
+                m.copy_out(self.states, row, size, m.constant(0), kept, size)
+        m.commit_out()
+        m.reconverge()
+
+    # the state -------------------------------------------------------------------------------
+
+    def state_place(self, index: int) -> tuple[Int, Int]:
+        """Row (key) of an array of states `(B, G, K, V)`, and byte in it, of a register."""
+        sizes = self.sizes
+        key = (self.lane & 3) * 2 + (8 * (index >> 2) + (index & 1))
+        value = self.tile * VALUE_TILE + self.warp * 16 + (self.lane >> 2) + 8 * (index >> 1 & 1)
+        return (self.batch * sizes.groups + self.group) * sizes.key + key, value * 4
+
+    def load_state(self) -> list[Any]:
+        """Registers of the state: those of 16 x 8 tiles, keys along their columns."""
+        m, sizes = self.machine, self.sizes
+        if self.initial is None:
+            return [m.zero()] * (sizes.key // 2)
+        state = []
+        for index in range(sizes.key // 2):
+            row, offset = self.state_place(index)
+            (word,) = m.load_global(self.initial, offset, 1, row, 4 * sizes.value)
+            state.append(m.float(word))
+        return state
+
+    def store_state(self, state: Sequence[Any]) -> None:
+        """To the array of final states, once for the query heads that share it."""
+        m, sizes = self.machine, self.sizes
+        with m.when(self.head.modulo(sizes.shared).equals(0)):
+            for index, value in enumerate(state):
+                row, offset = self.state_place(index)
+                m.store_global(self.final, row, 4 * sizes.value, offset, [m.bits(value)])
+
+    # a chunk ---------------------------------------------------------------------------------
+
+    def step(self, step: Int, state: Sequence[Any]) -> list[Any]:
+        """Outputs of one chunk, and the state after it."""
+        plan, m, sizes = self.plan, self.machine, self.sizes
+        stage = step.modulo(plan.stages)
+        start = stage * plan.stage_bytes
+        m.barrier_wait(stage * 8 + plan.barriers_at, step.divide(plan.stages) & 1)
+        values = self.load_values(start + sizes.image_bytes)
+        tiles = [list(state[i : i + 4]) for i in range(0, len(state), 4)]
+        packed = [self.pack(tile) for tile in tiles]
+        kept = (step & 1) * plan.state_bytes + plan.states_at
+        if plan.keeps:
+            self.stage_state(packed, kept)
+        found = self.read_state(packed, start + self.reading)
+        found = self.attend(found, values, start + sizes.scores_at)
+        out = (step & 1) * _OUT_BYTES + plan.outputs_at
+        self.stage_outputs(found, out)
+        tiles = self.next_state(tiles, values, start + self.writing, start + sizes.decay_at)
+        m.wait_out(0)
+        m.release_to_copies()
+        m.synchronize()
+        self.copy_out(step, out, kept)
+        with m.when(step + plan.stages < sizes.chunks):
+            self.fetch(step + plan.stages)
+        return [value for tile in tiles for value in tile]
+
+    def pack(self, tile: Sequence[Any]) -> list[Any]:
+        """A 16 x 8 tile in bfloat16: half of a left operand."""
+        return [self.machine.pack(tile[0], tile[1]), self.machine.pack(tile[2], tile[3])]
+
+    def load_values(self, start: Int) -> list[list[Any]]:
+        """Left operands: 16 values of this warp by 16 tokens, for the four parts of the chunk."""
+        m = self.machine
+        unit, row = (self.lane >> 3) & 1, (self.lane & 7) + (self.lane >> 4) * 8
+        at = start + row * _PITCH + unit * 16 + self.warp * 32
+        return [
+            m.load_matrices(at + part * 16 * _PITCH, transpose=True) for part in range(CHUNK // 16)
+        ]
+
+    def addresses(self, *, transpose: bool) -> list[Int]:
+        """Where a lane finds the right operand of 16 x 16 in a panel, by two units of a row."""
+        row, unit = lane_row(self.lane, rows_first=transpose)
+        return [row * 128 + permuted(unit ^ (2 * i), row) for i in range(4)]
+
+    def multiply(self, found: list[Any], tile: int, left: Any, right: Sequence[Any]) -> None:
+        """Adds to two neighbouring tiles of 16 x 8."""
+        for half in range(2):
+            words = right[2 * half : 2 * half + 2]
+            found[tile + half] = list(
+                self.machine.tensor_product(found[tile + half], left, words)
+            )
+
+    def read_state(self, packed: Sequence[Sequence[Any]], start: Int) -> list[Any]:
+        """`S^T Q^T`, 16 values by 64 tokens."""
+        m = self.machine
+        found: list[Any] = [[m.zero()] * 4 for _ in range(CHUNK // 8)]
+        places = [start + at for at in self.addresses(transpose=False)]
+        for step in range(self.sizes.key // 16):
+            left = [*packed[2 * step], *packed[2 * step + 1]]
+            for part in range(CHUNK // 16):
+                offset = (step >> 2) * (CHUNK * 128) + part * 16 * 128
+                right = m.load_matrices(places[step & 3] + offset, transpose=False)
+                self.multiply(found, 2 * part, left, right)
+        return found
+
+    def attend(self, found: list[Any], values: Sequence[Any], start: Int) -> list[Any]:
+        """Adds `V^T P^T`; only where scores are not zero."""
+        m, transposed = self.machine, self.plan.transposed
+        places = [start + at for at in self.addresses(transpose=transposed)]
+        parts = range(CHUNK // 16)
+        for summed in parts:
+            for part in parts:
+                row, column = (summed, part) if transposed else (part, summed)
+                if row >= column:
+                    at = places[column] + row * 16 * 128
+                    right = m.load_matrices(at, transpose=transposed)
+                    self.multiply(found, 2 * part, values[summed], right)
+        return found
+
+    def next_state(
+        self, tiles: list[Any], values: Sequence[Any], start: Int, decay: Int
+    ) -> list[Any]:
+        """`S^T * decay + V^T K`."""
+        m = self.machine
+        at = decay + (self.lane & 3) * 8
+        for index, tile in enumerate(tiles):
+            low, high = (m.float(word) for word in m.load_shared(at + 32 * index, 2))
+            tiles[index] = [m.multiply(x, low if i % 2 == 0 else high) for i, x in enumerate(tile)]
+        places = [start + place for place in self.addresses(transpose=True)]
+        for part in range(CHUNK // 16):
+            for step in range(self.sizes.key // 16):
+                offset = (step >> 2) * (CHUNK * 128) + part * 16 * 128
+                right = m.load_matrices(places[step & 3] + offset, transpose=True)
+                self.multiply(tiles, 2 * step, values[part], right)
+        return tiles
+
+    def stage_outputs(self, found: Sequence[Any], start: Int) -> None:
+        """Outputs, transposed, to their rows."""
+        m = self.machine
+        unit, row = (self.lane >> 3) & 1, (self.lane & 7) + (self.lane >> 4) * 8
+        at = start + row * _PITCH + unit * 16 + self.warp * 32
+        for part in range(CHUNK // 16):
+            words = [*self.pack(found[2 * part]), *self.pack(found[2 * part + 1])]
+            m.store_matrices(at + part * 16 * _PITCH, words, transpose=True)
+
+    def stage_state(self, packed: Sequence[Sequence[Any]], start: Int) -> None:
+        """The state in bfloat16, values along rows, to its tile."""
+        m = self.machine
+        row, unit = lane_row(self.lane, rows_first=True)
+        at = start + (row + self.warp * 16) * 128
+        for step in range(self.sizes.key // 16):
+            place = at + permuted(unit ^ (2 * (step & 3)), row) + (step >> 2) * (VALUE_TILE * 128)
+            m.store_matrices(place, [*packed[2 * step], *packed[2 * step + 1]], transpose=False)
+
+
+def program(plan: Plan) -> Any:
+    """The program for `launch` or `simulate`: (images, values, state?) to (outputs, state, kept?)."""
+
+    def run(machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        Program(plan, machine, inputs, outputs).run()
+
+    return run
