@@ -1,0 +1,308 @@
+"""A chunk of one head as its block of threads has it: weighted queries and keys, in tiles.
+
+A thread has two channels of 16 rows. Weights are products of gates: of those from the start of the
+16 rows to a row, for queries, and of those after a row to their end, for keys; never a quotient of
+two, except for keys of the 16 x 16 scores on the diagonal, and there only while the decay of the 16
+rows is above 2^-100 in every channel. Otherwise the diagonal takes a halving of the 16 rows, as
+`xla.chunks` halves chunks.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from structlayers._core.simt.machine import Int, IntLike, Machine
+from structlayers.gla.pallas_gpu.layout import CHUNK, ROWS, Sizes, lane_row, permuted
+
+_LOG2_E = 0x3FB8AA3B  # of float32
+_WEAKEST = 0x0D800000  # 2**-100
+_ONE = 0x3F800000
+
+# Tiles of 16 rows: weighted queries, weighted keys, keys of the diagonal, and, for scores of rows
+# with 16 rows or more between them, queries of the last rows and keys of the first.
+QUERIES, KEYS, DIAGONAL, FAR_QUERIES, FAR_KEYS, TILES = 0, 4, 8, 12, 13, 14
+HALVES = (1, 2, 4, 8)
+
+type Pair = tuple[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighed:
+    """What a thread knows of its rows after `Chunk.weigh`.
+
+    Attributes:
+        queries: of its rows, scaled, weighted from the start of the 16 rows.
+        keys: weighted to their end.
+        before: decay of the chunk before the 16 rows.
+        after: decay after them.
+        decays: of the four times 16 rows.
+        whole: of the chunk.
+        inverse: of the decay of its 16 rows; 0 if the diagonal is halved.
+        slow: 1 if it is, in this block of threads, else 0.
+    """
+
+    queries: list[Pair]
+    keys: list[Pair]
+    before: Pair
+    after: Pair
+    decays: list[Pair]
+    whole: Pair
+    inverse: Pair
+    slow: Int
+
+
+class Chunk:
+    """What the programs of chunks share.
+
+    Scratch of a block of threads starts with the decays of the four times 16 rows, K float32 each,
+    and the tiles.
+    """
+
+    def __init__(self, sizes: Sizes, machine: Machine, arrays: Sequence[Any]):
+        self.sizes, self.machine = sizes, machine
+        self.q, self.k, self.gate = arrays
+        m = machine
+        thread, half = m.thread(), sizes.key // 2
+        self.block, self.lane, self.warp = m.cluster(), m.lane(), m.warp()
+        self.pair, self.part = thread & (half - 1), thread >> (half.bit_length() - 1)
+        self.chunk = self.block.modulo(sizes.chunks)
+        sequence = self.block.divide(sizes.chunks)
+        self.head = sequence.modulo(sizes.heads)
+        self.first = sequence.divide(sizes.heads) * sizes.time
+        self.group = self.head.divide(sizes.shared) if sizes.shared > 1 else self.head
+        # this thread's word in a row of a panel, by the row modulo 8
+        unit = self.pair >> 2
+        self.words = [permuted(unit & 7, m.constant(row)) + (self.pair & 3) * 4 for row in range(8)]
+        self.panel = unit >> 3
+        self.tiles_at = 16 * sizes.key
+        self.one, self.scale = self.number(_ONE), self.number(_bits(sizes.scale))
+
+    @property
+    def tile_bytes(self) -> int:
+        """Of 16 rows."""
+        return ROWS * self.sizes.key * 2
+
+    def number(self, bits: int) -> Any:
+        """A float32 from its bits."""
+        return self.machine.float(self.machine.word(bits))
+
+    def times(self, left: Pair, right: Pair) -> Pair:
+        """The product in both channels."""
+        return each(self.machine.multiply, left, right)
+
+    def plus(self, left: Pair, right: Pair) -> Pair:
+        """The sum in both channels."""
+        return each(self.machine.add, left, right)
+
+    # device memory ---------------------------------------------------------------------------
+
+    def place(self, row: IntLike) -> tuple[Int, Int]:
+        """The token of a row of the chunk, the last one past the end; and whether it exists."""
+        place = self.chunk * CHUNK + row
+        inside = place < self.sizes.time
+        if self.sizes.ragged:
+            place = place.minimum(self.sizes.time - 1)
+        return self.first + place, inside
+
+    def load(self, array: Any, row: int, heads: int, head: Int, size: int) -> list[Any]:
+        """This thread's two channels of one of its rows; zero past the end of the sequence."""
+        m, sizes = self.machine, self.sizes
+        place, inside = self.place(self.part * ROWS + row)
+        pitch = size * sizes.key
+        words = m.load_global(
+            array, self.pair * (2 * size), size // 2, place * heads + head, pitch
+        )
+        if sizes.ragged:
+            words = [m.select(inside, word, m.word(0)) for word in words]
+        return words
+
+    def load_gates(self) -> list[Pair]:
+        """Base-2 logarithms of the gates of this thread's rows."""
+        m, sizes = self.machine, self.sizes
+        log2_e = self.number(_LOG2_E)
+        rows = [self.load(self.gate, row, sizes.groups, self.group, 4) for row in range(ROWS)]
+        return [each(lambda w: m.multiply(m.float(w), log2_e), tuple(row)) for row in rows]
+
+    def load_queries(self) -> list[Pair]:
+        """Queries of this thread's rows."""
+        heads, unpack = self.sizes.heads, self.machine.unpack
+        return [unpack(self.load(self.q, row, heads, self.head, 2)[0]) for row in range(ROWS)]
+
+    def load_keys(self) -> list[Pair]:
+        """Keys of this thread's rows."""
+        groups, unpack = self.sizes.groups, self.machine.unpack
+        return [unpack(self.load(self.k, row, groups, self.group, 2)[0]) for row in range(ROWS)]
+
+    # weights ---------------------------------------------------------------------------------
+
+    def weigh(self) -> Weighed:
+        """Fills the tiles."""
+        m, sizes = self.machine, self.sizes
+        gates, queries, keys = self.load_gates(), self.load_queries(), self.load_keys()
+        weights = [each(m.exp2, gate) for gate in gates]
+        total = gates[0]
+        for gate in gates[1:]:
+            total = self.plus(total, gate)
+        decay = each(m.exp2, total)
+        m.store_shared(self.part * (4 * sizes.key) + self.pair * 8, [m.bits(x) for x in decay])
+        weak = [m.integer_of(m.bits(x)) < _WEAKEST for x in decay]
+        slow = m.synchronize_any(weak[0] | weak[1])
+        decays = [self.load_pair(part * 4 * sizes.key) for part in range(4)]
+        one = (self.one, self.one)
+        before, after, whole = one, one, decays[0]
+        for part in range(3):
+            before = self.times(before, self.choose(self.part >= part + 1, decays[part], one))
+            after = self.times(after, self.choose(self.part < part + 1, decays[part + 1], one))
+            whole = self.times(whole, decays[part + 1])
+        to_row, from_row = self.prefixes(weights), self.suffixes(weights)
+        queries = [self.times(x, w) for x, w in zip(queries, to_row, strict=True)]
+        keys = [x if w is None else self.times(x, w) for x, w in zip(keys, from_row, strict=True)]
+        zero = (m.zero(), m.zero())
+        fast = slow.equals(0)
+        inverse = self.choose(fast, each(m.negate, total), zero)
+        inverse = self.choose(fast, each(m.exp2, inverse), zero)
+        self.store_tile(self.part + QUERIES, queries)
+        self.store_tile(self.part + KEYS, keys)
+        self.store_tile(self.part + DIAGONAL, [self.times(x, inverse) for x in keys])
+        with m.when(self.part.equals(3)):
+            self.store_tile(FAR_QUERIES, [self.times(x, decays[2]) for x in queries])
+        with m.when(self.part.equals(0)):
+            self.store_tile(FAR_KEYS, [self.times(x, decays[1]) for x in keys])
+        return Weighed(queries, keys, before, after, decays, whole, inverse, slow)
+
+    def choose(self, condition: Int, chosen: Pair, other: Pair) -> Pair:
+        """One of two pairs."""
+        return each(lambda x, y: self.machine.select(condition, x, y), chosen, other)
+
+    def prefixes(self, weights: Sequence[Pair]) -> list[Pair]:
+        """The scale and the gates from the start of the 16 rows to each row."""
+        weight, found = (self.scale, self.scale), []
+        for gate in weights:
+            weight = self.times(weight, gate)
+            found.append(weight)
+        return found
+
+    def suffixes(self, weights: Sequence[Pair]) -> list[Pair | None]:
+        """The gates after each row to the end of the 16 rows; None is 1."""
+        found: list[Pair | None] = [None]
+        for gate in reversed(weights[1:]):
+            after = found[-1]
+            found.append(gate if after is None else self.times(after, gate))
+        return found[::-1]
+
+    def level_weights(self, weights: Sequence[Pair], half: int) -> list[Pair | None]:
+        """The gates between each row and the split of its block of ``2 half`` rows; None is 1."""
+        found: list[Pair | None] = [None] * ROWS
+        for split in range(half, ROWS, 2 * half):
+            weight = weights[split]
+            for row in range(split, split + half):
+                weight = weight if row == split else self.times(weight, weights[row])
+                found[row] = weight
+            for row in range(split - 2, split - half - 1, -1):
+                after, gate = found[row + 1], weights[row + 1]
+                found[row] = gate if after is None else self.times(after, gate)
+        return found
+
+    def mixed(
+        self, weights: Sequence[Pair | None], half: int, queries: Sequence[Pair], keys: Sequence[Pair]
+    ) -> list[Pair]:
+        """Rows of right halves as queries, those of left halves as keys, weighted to the split."""
+        rows = []
+        for row, weight in enumerate(weights):
+            value = queries[row] if row & half else keys[row]
+            rows.append(value if weight is None else self.times(value, weight))
+        return rows
+
+    # shared memory ---------------------------------------------------------------------------
+
+    def load_pair(self, start: IntLike) -> Pair:
+        """This thread's channels of K float32 in shared memory."""
+        low, high = self.machine.load_shared(self.pair * 8 + start, 2)
+        return self.machine.float(low), self.machine.float(high)
+
+    def store_pair(self, start: IntLike, values: Pair) -> None:
+        """The reverse of `load_pair`."""
+        m = self.machine
+        m.store_shared(self.pair * 8 + start, [m.bits(x) for x in values])
+
+    def tile_places(self, tile: IntLike) -> list[Int]:
+        """This thread's words of the rows of a tile."""
+        start = self.panel * (ROWS * 128) + tile * self.tile_bytes + self.tiles_at
+        places = [word + start for word in self.words]
+        return [places[row & 7] + 128 * row for row in range(ROWS)]
+
+    def store_tile(self, tile: IntLike, rows: Sequence[Pair]) -> None:
+        """This thread's words of a tile, as bfloat16."""
+        m = self.machine
+        for place, values in zip(self.tile_places(tile), rows, strict=True):
+            m.store_shared(place, [m.pack(*values)])
+
+    def load_tile(self, tile: IntLike) -> list[Pair]:
+        """The reverse of `store_tile`."""
+        m = self.machine
+        return [m.unpack(m.load_shared(place, 1)[0]) for place in self.tile_places(tile)]
+
+    # blocks of 16 x 16 -----------------------------------------------------------------------
+
+    def listed(self, values: Sequence[int], index: Int) -> Int:
+        """An entry, below 16, of a list of up to 16."""
+        m, found = self.machine, None
+        for start in range(0, len(values), 8):
+            code = sum(value << (4 * i) for i, value in enumerate(values[start : start + 8]))
+            code = code - (1 << 32) if code >> 31 else code
+            entry = (m.constant(code) >> ((index & 7) * 4)) & 15
+            if found is not None:
+                entry = Int(m, m.select(index < start, found.value, entry.value))
+            found = entry
+        assert found is not None
+        return found
+
+    def operands(self, start: IntLike, *, rows_first: bool) -> list[Int]:
+        """Where this lane finds 16 x 16 values in rows of a panel, by two units of the row."""
+        row, unit = lane_row(self.lane, rows_first=rows_first)
+        return [row * 128 + permuted(unit ^ (2 * i), row) + start for i in range(4)]
+
+    def places_of(self, index: int) -> tuple[Int, Int]:
+        """Row and column of a register of a 16 x 16 result, of the eight of two tiles."""
+        row = (self.lane >> 2) + 8 * (index >> 1 & 1)
+        return row, (self.lane & 3) * 2 + ((index & 1) + 8 * (index >> 2))
+
+    def where(
+        self,
+        chosen: Callable[[Int, Int], Int],
+        values: Sequence[Any],
+        others: Sequence[Any] | None = None,
+    ) -> list[Any]:
+        """Values of a 16 x 16 result where ``chosen(row, column)``, others or zero elsewhere."""
+        zero = self.machine.zero()
+        others = [zero] * len(values) if others is None else others
+        return [
+            self.machine.select(chosen(*self.places_of(index)), value, other)
+            for index, (value, other) in enumerate(zip(values, others, strict=True))
+        ]
+
+    def store_block(self, start: int, row: Int, column: Int, found: Sequence[Any]) -> None:
+        """A 16 x 16 result as bfloat16 into a tile of 64 x 64."""
+        m = self.machine
+        inner, unit = lane_row(self.lane, rows_first=True)
+        inner, unit = inner + row * ROWS, unit + column * 2
+        words = [m.pack(found[i], found[i + 1]) for i in range(0, 8, 2)]
+        m.store_matrices(inner * 128 + permuted(unit, inner) + start, words, transpose=False)
+
+
+def across(row: Int, column: Int, half: int) -> Int:
+    """Whether blocks of ``2 half`` rows are the smallest that hold both rows."""
+    different = row ^ column
+    return (different >= half) & (different < 2 * half)
+
+
+def each(function: Callable[..., Any], *pairs: Sequence[Any]) -> Pair:
+    """A function of both channels."""
+    low, high = (function(*values) for values in zip(*pairs, strict=True))
+    return low, high
+
+
+def _bits(value: float) -> int:
+    return int(np.float32(value).view(np.int32))
