@@ -105,6 +105,8 @@ class NumpyMachine(Machine):
         self._read = np.full((2, words), _NEVER)
         # of every barrier, by its first byte: phases completed, bytes still to come, arrivals
         self._barriers: dict[int, list[int]] = {}
+        # groups of words, the warps that asked for them, and values; the last one is open
+        self._loads: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[]]
         self.wavefronts = 0
         self.least_wavefronts = 0
 
@@ -377,6 +379,25 @@ class NumpyMachine(Machine):
         if (self._written[0, words] == self._epoch).any():
             raise RaceError(f"byte {source} is copied before the barrier after its store")
         return self._shared[words].copy()
+
+    @override
+    def load_ahead(self, address: Int, array: Any, row: Int, pitch: int, offset: Int) -> None:
+        words, warps = self._words(address, 4)
+        first = self._each(row) * pitch + self._each(offset)
+        values = _bytes(array)[first[:, None] + np.arange(16)].view(np.uint32)
+        self._loads[-1].append((words, warps, values))
+
+    @override
+    def commit_loads(self) -> None:
+        self._loads.append([])
+
+    @override
+    def wait_loads(self, pending: int) -> None:
+        # as late as they may; the groups are counted as if all threads had the same
+        while len(self._loads) - 1 > pending:
+            for words, warps, values in self._loads.pop(0):
+                self._touch(words.ravel(), warps.ravel(), write=True)
+                self._shared[words] = values
 
     @override
     def release_to_copies(self) -> None:

@@ -240,6 +240,18 @@ class Machine(abc.ABC):
         """Copies ``size`` bytes from ``row * pitch + offset`` of the array to shared memory."""
 
     @abc.abstractmethod
+    def load_ahead(self, address: Int, array: Any, row: Int, pitch: int, offset: Int) -> None:
+        """Copies 16 bytes of an array to shared memory, as a part of this thread's next group."""
+
+    @abc.abstractmethod
+    def commit_loads(self) -> None:
+        """Makes a group of this thread's `load_ahead` since the last one."""
+
+    @abc.abstractmethod
+    def wait_loads(self, pending: int) -> None:
+        """Waits until all but so many of this thread's groups have arrived, for this thread."""
+
+    @abc.abstractmethod
     def release_to_copies(self) -> None:
         """Lets copies out after the next barrier read what this thread has stored."""
 

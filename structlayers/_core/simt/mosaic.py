@@ -289,6 +289,22 @@ class MosaicMachine(Machine):
         )
 
     @override
+    def load_ahead(self, address: Int, array: Any, row: Int, pitch: int, offset: Int) -> None:
+        self._asm(
+            "cp.async.cg.shared.global [$0], [$1], 16;",
+            self._shared_address(address),
+            self._global_address(array, row, pitch, offset),
+        )
+
+    @override
+    def commit_loads(self) -> None:
+        self._asm("cp.async.commit_group;")
+
+    @override
+    def wait_loads(self, pending: int) -> None:
+        self._asm(f"cp.async.wait_group {pending};")
+
+    @override
     def release_to_copies(self) -> None:
         self._asm("fence.proxy.async.shared::cta;")
 

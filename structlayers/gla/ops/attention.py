@@ -49,6 +49,12 @@ def _check_pallas_tpu(*args: Any, **static: Any) -> None:
     check(*args, **static)
 
 
+def _check_pallas_gpu(*args: Any, **static: Any) -> None:
+    from structlayers.gla.pallas_gpu.support import check
+
+    check(*args, **static)
+
+
 def _prefer(q: Any, *args: Any, platform: str, **static: Any) -> tuple[tuple[str, str], ...]:
     """On TPU the kernels, from one chunk on, where it is known how arrays are sharded."""
     del args, static
@@ -73,6 +79,11 @@ dispatcher = Dispatcher(
             "pallas_tpu",
             "structlayers.gla.pallas_tpu.apply:gated_linear_attention",
             _check_pallas_tpu,
+        ),
+        Implementation(
+            "pallas_gpu",
+            "structlayers.gla.pallas_gpu.apply:gated_linear_attention",
+            _check_pallas_gpu,
         ),
     ),
     _prefer,

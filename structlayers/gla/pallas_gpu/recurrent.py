@@ -34,14 +34,12 @@ class Plan:
         stages: chunks on their way.
         transposed: whether it runs from the end, as above.
         keeps: whether it writes the state before every chunk.
-        starts: whether it is given an initial state.
     """
 
     sizes: Sizes
     stages: int
     transposed: bool = False
     keeps: bool = False
-    starts: bool = False
 
     @property
     def stage_bytes(self) -> int:
@@ -84,10 +82,10 @@ class Plan:
         return self.sizes.sequences * self.tiles
 
 
-def make_plan(sizes: Sizes, *, transposed: bool, keeps: bool, starts: bool) -> Plan:
-    """The plan with the most stages: three, or what fits."""
-    for stages in (3, 2, 1):
-        plan = Plan(sizes, stages, transposed, keeps, starts)
+def make_plan(sizes: Sizes, *, transposed: bool = False, keeps: bool = False) -> Plan:
+    """The plan with three stages, or two."""
+    for stages in (3, 2):
+        plan = Plan(sizes, stages, transposed, keeps)
         if plan.shared_bytes <= _SHARED_LIMIT:
             return plan
     raise NotImplementedError(f"a chunk of K = {sizes.key} does not fit in shared memory")
@@ -109,7 +107,7 @@ class Program:
         self.batch = self.sequence.divide(sizes.heads)
         self.group = self.head.divide(sizes.shared) if sizes.shared > 1 else self.head
         self.thread, self.lane, self.warp = m.thread(), m.lane(), m.warp()
-        # values are those of key heads, cotangents those of query heads
+        # values and states are those of key heads, cotangents and theirs those of query heads
         self.value_heads, self.value_head = sizes.groups, self.group
         if plan.transposed:
             self.value_heads, self.value_head = sizes.heads, self.head
@@ -125,12 +123,15 @@ class Program:
             for stage in range(plan.stages):
                 m.barrier_init(plan.barriers_at + 8 * stage)
         m.synchronize()
-        for stage in range(min(plan.stages, sizes.chunks)):
+        for stage in range(plan.stages):
             self.fetch(m.constant(stage))
+        m.wait_loads(plan.stages - 1)
+        m.synchronize()
         state = self.load_state()
         state = m.loop(0, sizes.chunks, 1, self.step, state)
         self.store_state(state)
-        m.wait_out(0)
+        if plan.keeps:
+            m.wait_out(0)
 
     # copies ----------------------------------------------------------------------------------
 
@@ -146,48 +147,59 @@ class Program:
         return (self.batch * self.sizes.time + place) * heads + head
 
     def fetch(self, step: Int) -> None:
-        """Starts the copies of a step's chunk."""
+        """Starts the copies of a step's chunk, if there is one."""
         plan, m, sizes = self.plan, self.machine, self.sizes
         stage = step.modulo(plan.stages)
         barrier, start = stage * 8 + plan.barriers_at, stage * plan.stage_bytes
-        with m.when(self.thread.equals(0)):
-            m.barrier_expect(barrier, sizes.image_bytes + CHUNK * VALUE_TILE * 2)
-            image = self.sequence * sizes.chunks + self.place(step)
-            size, zero = sizes.image_bytes, m.constant(0)
-            m.copy_in(start, self.image, image, size, zero, size, barrier)
-        with m.when(self.thread < CHUNK):
-            row = self.row(step, self.thread, self.value_heads, self.value_head)
-            target = start + sizes.image_bytes + self.thread * _PITCH
-            size = VALUE_TILE * 2
-            m.copy_in(target, self.values, row, 2 * sizes.value, self.tile * size, size, barrier)
-        m.reconverge()
-
-    def copy_out(self, step: Int, source: Int, kept: Int) -> None:
-        """Starts the copies of outputs and of the state before the chunk."""
-        plan, m, sizes = self.plan, self.machine, self.sizes
-        place = self.place(step) * CHUNK + self.thread
-        inside = (self.thread < CHUNK) & (place < sizes.time)
-        with m.when(inside):
-            row = self.row(step, self.thread, sizes.heads, self.head)
-            size = VALUE_TILE * 2
-            at = source + self.thread * _PITCH
-            m.copy_out(self.out, row, 2 * sizes.value, self.tile * size, at, size)
-        if plan.keeps:
+        with m.when(step < sizes.chunks):
             with m.when(self.thread.equals(0)):
-                row = self.sequence * sizes.chunks + self.place(step)
-                row, size = row * plan.tiles + self.tile, plan.state_bytes
-                m.copy_out(self.states, row, size, m.constant(0), kept, size)
-        m.commit_out()
+                m.barrier_expect(barrier, sizes.image_bytes)
+                image = self.sequence * sizes.chunks + self.place(step)
+                size, zero = sizes.image_bytes, m.constant(0)
+                m.copy_in(start, self.image, image, size, zero, size, barrier)
+            for row, unit in self.pieces():
+                target = start + sizes.image_bytes + row * _PITCH + unit * 16
+                source = self.row(step, row, self.value_heads, self.value_head)
+                offset = self.tile * (VALUE_TILE * 2) + unit * 16
+                m.load_ahead(target, self.values, source, 2 * sizes.value, offset)
+        m.reconverge()
+        m.commit_loads()
+
+    def pieces(self) -> list[tuple[Int, Int]]:
+        """Rows and units of a tile of values that this thread copies."""
+        units = VALUE_TILE // 8
+        unit, row = self.thread & (units - 1), self.thread >> (units.bit_length() - 1)
+        return [(row + i, unit) for i in range(0, CHUNK, THREADS // units)]
+
+    def write_out(self, step: Int, source: Int) -> None:
+        """Outputs of a chunk to device memory."""
+        m, sizes = self.machine, self.sizes
+        for row, unit in self.pieces():
+            words = m.load_shared(source + row * _PITCH + unit * 16, 4)
+            target = self.row(step, row, sizes.heads, self.head)
+            offset = self.tile * (VALUE_TILE * 2) + unit * 16
+            with m.when(self.place(step) * CHUNK + row < sizes.time):
+                m.store_global(self.out, target, 2 * sizes.value, offset, words)
+
+    def write_state(self, step: Int, source: Int) -> None:
+        """Starts the copy of the state before a chunk."""
+        plan, m, sizes = self.plan, self.machine, self.sizes
+        with m.when(self.thread.equals(0)):
+            row = self.sequence * sizes.chunks + self.place(step)
+            row, size = row * plan.tiles + self.tile, plan.state_bytes
+            m.copy_out(self.states, row, size, m.constant(0), source, size)
+            m.commit_out()
         m.reconverge()
 
     # the state -------------------------------------------------------------------------------
 
     def state_place(self, index: int) -> tuple[Int, Int]:
-        """Row (key) of an array of states `(B, G, K, V)`, and byte in it, of a register."""
+        """Row (key) of an array of states `(B, heads, K, V)`, and byte in it, of a register."""
         sizes = self.sizes
         key = (self.lane & 3) * 2 + (8 * (index >> 2) + (index & 1))
         value = self.tile * VALUE_TILE + self.warp * 16 + (self.lane >> 2) + 8 * (index >> 1 & 1)
-        return (self.batch * sizes.groups + self.group) * sizes.key + key, value * 4
+        head = self.batch * self.value_heads + self.value_head
+        return head * sizes.key + key, value * 4
 
     def load_state(self) -> list[Any]:
         """Registers of the state: those of 16 x 8 tiles, keys along their columns."""
@@ -204,7 +216,8 @@ class Program:
     def store_state(self, state: Sequence[Any]) -> None:
         """To the array of final states, once for the query heads that share it."""
         m, sizes = self.machine, self.sizes
-        with m.when(self.head.modulo(sizes.shared).equals(0)):
+        shared = 1 if self.plan.transposed else sizes.shared
+        with m.when(self.head.modulo(shared).equals(0)):
             for index, value in enumerate(state):
                 row, offset = self.state_place(index)
                 m.store_global(self.final, row, 4 * sizes.value, offset, [m.bits(value)])
@@ -219,26 +232,29 @@ class Program:
         m.barrier_wait(stage * 8 + plan.barriers_at, step.divide(plan.stages) & 1)
         values = self.load_values(start + sizes.image_bytes)
         tiles = [list(state[i : i + 4]) for i in range(0, len(state), 4)]
-        packed = [self.pack(tile) for tile in tiles]
         kept = (step & 1) * plan.state_bytes + plan.states_at
         if plan.keeps:
-            self.stage_state(packed, kept)
-        found = self.read_state(packed, start + self.reading)
+            self.stage_state(tiles, kept)
+        found = self.read_state(tiles, start + self.reading)
         found = self.attend(found, values, start + sizes.scores_at)
         out = (step & 1) * _OUT_BYTES + plan.outputs_at
         self.stage_outputs(found, out)
         tiles = self.next_state(tiles, values, start + self.writing, start + sizes.decay_at)
-        m.wait_out(0)
-        m.release_to_copies()
+        if plan.keeps:
+            m.wait_out(0)
+            m.release_to_copies()
+        m.wait_loads(plan.stages - 2)
         m.synchronize()
-        self.copy_out(step, out, kept)
-        with m.when(step + plan.stages < sizes.chunks):
-            self.fetch(step + plan.stages)
+        self.fetch(step + plan.stages)
+        if plan.keeps:
+            self.write_state(step, kept)
+        self.write_out(step, out)
         return [value for tile in tiles for value in tile]
 
-    def pack(self, tile: Sequence[Any]) -> list[Any]:
-        """A 16 x 8 tile in bfloat16: half of a left operand."""
-        return [self.machine.pack(tile[0], tile[1]), self.machine.pack(tile[2], tile[3])]
+    def pack(self, tiles: Sequence[Sequence[Any]]) -> list[Any]:
+        """Neighbouring tiles of 16 x 8 in bfloat16: two are a left operand."""
+        pack = self.machine.pack
+        return [word for tile in tiles for word in (pack(*tile[:2]), pack(*tile[2:]))]
 
     def load_values(self, start: Int) -> list[list[Any]]:
         """Left operands: 16 values of this warp by 16 tokens, for the four parts of the chunk."""
@@ -262,13 +278,13 @@ class Program:
                 self.machine.tensor_product(found[tile + half], left, words)
             )
 
-    def read_state(self, packed: Sequence[Sequence[Any]], start: Int) -> list[Any]:
+    def read_state(self, tiles: Sequence[Any], start: Int) -> list[Any]:
         """`S^T Q^T`, 16 values by 64 tokens."""
         m = self.machine
         found: list[Any] = [[m.zero()] * 4 for _ in range(CHUNK // 8)]
         places = [start + at for at in self.addresses(transpose=False)]
         for step in range(self.sizes.key // 16):
-            left = [*packed[2 * step], *packed[2 * step + 1]]
+            left = self.pack(tiles[2 * step : 2 * step + 2])
             for part in range(CHUNK // 16):
                 offset = (step >> 2) * (CHUNK * 128) + part * 16 * 128
                 right = m.load_matrices(places[step & 3] + offset, transpose=False)
@@ -312,17 +328,17 @@ class Program:
         unit, row = (self.lane >> 3) & 1, (self.lane & 7) + (self.lane >> 4) * 8
         at = start + row * _PITCH + unit * 16 + self.warp * 32
         for part in range(CHUNK // 16):
-            words = [*self.pack(found[2 * part]), *self.pack(found[2 * part + 1])]
+            words = self.pack(found[2 * part : 2 * part + 2])
             m.store_matrices(at + part * 16 * _PITCH, words, transpose=True)
 
-    def stage_state(self, packed: Sequence[Sequence[Any]], start: Int) -> None:
+    def stage_state(self, tiles: Sequence[Any], start: Int) -> None:
         """The state in bfloat16, values along rows, to its tile."""
         m = self.machine
         row, unit = lane_row(self.lane, rows_first=True)
         at = start + (row + self.warp * 16) * 128
         for step in range(self.sizes.key // 16):
             place = at + permuted(unit ^ (2 * (step & 3)), row) + (step >> 2) * (VALUE_TILE * 128)
-            m.store_matrices(place, [*packed[2 * step], *packed[2 * step + 1]], transpose=False)
+            m.store_matrices(place, self.pack(tiles[2 * step : 2 * step + 2]), transpose=False)
 
 
 def program(plan: Plan) -> Any:
