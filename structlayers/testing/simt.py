@@ -492,6 +492,55 @@ class NumpyMachine(Machine):
         return values.reshape(-1, 8, 4, len(words), 2).transpose(0, 3, 1, 2, 4)
 
     @override
+    def warpgroup_begin(self, values: Sequence[Any]) -> list[Any]:
+        return list(values)
+
+    @override
+    def warpgroup_product(
+        self, acc: Sequence[Any], left: Sequence[Any], right: Int, *, transpose: bool, panel: int
+    ) -> list[Any]:
+        columns, depth = np.arange(2 * len(acc)), np.arange(16)[:, None]
+        if transpose:
+            places = 128 * depth + columns // 64 * panel + 2 * (columns % 64)
+        else:
+            places = 128 * columns + 2 * depth
+        starts = (right.value + self._base)[::128]  # of every warpgroup
+        places = starts[:, None, None] + places
+        places = places ^ ((places >> 7 & 7) << 4)
+        words = np.unique(places // 4, axis=-1)
+        for group, used in enumerate(words):
+            for warp in range(4 * group, 4 * group + 4):
+                self._read_by(np.unique(used), warp)
+        operand = self._shared.view(jnp.bfloat16)[places // 2].astype(np.float32)
+        fragments = self._fragments(left)  # warp, register, g, t, half
+        matrix = np.zeros((len(fragments), 2, 8, 2, 4, 2), np.float32)  # i/8, i%8, j/8, t, half
+        for register in range(4):
+            matrix[:, register % 2, :, register // 2] = fragments[:, register]
+        matrix = matrix.reshape(len(starts), 64, 16)
+        product = (matrix @ operand).reshape(-1, 2, 8, len(columns) // 8, 4, 2)
+        # warp, i/8, g, tile, t, half
+        return [
+            acc[4 * tile + 2 * i + half] + product[:, i, :, tile, :, half].reshape(-1)
+            for tile in range(len(columns) // 8)
+            for i in range(2)
+            for half in range(2)
+        ]
+
+    def _read_by(self, words: np.ndarray, warp: int) -> None:
+        """Words that a warp reads by tensor cores, without a share of the banks' time."""
+        before = self.wavefronts, self.least_wavefronts
+        self._touch(words, np.full(words.shape, warp), write=False)
+        self.wavefronts, self.least_wavefronts = before
+
+    @override
+    def warpgroup_commit(self) -> None:
+        pass
+
+    @override
+    def warpgroup_wait(self, pending: int, values: Sequence[Any]) -> list[Any]:
+        return list(values)
+
+    @override
     def unpack(self, word: Any) -> tuple[Any, Any]:
         word = word.astype(np.uint32)
         return (word << np.uint32(16)).view(np.float32), (word & 0xFFFF0000).view(np.float32)

@@ -323,6 +323,41 @@ class Machine(abc.ABC):
         """
 
     @abc.abstractmethod
+    def warpgroup_begin(self, values: Sequence[Any]) -> list[Any]:
+        """What products of a warpgroup have in registers, results and left operands: made so far.
+
+        Float32 or words; only after this may a `warpgroup_product` take them.
+        """
+
+    @abc.abstractmethod
+    def warpgroup_product(
+        self, acc: Sequence[Any], left: Sequence[Any], right: Int, *, transpose: bool, panel: int
+    ) -> list[Any]:
+        """Starts ``acc + left @ right`` for the 128 threads of a warpgroup: PTX's `wgmma`.
+
+        Warp w has rows 16 w and on of the left operand `(64, 16)`, and of the result `(64, N)`, in
+        the registers of `tensor_product`, tile after tile of 8 columns. The right operand
+        `(16, N)`, bfloat16, is in shared memory: rows of 128 bytes whose units of 16 bytes are
+        permuted by ``unit ^ (row % 8)``, in panels that start at multiples of 1024 bytes.
+
+        Args:
+            acc: N / 2 float32, N = 16, 32, ... 256.
+            left: four words.
+            right: address of its first row; every row is a column of the operand, 16 of the 64
+                values of the row from the address on. Transposed, it has 16 rows, of the operand.
+            transpose: which of both.
+            panel: bytes from one panel of 64 columns to the next, if transposed.
+        """
+
+    @abc.abstractmethod
+    def warpgroup_commit(self) -> None:
+        """Makes a group of the products started since the last one."""
+
+    @abc.abstractmethod
+    def warpgroup_wait(self, pending: int, values: Sequence[Any]) -> list[Any]:
+        """These results of products, when all but so many groups are done."""
+
+    @abc.abstractmethod
     def unpack(self, word: Any) -> tuple[Any, Any]:
         """The two bfloat16 of a word as float32."""
 

@@ -403,6 +403,67 @@ class MosaicMachine(Machine):
             effects=False,
         )
 
+    def _through(self, text: str, values: Sequence[Any]) -> list[Any]:
+        """An instruction that values must not be moved across."""
+        types = [value.type for value in values]
+        kinds = ["f" if one == self._f32 else "r" for one in types]
+        return self._tied(text, values, [f"={kind}" for kind in kinds], (), ())
+
+    def _tied(
+        self,
+        text: str,
+        values: Sequence[Any],
+        results: Sequence[str],
+        arguments: Sequence[Any],
+        constraints: Sequence[str],
+    ) -> list[Any]:
+        """PTX whose results are its first operands, changed in place."""
+        types = [value.type for value in values]
+        ties = [str(i) for i in range(len(values))]
+        struct = llvm.inline_asm(
+            llvm.StructType.get_literal(types),
+            [*values, *arguments],
+            text,
+            ",".join([*results, *ties, *constraints]),
+            has_side_effects=True,
+        )
+        return [llvm.extractvalue(one, struct, [i]) for i, one in enumerate(types)]
+
+    @override
+    def warpgroup_begin(self, values: Sequence[Any]) -> list[Any]:
+        return self._through("wgmma.fence.sync.aligned;", values)
+
+    @override
+    def warpgroup_product(
+        self, acc: Sequence[Any], left: Sequence[Any], right: Int, *, transpose: bool, panel: int
+    ) -> list[Any]:
+        count = len(acc)
+        # units of 16 bytes: of eight rows, and of panels; swizzle of 128 bytes
+        constants = (1024 >> 4 << 32) | ((panel >> 4) << 16)
+        address = arith.shrui(self._shared_address(right), self._value(4))
+        high = arith.shli(self._wide(1), self._wide(62))
+        descriptor = arith.ori(arith.extui(self._i64, address), self._wide(constants))
+        descriptor = arith.ori(descriptor, high)
+        sums = ",".join(f"${i}" for i in range(count))
+        words = ",".join(f"${i}" for i in range(2 * count, 2 * count + 4))
+        text = (
+            f"wgmma.mma_async.sync.aligned.m64n{2 * count}k16.f32.bf16.bf16 "
+            f"{{{sums}}}, {{{words}}}, ${2 * count + 4}, 1, 1, 1, {int(transpose)};"
+        )
+        constraints = ["r"] * 4 + ["l"]
+        return self._tied(text, acc, ["=f"] * count, [*left, descriptor], constraints)
+
+    def _wide(self, value: int) -> ir.Value:
+        return arith.constant(self._i64, value)
+
+    @override
+    def warpgroup_commit(self) -> None:
+        self._asm("wgmma.commit_group.sync.aligned;")
+
+    @override
+    def warpgroup_wait(self, pending: int, values: Sequence[Any]) -> list[Any]:
+        return self._through(f"wgmma.wait_group.sync.aligned {pending};", values)
+
     @override
     def unpack(self, word: Any) -> tuple[Any, Any]:
         low = arith.shli(word, self.word(16))

@@ -33,8 +33,6 @@ class Weighed:
     """What a thread knows of its rows after `Chunk.weigh`.
 
     Attributes:
-        queries: of its rows, scaled, weighted from the start of the 16 rows.
-        keys: weighted to their end.
         before: decay of the chunk before the 16 rows.
         after: decay after them.
         decays: of the four times 16 rows.
@@ -43,8 +41,6 @@ class Weighed:
         slow: 1 if it is, in this block of threads, else 0.
     """
 
-    queries: list[Pair]
-    keys: list[Pair]
     before: Pair
     after: Pair
     decays: list[Pair]
@@ -125,15 +121,15 @@ class Chunk:
         rows = [self.load(self.gate, row, sizes.groups, self.group, 4) for row in range(ROWS)]
         return [each(lambda w: m.multiply(m.float(w), log2_e), tuple(row)) for row in rows]
 
-    def load_queries(self) -> list[Pair]:
-        """Queries of this thread's rows."""
-        heads, unpack = self.sizes.heads, self.machine.unpack
-        return [unpack(self.load(self.q, row, heads, self.head, 2)[0]) for row in range(ROWS)]
+    def load_queries(self) -> list[Any]:
+        """Queries of this thread's rows, two channels in a word."""
+        heads = self.sizes.heads
+        return [self.load(self.q, row, heads, self.head, 2)[0] for row in range(ROWS)]
 
-    def load_keys(self) -> list[Pair]:
-        """Keys of this thread's rows."""
-        groups, unpack = self.sizes.groups, self.machine.unpack
-        return [unpack(self.load(self.k, row, groups, self.group, 2)[0]) for row in range(ROWS)]
+    def load_keys(self) -> list[Any]:
+        """Keys of this thread's rows, two channels in a word."""
+        groups = self.sizes.groups
+        return [self.load(self.k, row, groups, self.group, 2)[0] for row in range(ROWS)]
 
     # weights ---------------------------------------------------------------------------------
 
@@ -141,36 +137,59 @@ class Chunk:
         """Fills the tiles."""
         m, sizes = self.machine, self.sizes
         gates, queries, keys = self.load_gates(), self.load_queries(), self.load_keys()
-        weights = [each(m.exp2, gate) for gate in gates]
         total = gates[0]
         for gate in gates[1:]:
             total = self.plus(total, gate)
+        weights = [each(m.exp2, gate) for gate in gates]
         decay = each(m.exp2, total)
-        m.store_shared(self.part * (4 * sizes.key) + self.pair * 8, [m.bits(x) for x in decay])
+        self.store_pair(self.part * (4 * sizes.key), decay)
         weak = [m.integer_of(m.bits(x)) < _WEAKEST for x in decay]
         slow = m.synchronize_any(weak[0] | weak[1])
         decays = [self.load_pair(part * 4 * sizes.key) for part in range(4)]
-        one = (self.one, self.one)
+        one, zero = (self.one, self.one), (m.zero(), m.zero())
         before, after, whole = one, one, decays[0]
         for part in range(3):
             before = self.times(before, self.choose(self.part >= part + 1, decays[part], one))
             after = self.times(after, self.choose(self.part < part + 1, decays[part + 1], one))
             whole = self.times(whole, decays[part + 1])
-        to_row, from_row = self.prefixes(weights), self.suffixes(weights)
-        queries = [self.times(x, w) for x, w in zip(queries, to_row, strict=True)]
-        keys = [x if w is None else self.times(x, w) for x, w in zip(keys, from_row, strict=True)]
-        zero = (m.zero(), m.zero())
         fast = slow.equals(0)
         inverse = self.choose(fast, each(m.negate, total), zero)
         inverse = self.choose(fast, each(m.exp2, inverse), zero)
-        self.store_tile(self.part + QUERIES, queries)
-        self.store_tile(self.part + KEYS, keys)
-        self.store_tile(self.part + DIAGONAL, [self.times(x, inverse) for x in keys])
-        with m.when(self.part.equals(3)):
-            self.store_tile(FAR_QUERIES, [self.times(x, decays[2]) for x in queries])
-        with m.when(self.part.equals(0)):
-            self.store_tile(FAR_KEYS, [self.times(x, decays[1]) for x in keys])
-        return Weighed(queries, keys, before, after, decays, whole, inverse, slow)
+        weighed = Weighed(before, after, decays, whole, inverse, slow)
+        self.fill_queries(queries, weights, weighed)
+        self.fill_keys(keys, weights, weighed)
+        return weighed
+
+    def fill_queries(self, words: Sequence[Any], weights: Sequence[Pair], known: Weighed) -> None:
+        """Tiles of queries, row by row."""
+        near, far = self.tile_places(self.part + QUERIES), self.tile_places(FAR_QUERIES)
+        last = self.part.equals(3)
+        for row, weight in enumerate(self.prefixes(weights)):
+            values = self.times(self.machine.unpack(words[row]), weight)
+            self.store_packed(near[row], values)
+            with self.machine.when(last):
+                self.store_packed(far[row], self.times(values, known.decays[2]))
+            self.took_query(row, values, known)
+
+    def fill_keys(self, words: Sequence[Any], weights: Sequence[Pair], known: Weighed) -> None:
+        """Tiles of keys, row by row."""
+        near, far = self.tile_places(self.part + KEYS), self.tile_places(FAR_KEYS)
+        diagonal = self.tile_places(self.part + DIAGONAL)
+        first = self.part.equals(0)
+        for row, weight in reversed(list(enumerate(self.suffixes(weights)))):
+            values = self.machine.unpack(words[row])
+            values = values if weight is None else self.times(values, weight)
+            self.store_packed(near[row], values)
+            self.store_packed(diagonal[row], self.times(values, known.inverse))
+            with self.machine.when(first):
+                self.store_packed(far[row], self.times(values, known.decays[1]))
+            self.took_key(row, values, known)
+
+    def took_query(self, row: int, values: Pair, known: Weighed) -> None:
+        """What else a program does with a weighted query."""
+
+    def took_key(self, row: int, values: Pair, known: Weighed) -> None:
+        """What else a program does with a weighted key."""
 
     def choose(self, condition: Int, chosen: Pair, other: Pair) -> Pair:
         """One of two pairs."""
@@ -205,15 +224,24 @@ class Chunk:
                 found[row] = gate if after is None else self.times(after, gate)
         return found
 
-    def mixed(
-        self, weights: Sequence[Pair | None], half: int, queries: Sequence[Pair], keys: Sequence[Pair]
-    ) -> list[Pair]:
-        """Rows of right halves as queries, those of left halves as keys, weighted to the split."""
-        rows = []
+    def load_mixed(self, weights: Sequence[Pair | None], half: int) -> list[Pair]:
+        """Queries of right halves and keys of left ones, weighted to the split."""
+        sizes, rows = self.sizes, []
         for row, weight in enumerate(weights):
-            value = queries[row] if row & half else keys[row]
+            if row & half:
+                (word,) = self.load(self.q, row, sizes.heads, self.head, 2)
+                value = self.times(self.machine.unpack(word), (self.scale, self.scale))
+            else:
+                (word,) = self.load(self.k, row, sizes.groups, self.group, 2)
+                value = self.machine.unpack(word)
             rows.append(value if weight is None else self.times(value, weight))
         return rows
+
+    def load_unweighted(self) -> tuple[list[Pair], list[Pair]]:
+        """Scaled queries, and keys."""
+        scale = (self.scale, self.scale)
+        queries = [self.times(self.machine.unpack(word), scale) for word in self.load_queries()]
+        return queries, [self.machine.unpack(word) for word in self.load_keys()]
 
     # shared memory ---------------------------------------------------------------------------
 
@@ -233,11 +261,14 @@ class Chunk:
         places = [word + start for word in self.words]
         return [places[row & 7] + 128 * row for row in range(ROWS)]
 
+    def store_packed(self, place: Int, values: Pair) -> None:
+        """Both channels as bfloat16."""
+        self.machine.store_shared(place, [self.machine.pack(*values)])
+
     def store_tile(self, tile: IntLike, rows: Sequence[Pair]) -> None:
         """This thread's words of a tile, as bfloat16."""
-        m = self.machine
         for place, values in zip(self.tile_places(tile), rows, strict=True):
-            m.store_shared(place, [m.pack(*values)])
+            self.store_packed(place, values)
 
     def load_tile(self, tile: IntLike) -> list[Pair]:
         """The reverse of `store_tile`."""

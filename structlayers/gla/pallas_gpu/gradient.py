@@ -158,7 +158,7 @@ class Program(Chunk):
                 m.barrier_init(plan.barriers_at + 8 * stage)
         m.synchronize()
         tiles = self.sizes.value // VALUE_TILE
-        for stage in range(min(plan.stages, tiles)):
+        for stage in range(plan.stages):
             self.fetch(m.constant(stage))
         weighed = self.weigh()
         queries, keys = self.read_values(tiles)
@@ -180,26 +180,32 @@ class Program(Chunk):
     # values and states -----------------------------------------------------------------------
 
     def fetch(self, step: Int) -> None:
-        """Starts the copies of 64 values, their cotangents, and of both states."""
+        """Starts the copies of 64 values, their cotangents, and both states, if there are any."""
         plan, m, sizes = self.plan, self.machine, self.sizes
         stage = step.modulo(plan.stages)
         barrier, start = stage * 8 + plan.barriers_at, stage * plan.stage_bytes + plan.stages_at
-        thread, size, zero = m.thread(), VALUE_TILE * 2, m.constant(0)
-        place, _ = self.place(thread & (CHUNK - 1))
-        target, pitch = start + (thread & (CHUNK - 1)) * _PITCH, 2 * sizes.value
-        with m.when(thread.equals(0)):
-            m.barrier_expect(barrier, 2 * CHUNK * size + 2 * plan.state_bytes)
-            row = self.block * (sizes.value // VALUE_TILE) + step
-            for i, states in enumerate((self.states, self.pulled)):
-                at = start + (2 * _ROWS_BYTES + i * plan.state_bytes)
-                m.copy_in(at, states, row, plan.state_bytes, zero, plan.state_bytes, barrier)
-        with m.when(thread < CHUNK):
-            row = place * sizes.groups + self.group
-            m.copy_in(target, self.values, row, pitch, step * size, size, barrier)
-        with m.when((thread >= CHUNK) & (thread < 2 * CHUNK)):
-            row = place * sizes.heads + self.head
-            m.copy_in(target + _ROWS_BYTES, self.cotangents, row, pitch, step * size, size, barrier)
+        tiles, units = sizes.value // VALUE_TILE, VALUE_TILE // 8
+        unit, first = m.thread() & (units - 1), m.thread() >> (units.bit_length() - 1)
+        with m.when(step < tiles):
+            with m.when(m.thread().equals(0)):
+                m.barrier_expect(barrier, 2 * plan.state_bytes)
+                for i, states in enumerate((self.states, self.pulled)):
+                    at, size = start + (2 * _ROWS_BYTES + i * plan.state_bytes), plan.state_bytes
+                    row, zero = self.block * tiles + step, m.constant(0)
+                    m.copy_in(at, states, row, size, zero, size, barrier)
+            for row in range(0, CHUNK, plan.threads // units):
+                place, _ = self.place(first + row)
+                target, offset = start + (first + row) * _PITCH + unit * 16, step * 128 + unit * 16
+                for i, (array, heads, head) in enumerate(
+                    (
+                        (self.values, sizes.groups, self.group),
+                        (self.cotangents, sizes.heads, self.head),
+                    )
+                ):
+                    source = place * heads + head
+                    m.load_ahead(target + i * _ROWS_BYTES, array, source, 2 * sizes.value, offset)
         m.reconverge()
+        m.commit_loads()
 
     def read_values(self, tiles: int) -> tuple[list[Any], list[Any]]:
         """Gradients of queries and keys in the image, in registers, and of scores, as a tile."""
@@ -212,6 +218,8 @@ class Program(Chunk):
             sums = (carried[-2], carried[-1])
             stage = index.modulo(plan.stages)
             m.barrier_wait(stage * 8 + plan.barriers_at, index.divide(plan.stages) & 1)
+            m.wait_loads(plan.stages - 1)
+            m.synchronize()
             start = stage * plan.stage_bytes + plan.stages_at
             values = self.load_rows(start)
             cotangents = self.load_rows(start + _ROWS_BYTES)
@@ -224,8 +232,7 @@ class Program(Chunk):
                 scores[at] = self.read_scores(scores[at], cotangents, start, column)
             sums = self.multiply_states(sums, states)
             m.synchronize()
-            with m.when(index + plan.stages < tiles):
-                self.fetch(index + plan.stages)
+            self.fetch(index + plan.stages)
             return [*queries, *keys, *scores, *sums]
 
         carried = [zero] * (2 * count + 8 * blocks + 2)
@@ -536,8 +543,7 @@ class Program(Chunk):
         m = self.machine
         weights = [each(m.exp2, gate) for gate in self.load_gates()]
         scale = (self.scale, self.scale)
-        queries = [self.times(row, scale) for row in self.load_queries()]
-        keys = self.load_keys()
+        queries, keys = self.load_unweighted()
         own = self.diagonal()
         self.add_all(
             self.buffer(0),
@@ -546,7 +552,7 @@ class Program(Chunk):
         self.add_all(self.buffer(1), [self.times(x, d) for x, d in zip(queries, own, strict=True)])
         for half in HALVES:
             level = self.level_weights(weights, half)
-            self.store_tile(self.part + DIAGONAL, self.mixed(level, half, queries, keys))
+            self.store_tile(self.part + DIAGONAL, self.load_mixed(level, half))
             m.synchronize()
             places = self.tile_rows(self.rows + DIAGONAL)
             self.to_buffer(3, self.add_product(self.zeros(), self.split_scores(half), places))

@@ -1,7 +1,7 @@
 """What the recurrence needs of a chunk beside its values: an image, for all chunks at once."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, override
 
 from structlayers._core.simt.machine import Int, IntLike, Machine
 from structlayers.gla.pallas_gpu.chunk import (
@@ -14,6 +14,7 @@ from structlayers.gla.pallas_gpu.chunk import (
     TILES,
     Chunk,
     Pair,
+    Weighed,
     across,
     each,
 )
@@ -49,6 +50,7 @@ class Program(Chunk):
     def __init__(self, sizes: Sizes, machine: Machine, inputs: Sequence[Any], image: Any):
         super().__init__(sizes, machine, inputs)
         self.image = image
+        self.rows_at = self.panel * (CHUNK * 128) + self.part * (ROWS * 128)
         self.scores_at = self.tiles_at + TILES * self.tile_bytes
         warps = threads(sizes) // 32
         self.rounds = [_BLOCKS[i : i + warps] for i in range(0, len(_BLOCKS), warps)]
@@ -57,8 +59,6 @@ class Program(Chunk):
         """The chunk."""
         m, sizes = self.machine, self.sizes
         weighed = self.weigh()
-        self.store_image(weighed.queries, weighed.before, 0)
-        self.store_image(weighed.keys, weighed.after, sizes.tile_bytes)
         with m.when(self.part.equals(0)):
             offset = self.pair * 8 + sizes.decay_at
             words = [m.bits(x) for x in weighed.whole]
@@ -72,15 +72,19 @@ class Program(Chunk):
         m.synchronize()
         self.copy_scores()
 
-    def store_image(self, rows: Sequence[Pair], weight: Pair, at: int) -> None:
-        """This thread's words of the queries or keys in the image, weighted further."""
+    @override
+    def took_query(self, row: int, values: Pair, known: Weighed) -> None:
+        self.store_image(row, self.times(values, known.before))
+
+    @override
+    def took_key(self, row: int, values: Pair, known: Weighed) -> None:
+        self.store_image(row, self.times(values, known.after), self.sizes.tile_bytes)
+
+    def store_image(self, row: int, values: Pair, at: int = 0) -> None:
+        """This thread's words of a row of the queries or keys in the image."""
         m, sizes = self.machine, self.sizes
-        start = self.panel * (CHUNK * 128) + self.part * (ROWS * 128) + at
-        places = [word + start for word in self.words]
-        for row, values in enumerate(rows):
-            word = m.pack(*self.times(values, weight))
-            offset = places[row & 7] + 128 * row
-            m.store_global(self.image, self.block, sizes.image_bytes, offset, [word])
+        offset = self.words[row & 7] + self.rows_at + (at + 128 * row)
+        m.store_global(self.image, self.block, sizes.image_bytes, offset, [m.pack(*values)])
 
     def among(self, blocks: Sequence[tuple[int, ...]], field: int) -> Int:
         """A field of the block of this warp."""
@@ -111,16 +115,14 @@ class Program(Chunk):
         """The blocks on the diagonal, by halving; other warps keep what they have."""
         m = self.machine
         weights = [each(m.exp2, gate) for gate in self.load_gates()]
-        scale = (self.scale, self.scale)
-        queries = [self.times(row, scale) for row in self.load_queries()]
-        keys = self.load_keys()
+        queries, keys = self.load_unweighted()
         m.synchronize()
         self.store_tile(self.part + QUERIES, queries)
         self.store_tile(self.part + KEYS, keys)
         m.synchronize()
         found = self.replace(found, QUERIES, KEYS, lambda row, column: row.equals(column))
         for half in HALVES:
-            mixed = self.mixed(self.level_weights(weights, half), half, queries, keys)
+            mixed = self.load_mixed(self.level_weights(weights, half), half)
             self.store_tile(self.part + DIAGONAL, mixed)
             m.synchronize()
 

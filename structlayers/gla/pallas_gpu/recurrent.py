@@ -43,8 +43,8 @@ class Plan:
 
     @property
     def stage_bytes(self) -> int:
-        """An image and its rows of values."""
-        return self.sizes.image_bytes + CHUNK * _PITCH
+        """An image and its rows of values, in whole panels' alignment."""
+        return -(-(self.sizes.image_bytes + CHUNK * _PITCH) // 1024) * 1024
 
     @property
     def barriers_at(self) -> int:
@@ -231,15 +231,14 @@ class Program:
         start = stage * plan.stage_bytes
         m.barrier_wait(stage * 8 + plan.barriers_at, step.divide(plan.stages) & 1)
         values = self.load_values(start + sizes.image_bytes)
-        tiles = [list(state[i : i + 4]) for i in range(0, len(state), 4)]
         kept = (step & 1) * plan.state_bytes + plan.states_at
         if plan.keeps:
-            self.stage_state(tiles, kept)
-        found = self.read_state(tiles, start + self.reading)
-        found = self.attend(found, values, start + sizes.scores_at)
+            self.stage_state(state, kept)
+        found = self.attend(state, values, start)
+        state = self.next_state(state, values, start)
         out = (step & 1) * _OUT_BYTES + plan.outputs_at
-        self.stage_outputs(found, out)
-        tiles = self.next_state(tiles, values, start + self.writing, start + sizes.decay_at)
+        self.stage_outputs(m.warpgroup_wait(1, found), out)
+        state = m.warpgroup_wait(0, state)
         if plan.keeps:
             m.wait_out(0)
             m.release_to_copies()
@@ -249,12 +248,11 @@ class Program:
         if plan.keeps:
             self.write_state(step, kept)
         self.write_out(step, out)
-        return [value for tile in tiles for value in tile]
+        return state
 
-    def pack(self, tiles: Sequence[Sequence[Any]]) -> list[Any]:
-        """Neighbouring tiles of 16 x 8 in bfloat16: two are a left operand."""
-        pack = self.machine.pack
-        return [word for tile in tiles for word in (pack(*tile[:2]), pack(*tile[2:]))]
+    def pack(self, values: Sequence[Any]) -> list[Any]:
+        """16 x 16 results in bfloat16: a left operand."""
+        return [self.machine.pack(*values[i : i + 2]) for i in range(0, 8, 2)]
 
     def load_values(self, start: Int) -> list[list[Any]]:
         """Left operands: 16 values of this warp by 16 tokens, for the four parts of the chunk."""
@@ -265,62 +263,40 @@ class Program:
             m.load_matrices(at + part * 16 * _PITCH, transpose=True) for part in range(CHUNK // 16)
         ]
 
-    def addresses(self, *, transpose: bool) -> list[Int]:
-        """Where a lane finds the right operand of 16 x 16 in a panel, by two units of a row."""
-        row, unit = lane_row(self.lane, rows_first=transpose)
-        return [row * 128 + permuted(unit ^ (2 * i), row) for i in range(4)]
-
-    def multiply(self, found: list[Any], tile: int, left: Any, right: Sequence[Any]) -> None:
-        """Adds to two neighbouring tiles of 16 x 8."""
-        for half in range(2):
-            words = right[2 * half : 2 * half + 2]
-            found[tile + half] = list(
-                self.machine.tensor_product(found[tile + half], left, words)
-            )
-
-    def read_state(self, tiles: Sequence[Any], start: Int) -> list[Any]:
-        """`S^T Q^T`, 16 values by 64 tokens."""
-        m = self.machine
-        found: list[Any] = [[m.zero()] * 4 for _ in range(CHUNK // 8)]
-        places = [start + at for at in self.addresses(transpose=False)]
-        for step in range(self.sizes.key // 16):
-            left = self.pack(tiles[2 * step : 2 * step + 2])
-            for part in range(CHUNK // 16):
-                offset = (step >> 2) * (CHUNK * 128) + part * 16 * 128
-                right = m.load_matrices(places[step & 3] + offset, transpose=False)
-                self.multiply(found, 2 * part, left, right)
-        return found
-
-    def attend(self, found: list[Any], values: Sequence[Any], start: Int) -> list[Any]:
-        """Adds `V^T P^T`; only where scores are not zero."""
-        m, transposed = self.machine, self.plan.transposed
-        places = [start + at for at in self.addresses(transpose=transposed)]
-        parts = range(CHUNK // 16)
-        for summed in parts:
-            for part in parts:
-                row, column = (summed, part) if transposed else (part, summed)
-                if row >= column:
-                    at = places[column] + row * 16 * 128
-                    right = m.load_matrices(at, transpose=transposed)
-                    self.multiply(found, 2 * part, values[summed], right)
-        return found
-
-    def next_state(
-        self, tiles: list[Any], values: Sequence[Any], start: Int, decay: Int
-    ) -> list[Any]:
-        """`S^T * decay + V^T K`."""
-        m = self.machine
-        at = decay + (self.lane & 3) * 8
-        for index, tile in enumerate(tiles):
-            low, high = (m.float(word) for word in m.load_shared(at + 32 * index, 2))
-            tiles[index] = [m.multiply(x, low if i % 2 == 0 else high) for i, x in enumerate(tile)]
-        places = [start + place for place in self.addresses(transpose=True)]
+    def attend(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
+        """Starts `S^T Q^T + V^T P^T`, 16 values a warp by 64 tokens."""
+        m, sizes, transposed = self.machine, self.sizes, self.plan.transposed
+        packed = [word for i in range(0, len(state), 8) for word in self.pack(state[i : i + 8])]
+        flat = [word for words in values for word in words]
+        count = CHUNK // 2
+        made = m.warpgroup_begin([*[m.zero()] * count, *packed, *flat])
+        found, packed = made[:count], made[count : count + len(packed)]
+        flat = made[count + len(packed) :]
+        for step in range(sizes.key // 16):
+            at = start + (self.reading + (step >> 2) * (CHUNK * 128) + (step & 3) * 32)
+            words = packed[4 * step : 4 * step + 4]
+            found = m.warpgroup_product(found, words, at, transpose=False, panel=0)
         for part in range(CHUNK // 16):
-            for step in range(self.sizes.key // 16):
-                offset = (step >> 2) * (CHUNK * 128) + part * 16 * 128
-                right = m.load_matrices(places[step & 3] + offset, transpose=True)
-                self.multiply(tiles, 2 * step, values[part], right)
-        return tiles
+            at = start + (sizes.scores_at + part * (16 * 128 if transposed else 32))
+            words = flat[4 * part : 4 * part + 4]
+            found = m.warpgroup_product(found, words, at, transpose=transposed, panel=CHUNK * 128)
+        m.warpgroup_commit()
+        return found
+
+    def next_state(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
+        """Starts `S^T * decay + V^T K`."""
+        m, sizes = self.machine, self.sizes
+        at, decayed = start + sizes.decay_at + (self.lane & 3) * 8, []
+        for index in range(0, len(state), 4):
+            low, high = (m.float(word) for word in m.load_shared(at + 8 * index, 2))
+            for i, value in enumerate(state[index : index + 4]):
+                decayed.append(m.multiply(value, low if i % 2 == 0 else high))
+        state = m.warpgroup_begin(decayed)
+        for part, words in enumerate(values):
+            at = start + (self.writing + part * 16 * 128)
+            state = m.warpgroup_product(state, words, at, transpose=True, panel=CHUNK * 128)
+        m.warpgroup_commit()
+        return state
 
     def stage_outputs(self, found: Sequence[Any], start: Int) -> None:
         """Outputs, transposed, to their rows."""
@@ -328,17 +304,17 @@ class Program:
         unit, row = (self.lane >> 3) & 1, (self.lane & 7) + (self.lane >> 4) * 8
         at = start + row * _PITCH + unit * 16 + self.warp * 32
         for part in range(CHUNK // 16):
-            words = self.pack(found[2 * part : 2 * part + 2])
+            words = self.pack(found[8 * part : 8 * part + 8])
             m.store_matrices(at + part * 16 * _PITCH, words, transpose=True)
 
-    def stage_state(self, tiles: Sequence[Any], start: Int) -> None:
+    def stage_state(self, state: Sequence[Any], start: Int) -> None:
         """The state in bfloat16, values along rows, to its tile."""
         m = self.machine
         row, unit = lane_row(self.lane, rows_first=True)
         at = start + (row + self.warp * 16) * 128
         for step in range(self.sizes.key // 16):
             place = at + permuted(unit ^ (2 * (step & 3)), row) + (step >> 2) * (VALUE_TILE * 128)
-            m.store_matrices(place, self.pack(tiles[2 * step : 2 * step + 2]), transpose=False)
+            m.store_matrices(place, self.pack(state[8 * step : 8 * step + 8]), transpose=False)
 
 
 def program(plan: Plan) -> Any:
