@@ -427,6 +427,7 @@ class MosaicMachine(Machine):
             ",".join([*results, *ties, *constraints]),
             has_side_effects=True,
         )
+        assert isinstance(struct, ir.Value)
         return [llvm.extractvalue(one, struct, [i]) for i, one in enumerate(types)]
 
     @override

@@ -107,9 +107,7 @@ class Chunk:
         m, sizes = self.machine, self.sizes
         place, inside = self.place(self.part * ROWS + row)
         pitch = size * sizes.key
-        words = m.load_global(
-            array, self.pair * (2 * size), size // 2, place * heads + head, pitch
-        )
+        words = m.load_global(array, self.pair * (2 * size), size // 2, place * heads + head, pitch)
         if sizes.ragged:
             words = [m.select(inside, word, m.word(0)) for word in words]
         return words

@@ -340,8 +340,7 @@ class Program(Chunk):
             self.to_far(found)
 
     def within_keys(self) -> None:
-        """Gradients of weighted keys from scores: to buffer 2, of the far ones and the diagonal
-        apart."""
+        """Gradients of weighted keys from scores: to buffer 2, on the diagonal 3, far ones apart."""
         m = self.machine
         found = self.zeros()
         for part in (1, 2, 3):

@@ -318,7 +318,7 @@ class Program:
 
 
 def program(plan: Plan) -> Any:
-    """The program for `launch` or `simulate`: (images, values, state?) to (outputs, state, kept?)."""
+    """The program for `launch` or `simulate`: (images, values, state) to (outputs, state)."""
 
     def run(machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         Program(plan, machine, inputs, outputs).run()
