@@ -99,6 +99,18 @@ def test_gates_below_the_range_of_float32(rng):
 
 
 @pytest.mark.usefixtures("simulated")
+def test_segments_of_sequences_too_few_for_the_card(rng, monkeypatch):
+    assert calls.segments(1, 32768, 4, 256) == 8
+    assert calls.segments(8, 2048, 4, 256) == calls.segments(1, 32767, 4, 256) == 1
+    assert calls.segments(1, 1024, 1, 64) == 2
+    monkeypatch.setattr(calls, "_SEGMENT_CHUNKS", 1)
+    monkeypatch.setattr(calls, "_BLOCKS", 8)
+    arrays = arguments(rng, 1, 256, 2, 1, 64, 64, "spiky")
+    assert calls.segments(1, 256, 2, 64) == 4
+    assert_gradients_match(kernel(), reference(), arrays, GRADIENTS, value_bound=VALUES)
+
+
+@pytest.mark.usefixtures("simulated")
 def test_one_channel_and_no_gate(rng):
     q, k, v, gate, start = arguments(rng, 1, 70, 1, 1, 64, 64)
     arrays = (q, k, v, gate[..., :1], start)

@@ -84,7 +84,7 @@ class _Kernels(Kernels):
 
     @override
     def values(self, args: Args) -> tuple[jax.Array, jax.Array]:
-        out, final = self._forward(args, keeps=False)
+        final, out = self._forward(args, keeps=False)
         return out, final
 
     @override
@@ -92,7 +92,7 @@ class _Kernels(Kernels):
         q = args[0]
         if q.shape[-1] > LARGEST_GRADIENT_KEY:
             return *self.values(args), jnp.zeros((*q.shape[:-3], 0), jnp.bfloat16)
-        out, final, kept = self._forward(args, keeps=True)
+        final, out, kept = self._forward(args, keeps=True)
         return out, final, kept
 
     def _forward(self, args: Args, *, keeps: bool) -> list[jax.Array]:

@@ -5,9 +5,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from structlayers.gla.pallas_gpu import gradient, prepare, recurrent
-from structlayers.gla.pallas_gpu.layout import Sizes
+from structlayers.gla.pallas_gpu.layout import CHUNK, VALUE_TILE, Sizes
+
+
+# Blocks of threads that the recurrence should have: the multiprocessors of an H100 or H200.
+_BLOCKS = 132
+# Chunks that a segment should have at least.
+_SEGMENT_CHUNKS = 8
 
 
 def forward(
@@ -20,9 +27,15 @@ def forward(
     scale: float,
     keeps: bool,
 ) -> list[jax.Array]:
-    """Outputs, final states, and if kept the states before every chunk, `(B, H, chunks, ...)`."""
-    sizes = _sizes(q, k, v, scale)
-    return _recur(images(q, k, gate, sizes), v, state, sizes, keeps=keeps)
+    """Final states, outputs, and if kept the states before every chunk, which lead with B."""
+    sizes, count = _sizes(q, k, v, scale)
+    q, k, v, gate = (_split(x, count) for x in (q, k, v, gate))
+    image = _images(q, k, gate, sizes)
+    final, out, *kept = _recur(image, v, _starts(image, v, state, sizes, count), sizes, keeps=keeps)
+    batch = sizes.batch // count
+    final = final.reshape(batch, count, *final.shape[1:])[:, -1]
+    out = out.reshape(batch, -1, *out.shape[2:])
+    return [final, out, *(x.reshape(batch, -1, *x.shape[1:]) for x in kept)]
 
 
 def backward(
@@ -48,9 +61,11 @@ def backward(
         dfinal: float32 `(B, H, K, V)`, of the final state as each query head has it.
         scale: of queries.
     """
-    sizes = _sizes(q, k, v, scale)
-    image = images(q, k, gate, sizes)
-    dv, dstate, pulled = _recur(image, dout, dfinal, sizes, transposed=True, keeps=True)
+    sizes, count = _sizes(q, k, v, scale)
+    q, k, v, gate, dout = (_split(x, count) for x in (q, k, v, gate, dout))
+    image = _images(q, k, gate, sizes)
+    ends = _starts(image, dout, dfinal, sizes, count, transposed=True)
+    dstate, dv, pulled = _recur(image, dout, ends, sizes, transposed=True, keeps=True)
     plan = gradient.make_plan(sizes)
     outputs = (
         jax.ShapeDtypeStruct(q.shape, q.dtype),
@@ -59,22 +74,79 @@ def backward(
     )
     dq, dk, dgate = _launch(
         gradient.program(plan),
-        (q, k, gate, v, dout, kept, pulled),
+        (q, k, gate, v, dout, kept.reshape(pulled.shape), pulled),
         outputs,
         blocks=sizes.sequences * sizes.chunks,
         threads=plan.threads,
         shared_bytes=plan.shared_bytes,
         name="gated_linear_attention_gradient",
     )
-    return dq, dk, dv, dgate, dstate
+    batch = sizes.batch // count
+    dq, dk, dv, dgate = (x.reshape(batch, -1, *x.shape[2:]) for x in (dq, dk, dv, dgate))
+    return dq, dk, dv, dgate, dstate.reshape(batch, count, *dstate.shape[1:])[:, 0]
 
 
-def _sizes(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> Sizes:
+def segments(batch: int, time: int, heads: int, value: int) -> int:
+    """In how many segments sequences are cut, so that there are blocks of threads for all.
+
+    Each is run from a state of zero first, for its final state; then with the state it starts from.
+    """
+    blocks = batch * heads * value // VALUE_TILE
+    count, chunks = 1, time // CHUNK
+    while (
+        time % CHUNK == 0
+        and chunks % (2 * count) == 0
+        and chunks // (2 * count) >= _SEGMENT_CHUNKS
+        and 2 * count * blocks <= _BLOCKS
+    ):
+        count *= 2
+    return count
+
+
+def _sizes(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> tuple[Sizes, int]:
+    """Sizes with segments in the place of sequences, and how many a sequence has."""
     batch, time, heads, key = q.shape
-    return Sizes(batch, time, heads, k.shape[2], key, v.shape[-1], scale)
+    value = v.shape[-1]
+    count = segments(batch, time, heads, value)
+    return Sizes(batch * count, time // count, heads, k.shape[2], key, value, scale), count
 
 
-def images(q: jax.Array, k: jax.Array, gate: jax.Array, sizes: Sizes) -> jax.Array:
+def _split(x: jax.Array, count: int) -> jax.Array:
+    """`(B, T, ...)` in segments."""
+    return x.reshape(x.shape[0] * count, x.shape[1] // count, *x.shape[2:])
+
+
+def _starts(
+    image: jax.Array,
+    v: jax.Array,
+    state: jax.Array | None,
+    sizes: Sizes,
+    count: int,
+    *,
+    transposed: bool = False,
+) -> jax.Array | None:
+    """The state before every segment, from the last one on if transposed."""
+    if count == 1:
+        return state
+    (added,) = _recur(image, v, None, sizes, transposed=transposed, reads=False)
+    decay = lax.bitcast_convert_type(image[:, sizes.decay_at // 4 :], jnp.float32)
+    decay = jnp.prod(decay.reshape(sizes.batch, sizes.heads, sizes.chunks, -1), axis=2)
+    if not transposed:
+        decay = decay[:, :: sizes.shared]
+    added, decay = (
+        jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0) for x in (added, decay[..., None])
+    )
+
+    def step(state: jax.Array, segment: tuple[jax.Array, jax.Array]) -> Any:
+        added, decay = segment
+        return decay * state + added, state
+
+    state = jnp.zeros_like(added[0]) if state is None else state
+    _, states = lax.scan(step, state, (added, decay), reverse=transposed)
+    return jnp.moveaxis(states, 0, 1).reshape(-1, *states.shape[2:])
+
+
+def _images(q: jax.Array, k: jax.Array, gate: jax.Array, sizes: Sizes) -> jax.Array:
     """What `prepare` makes of all chunks."""
     count = sizes.sequences * sizes.chunks
     (image,) = _launch(
@@ -97,13 +169,15 @@ def _recur(
     *,
     transposed: bool = False,
     keeps: bool = False,
+    reads: bool = True,
 ) -> list[jax.Array]:
-    plan = recurrent.make_plan(sizes, transposed=transposed, keeps=keeps)
+    """Final states, outputs if read, and states before every chunk if kept."""
+    plan = recurrent.make_plan(sizes, transposed=transposed, keeps=keeps, reads=reads)
     heads = sizes.heads if transposed else sizes.groups
-    outputs = [
-        jax.ShapeDtypeStruct((sizes.batch, sizes.time, sizes.heads, sizes.value), v.dtype),
-        jax.ShapeDtypeStruct((sizes.batch, heads, sizes.key, sizes.value), jnp.float32),
-    ]
+    outputs = [jax.ShapeDtypeStruct((sizes.batch, heads, sizes.key, sizes.value), jnp.float32)]
+    if reads:
+        shape = (sizes.batch, sizes.time, sizes.heads, sizes.value)
+        outputs.append(jax.ShapeDtypeStruct(shape, v.dtype))
     if keeps:
         shape = (sizes.batch, sizes.heads, sizes.chunks, plan.tiles, plan.state_bytes // 2)
         outputs.append(jax.ShapeDtypeStruct(shape, jnp.bfloat16))

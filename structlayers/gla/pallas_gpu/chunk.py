@@ -134,7 +134,7 @@ class Chunk:
     def weigh(self) -> Weighed:
         """Fills the tiles."""
         m, sizes = self.machine, self.sizes
-        gates, queries, keys = self.load_gates(), self.load_queries(), self.load_keys()
+        gates, queries = self.load_gates(), self.load_queries()
         total = gates[0]
         for gate in gates[1:]:
             total = self.plus(total, gate)
@@ -143,6 +143,7 @@ class Chunk:
         self.store_pair(self.part * (4 * sizes.key), decay)
         weak = [m.integer_of(m.bits(x)) < _WEAKEST for x in decay]
         slow = m.synchronize_any(weak[0] | weak[1])
+        keys = self.load_keys()  # not before: registers for two blocks at a time
         decays = [self.load_pair(part * 4 * sizes.key) for part in range(4)]
         one, zero = (self.one, self.one), (m.zero(), m.zero())
         before, after, whole = one, one, decays[0]

@@ -34,12 +34,14 @@ class Plan:
         stages: chunks on their way.
         transposed: whether it runs from the end, as above.
         keeps: whether it writes the state before every chunk.
+        reads: whether it writes outputs; else the final state is all.
     """
 
     sizes: Sizes
     stages: int
     transposed: bool = False
     keeps: bool = False
+    reads: bool = True
 
     @property
     def stage_bytes(self) -> int:
@@ -82,10 +84,12 @@ class Plan:
         return self.sizes.sequences * self.tiles
 
 
-def make_plan(sizes: Sizes, *, transposed: bool = False, keeps: bool = False) -> Plan:
+def make_plan(
+    sizes: Sizes, *, transposed: bool = False, keeps: bool = False, reads: bool = True
+) -> Plan:
     """The plan with three stages, or two."""
     for stages in (3, 2):
-        plan = Plan(sizes, stages, transposed, keeps)
+        plan = Plan(sizes, stages, transposed, keeps, reads)
         if plan.shared_bytes <= _SHARED_LIMIT:
             return plan
     raise NotImplementedError(f"a chunk of K = {sizes.key} does not fit in shared memory")
@@ -98,8 +102,9 @@ class Program:
         self.plan, self.sizes, self.machine = plan, plan.sizes, machine
         self.image, self.values, *rest = inputs
         self.initial = rest[0] if rest else None
-        self.out, self.final, *rest = outputs
-        self.states = rest[0] if rest else None
+        self.final, *rest = outputs
+        self.out = rest[0] if plan.reads else None
+        self.states = rest[1] if plan.keeps else None
         m, sizes = machine, plan.sizes
         block = m.cluster()
         self.tile, self.sequence = block.modulo(plan.tiles), block.divide(plan.tiles)
@@ -234,10 +239,11 @@ class Program:
         kept = (step & 1) * plan.state_bytes + plan.states_at
         if plan.keeps:
             self.stage_state(state, kept)
-        found = self.attend(state, values, start)
-        state = self.next_state(state, values, start)
         out = (step & 1) * _OUT_BYTES + plan.outputs_at
-        self.stage_outputs(m.warpgroup_wait(1, found), out)
+        found = self.attend(state, values, start) if plan.reads else []
+        state = self.next_state(state, values, start)
+        if plan.reads:
+            self.stage_outputs(m.warpgroup_wait(1, found), out)
         state = m.warpgroup_wait(0, state)
         if plan.keeps:
             m.wait_out(0)
@@ -247,7 +253,8 @@ class Program:
         self.fetch(step + plan.stages)
         if plan.keeps:
             self.write_state(step, kept)
-        self.write_out(step, out)
+        if plan.reads:
+            self.write_out(step, out)
         return state
 
     def pack(self, values: Sequence[Any]) -> list[Any]:
@@ -318,7 +325,7 @@ class Program:
 
 
 def program(plan: Plan) -> Any:
-    """The program for `launch` or `simulate`: (images, values, state) to (outputs, state)."""
+    """The program for `launch` or `simulate`: (images, values, state) to (state, outputs)."""
 
     def run(machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         Program(plan, machine, inputs, outputs).run()
