@@ -30,7 +30,7 @@ def forward(
     """Final states, outputs, and if kept the states before every chunk, which lead with B."""
     sizes, count = _sizes(q, k, v, scale)
     q, k, v, gate = (_split(x, count) for x in (q, k, v, gate))
-    image = _images(q, k, gate, sizes)
+    image = _images(q, k, gate, sizes, from_end=True)
     final, out, *kept = _recur(image, v, _starts(image, v, state, sizes, count), sizes, keeps=keeps)
     batch = sizes.batch // count
     final = final.reshape(batch, count, *final.shape[1:])[:, -1]
@@ -63,7 +63,7 @@ def backward(
     """
     sizes, count = _sizes(q, k, v, scale)
     q, k, v, gate, dout = (_split(x, count) for x in (q, k, v, gate, dout))
-    image = _images(q, k, gate, sizes)
+    image = _images(q, k, gate, sizes, from_end=False)
     ends = _starts(image, dout, dfinal, sizes, count, transposed=True)
     dstate, dv, pulled = _recur(image, dout, ends, sizes, transposed=True, keeps=True)
     plan = gradient.make_plan(sizes)
@@ -146,11 +146,13 @@ def _starts(
     return jnp.moveaxis(states, 0, 1).reshape(-1, *states.shape[2:])
 
 
-def _images(q: jax.Array, k: jax.Array, gate: jax.Array, sizes: Sizes) -> jax.Array:
+def _images(
+    q: jax.Array, k: jax.Array, gate: jax.Array, sizes: Sizes, *, from_end: bool
+) -> jax.Array:
     """What `prepare` makes of all chunks."""
     count = sizes.sequences * sizes.chunks
     (image,) = _launch(
-        prepare.program(sizes),
+        prepare.program(sizes, from_end=from_end),
         (q, k, gate),
         (jax.ShapeDtypeStruct((count, sizes.image_bytes // 4), jnp.int32),),
         blocks=count,

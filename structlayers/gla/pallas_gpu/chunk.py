@@ -56,15 +56,19 @@ class Chunk:
     and the tiles.
     """
 
-    def __init__(self, sizes: Sizes, machine: Machine, arrays: Sequence[Any]):
+    def __init__(self, sizes: Sizes, machine: Machine, arrays: Sequence[Any], *, from_end: bool):
         self.sizes, self.machine = sizes, machine
         self.q, self.k, self.gate = arrays
         m = machine
         thread, half = m.thread(), sizes.key // 2
-        self.block, self.lane, self.warp = m.cluster(), m.lane(), m.warp()
+        self.lane, self.warp = m.lane(), m.warp()
         self.pair, self.part = thread & (half - 1), thread >> (half.bit_length() - 1)
-        self.chunk = self.block.modulo(sizes.chunks)
-        sequence = self.block.divide(sizes.chunks)
+        # heads side by side; what runs next begins where this ends, and finds it in the L2
+        sequence, self.chunk = m.cluster().modulo(sizes.sequences), m.cluster()
+        self.chunk = self.chunk.divide(sizes.sequences)
+        if from_end:
+            self.chunk = self.chunk * -1 + (sizes.chunks - 1)
+        self.block = sequence * sizes.chunks + self.chunk
         self.head = sequence.modulo(sizes.heads)
         self.first = sequence.divide(sizes.heads) * sizes.time
         self.group = self.head.divide(sizes.shared) if sizes.shared > 1 else self.head
@@ -269,10 +273,9 @@ class Chunk:
         for place, values in zip(self.tile_places(tile), rows, strict=True):
             self.store_packed(place, values)
 
-    def load_tile(self, tile: IntLike) -> list[Pair]:
-        """The reverse of `store_tile`."""
-        m = self.machine
-        return [m.unpack(m.load_shared(place, 1)[0]) for place in self.tile_places(tile)]
+    def load_packed(self, place: Int) -> Pair:
+        """The reverse of `store_packed`."""
+        return self.machine.unpack(self.machine.load_shared(place, 1)[0])
 
     # blocks of 16 x 16 -----------------------------------------------------------------------
 

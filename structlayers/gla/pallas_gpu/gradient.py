@@ -60,10 +60,9 @@ _QUERIES_OF = (
     (QUERIES + 2,) * 4,
     (FAR_QUERIES, FAR_QUERIES, QUERIES + 3, QUERIES + 3),
 )
-# Sums over the rows of a part, K float32 each: of queries and keys that reach over other parts,
-# the products of both states, and in the last two what the far tiles span.
-_SPANS, _QUERY_SUMS, _KEY_SUMS, _STATE_SUMS = 14, 0, 4, 8
-_OVER_SECOND, _OVER_THIRD = 12, 13
+# Sums over rows, K float32 each: of queries and keys that reach over other parts, for each part; of
+# what the far tiles span; and of the products of both states, for each of 16 groups of values.
+_QUERY_SUMS, _KEY_SUMS, _OVER_SECOND, _OVER_THIRD, _STATE_SUMS, _SUMS = 0, 4, 8, 9, 10, 26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +110,7 @@ class Plan:
     @property
     def far_at(self) -> int:
         """Gradients of the far tiles."""
-        return self.sums_at + _SPANS * 4 * self.sizes.key
+        return self.sums_at + _SUMS * 4 * self.sizes.key
 
     @property
     def stages_at(self) -> int:
@@ -142,7 +141,7 @@ class Program(Chunk):
     """The block's program for one chunk."""
 
     def __init__(self, plan: Plan, machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]):
-        super().__init__(plan.sizes, machine, inputs[:3])
+        super().__init__(plan.sizes, machine, inputs[:3], from_end=False)
         self.plan = plan
         self.values, self.cotangents, self.states, self.pulled = inputs[3:]
         self.dq, self.dk, self.dgate = outputs
@@ -163,19 +162,21 @@ class Program(Chunk):
         weighed = self.weigh()
         queries, keys = self.read_values(tiles)
         m.synchronize()
+        gates = self.load_gates()
         self.to_buffer(0, queries)
         self.to_buffer(1, keys)
         self.within_queries()
         m.synchronize()
-        given = self.finish_queries(weighed)
+        weights = [each(m.exp2, gate) for gate in gates]
+        given = self.finish_queries(weighed, weights)
         m.synchronize()
         self.within_keys()
         m.synchronize()
-        self.finish_keys(weighed, given)
+        rows = self.finish_keys(weighed, weights, given)
         m.synchronize()
-        self.add_spans(weighed)
+        span = self.span(weighed)
+        self.give(weighed, 2, [self.plus(row, span) for row in rows])
         m.loop(0, weighed.slow, 1, self.halve)
-        self.store()
 
     # values and states -----------------------------------------------------------------------
 
@@ -215,7 +216,7 @@ class Program(Chunk):
         def step(index: Int, carried: Sequence[Any]) -> list[Any]:
             queries, keys = list(carried[:count]), list(carried[count : 2 * count])
             scores = list(carried[2 * count : 2 * count + 8 * blocks])
-            sums = (carried[-2], carried[-1])
+            sums = carried[2 * count + 8 * blocks :]
             stage = index.modulo(plan.stages)
             m.barrier_wait(stage * 8 + plan.barriers_at, index.divide(plan.stages) & 1)
             m.wait_loads(plan.stages - 1)
@@ -235,7 +236,7 @@ class Program(Chunk):
             self.fetch(index + plan.stages)
             return [*queries, *keys, *scores, *sums]
 
-        carried = [zero] * (2 * count + 8 * blocks + 2)
+        carried = [zero] * (2 * count + 8 * blocks + 8)
         carried = list(m.loop(0, tiles, 1, step, carried))
         for block in range(blocks):
             found = carried[2 * count + 8 * block : 2 * count + 8 * block + 8]
@@ -243,7 +244,7 @@ class Program(Chunk):
             below = (self.rows - column) * ROWS
             found = self.where(lambda row, col, below=below: col < below + row + 1, found)
             self.store_block(plan.scores_at, self.rows, column, found)
-        self.store_sums(self.part + _STATE_SUMS, (carried[-2], carried[-1]))
+        self.store_state_sums(carried[-8:])
         return carried[:count], carried[count : 2 * count]
 
     def load_rows(self, start: Int) -> list[Any]:
@@ -284,19 +285,33 @@ class Program(Chunk):
                 found[at_] = m.tensor_product(found[at_], words, right[2 * half : 2 * half + 2])
         return found
 
-    def multiply_states(self, sums: Pair, start: Int) -> Pair:
-        """Adds the products of both states, over 16 values, of this thread's channels."""
-        m = self.machine
-        at = start + self.panel * _PANEL + self.part * (ROWS * 128)
-        places = [word + at for word in self.words]
-        for row in range(ROWS):
-            place = places[row & 7] + 128 * row
-            one, other = (
-                m.unpack(m.load_shared(place + offset, 1)[0])
-                for offset in (0, self.plan.state_bytes)
+    def state_group(self) -> tuple[Int, Int]:
+        """Of the products of both states: this thread's values modulo 16, and unit of 8 channels."""
+        units, thread = self.sizes.key // 8, self.machine.thread()
+        return thread >> (units.bit_length() - 1), thread & (units - 1)
+
+    def multiply_states(self, sums: Sequence[Any], start: Int) -> list[Any]:
+        """Adds the products of both states, over 64 values."""
+        m, sums = self.machine, list(sums)
+        row, unit = self.state_group()
+        at = start + row * 128 + permuted(unit & 7, row) + (unit >> 3) * _PANEL
+        for offset in range(0, VALUE_TILE * 128, 16 * 128):
+            pairs = zip(
+                m.load_shared(at + offset, 4),
+                m.load_shared(at + (offset + self.plan.state_bytes), 4),
+                strict=True,
             )
-            sums = each(m.fma, one, other, sums)
+            for i, words in enumerate(pairs):
+                both = (m.unpack(word) for word in words)
+                sums[2 * i : 2 * i + 2] = each(m.fma, *both, sums[2 * i : 2 * i + 2])
         return sums
+
+    def store_state_sums(self, sums: Sequence[Any]) -> None:
+        """The sums of `multiply_states`."""
+        m, (group, unit) = self.machine, self.state_group()
+        at = (group + _STATE_SUMS) * (4 * self.sizes.key) + unit * 32 + self.plan.sums_at
+        for i in (0, 4):
+            m.store_shared(at + 4 * i, [m.bits(x) for x in sums[i : i + 4]])
 
     # products within the chunk ---------------------------------------------------------------
 
@@ -340,7 +355,7 @@ class Program(Chunk):
             self.to_far(found)
 
     def within_keys(self) -> None:
-        """Gradients of weighted keys from scores: to buffer 2, on the diagonal 3, far ones apart."""
+        """Gradients of weighted keys from scores: buffer 2, of the diagonal to 3, far ones apart."""
         m = self.machine
         found = self.zeros()
         for part in (1, 2, 3):
@@ -412,14 +427,9 @@ class Program(Chunk):
         """The reverse."""
         return self.load_pair(index * 4 * self.sizes.key + self.plan.sums_at)
 
-    def far(self, part: int) -> list[Pair]:
-        """Gradients of the far tile in the threads of a part, zero in others."""
-        m = self.machine
-        zero = (m.zero(), m.zero())
-        return [
-            self.choose(self.part.equals(part), self.read(place), zero)
-            for place in self.row_places(self.plan.far_at)
-        ]
+    def far(self, part: int, place: Int) -> Pair:
+        """A gradient of the far tile in the threads of a part, zero in others."""
+        return self.choose(self.part.equals(part), self.read(place), self.nothing())
 
     # gradients -------------------------------------------------------------------------------
 
@@ -427,62 +437,65 @@ class Program(Chunk):
         """Zeros."""
         return self.machine.zero(), self.machine.zero()
 
-    def finish_queries(self, weighed: Weighed) -> list[Pair]:
-        """Gradients of queries to buffer 0; what rows give to the gates before them."""
+    def finish_queries(self, weighed: Weighed, weights: Sequence[Pair]) -> list[Pair]:
+        """Gives the gradients of queries; what rows give to the gates before them."""
         m = self.machine
-        weights = [each(m.exp2, gate) for gate in self.load_gates()]
-        total, spanned, given = self.nothing(), self.nothing(), []
+        total, spanned, given, gradients = self.nothing(), self.nothing(), [], []
         rows = zip(
-            self.load_tile(self.part + QUERIES),
+            self.tile_places(self.part + QUERIES),
             self.prefixes(weights),
-            self.far(3),
+            self.row_places(self.plan.far_at),
             self.buffer(0),
             self.buffer(2),
             strict=True,
         )
-        for query, weight, far, at, near in rows:
-            state = self.times(self.read(at), weighed.before)
-            far = self.times(far, weighed.decays[2])
+        for query, weight, far, state, near in rows:
+            query = self.load_packed(query)
+            state = self.times(self.read(state), weighed.before)
+            far = self.times(self.far(3, far), weighed.decays[2])
             total = each(m.fma, query, state, total)
             spanned = each(m.fma, query, far, spanned)
             gradient = self.plus(self.plus(state, self.read(near)), far)
-            self.write(at, self.times(weight, gradient))
+            gradients.append(self.times(weight, gradient))
             given.append(self.times(query, gradient))
         self.store_sums(self.part + _QUERY_SUMS, total)
         with m.when(self.part.equals(3)):
             self.store_sums(_OVER_THIRD, spanned)
+        self.give(weighed, 0, gradients)
         return given
 
-    def finish_keys(self, weighed: Weighed, given: Sequence[Pair]) -> None:
-        """Gradients of keys to buffer 1; of gates, but for what spans all 16 rows, to buffer 2."""
+    def finish_keys(
+        self, weighed: Weighed, weights: Sequence[Pair], given: Sequence[Pair]
+    ) -> list[Pair]:
+        """Gives the gradients of keys; those of gates, but for what spans all 16 rows."""
         m = self.machine
-        weights = [each(m.exp2, gate) for gate in self.load_gates()]
         total, spanned = self.nothing(), self.nothing()
-        upwards, downwards = [], []
+        upwards, downwards, gradients = [], [], []
         rows = zip(
-            self.load_tile(self.part + KEYS),
-            self.load_tile(self.part + DIAGONAL),
+            self.tile_places(self.part + KEYS),
+            self.tile_places(self.part + DIAGONAL),
             self.suffixes(weights),
-            self.far(0),
+            self.row_places(self.plan.far_at),
             given,
             *(self.buffer(buffer) for buffer in (1, 2, 3)),
             strict=True,
         )
-        for key, other, weight, far, back, at, near, diagonal in rows:
-            state = self.times(self.read(at), weighed.after)
-            far = self.times(far, weighed.decays[1])
+        for key, other, weight, far, back, state, near, diagonal in rows:
+            key, other, own = self.load_packed(key), self.load_packed(other), self.read(diagonal)
+            state = self.times(self.read(state), weighed.after)
+            far = self.times(self.far(0, far), weighed.decays[1])
             total = each(m.fma, key, state, total)
             spanned = each(m.fma, key, far, spanned)
             gradient = self.plus(self.plus(state, self.read(near)), far)
             upwards.append(self.times(key, gradient))
-            own = self.read(diagonal)
             downwards.append(each(m.fma, each(m.negate, other), own, back))
             gradient = each(m.fma, own, weighed.inverse, gradient)
-            self.write(at, gradient if weight is None else self.times(weight, gradient))
+            gradients.append(gradient if weight is None else self.times(weight, gradient))
         self.store_sums(self.part + _KEY_SUMS, total)
         with m.when(self.part.equals(0)):
             self.store_sums(_OVER_SECOND, spanned)
-        self.write_all(self.buffer(2), self.over_intervals(downwards, upwards))
+        self.give(weighed, 1, gradients)
+        return self.over_intervals(downwards, upwards)
 
     def over_intervals(
         self, downwards: Sequence[Pair | None], upwards: Sequence[Pair | None]
@@ -505,22 +518,37 @@ class Program(Chunk):
             return left or right
         return self.plus(left, right)
 
-    def write_all(self, places: Sequence[Int], rows: Sequence[Pair]) -> None:
-        """Rows of this thread to a buffer."""
-        for place, values in zip(places, rows, strict=True):
-            self.write(place, values)
-
     def add_all(self, places: Sequence[Int], rows: Sequence[Pair]) -> None:
         """Adds rows of this thread to a buffer."""
         for place, values in zip(places, rows, strict=True):
             self.write(place, self.plus(self.read(place), values))
 
-    def add_spans(self, weighed: Weighed) -> None:
-        """Adds to the gates what spans all 16 rows of this thread."""
+    def give(self, weighed: Weighed, result: int, rows: Sequence[Pair]) -> None:
+        """Rows of a result to device memory, or, if halving adds to them, to its buffer."""
+        with self.machine.when(weighed.slow.equals(0)):
+            self.store(result, rows)
+        with self.machine.when(weighed.slow.equals(1)):
+            for place, values in zip(self.buffer(result), rows, strict=True):
+                self.write(place, values)
+        self.machine.reconverge()
+
+    def store(self, result: int, rows: Sequence[Pair]) -> None:
+        """Rows of a result to device memory: float32 gates, bfloat16 queries and keys."""
+        m, sizes = self.machine, self.sizes
+        array, size = ((self.dq, 2), (self.dk, 2), (self.dgate, 4))[result]
+        for row, values in enumerate(rows):
+            place, inside = self.place(self.part * ROWS + row)
+            words = [m.pack(*values)] if size == 2 else [m.bits(x) for x in values]
+            with m.when(inside):
+                target, offset = place * sizes.heads + self.head, self.pair * (2 * size)
+                m.store_global(array, target, size * sizes.key, offset, words)
+
+    def span(self, weighed: Weighed) -> Pair:
+        """What the gates of this thread's rows have from all that spans them."""
         nothing = self.nothing()
         span = nothing
-        for part in range(4):
-            span = self.plus(span, self.load_sums(_STATE_SUMS + part))
+        for group in range(16):
+            span = self.plus(span, self.load_sums(_STATE_SUMS + group))
         span = self.times(span, weighed.whole)
         for part in range(1, 4):
             later = self.choose(self.part < part, self.load_sums(_QUERY_SUMS + part), nothing)
@@ -529,10 +557,9 @@ class Program(Chunk):
             earlier = self.part >= part + 1
             span = self.plus(span, self.choose(earlier, self.load_sums(_KEY_SUMS + part), nothing))
         for part, sums in ((1, _OVER_SECOND), (2, _OVER_THIRD)):
-            span = self.plus(
-                span, self.choose(self.part.equals(part), self.load_sums(sums), nothing)
-            )
-        self.add_all(self.buffer(2), [span] * ROWS)
+            over = self.choose(self.part.equals(part), self.load_sums(sums), nothing)
+            span = self.plus(span, over)
+        return span
 
     # the diagonal by halving -----------------------------------------------------------------
 
@@ -557,6 +584,8 @@ class Program(Chunk):
             self.to_buffer(3, self.add_product(self.zeros(), self.split_scores(half), places))
             m.synchronize()
             self.add_level(half, level)
+        for result in range(3):
+            self.store(result, [self.read(place) for place in self.buffer(result)])
         return carried
 
     def diagonal(self) -> list[Pair]:
@@ -593,7 +622,7 @@ class Program(Chunk):
         """Adds the gradients of one level's rows."""
         scale = (self.scale, self.scale)
         rows = [self.read(place) for place in self.buffer(3)]
-        mixed = self.load_tile(self.part + DIAGONAL)
+        mixed = [self.load_packed(place) for place in self.tile_places(self.part + DIAGONAL)]
         products = [self.times(x, dx) for x, dx in zip(mixed, rows, strict=True)]
         rows = [x if w is None else self.times(x, w) for x, w in zip(rows, level, strict=True)]
         queries, keys, gates = self.buffer(0), self.buffer(1), self.buffer(2)
@@ -607,20 +636,6 @@ class Program(Chunk):
             before = self.over_intervals([None] * half, left)
             after = self.over_intervals(right, [None] * half)
             self.add_all(gates[start : start + 2 * half], before + after)
-
-    def store(self) -> None:
-        """The buffers to the results."""
-        m, sizes = self.machine, self.sizes
-        buffers = zip(*(self.buffer(buffer) for buffer in range(3)), strict=True)
-        for row, (query, key, gate) in enumerate(buffers):
-            place, inside = self.place(self.part * ROWS + row)
-            target = place * sizes.heads + self.head
-            with m.when(inside):
-                for array, at in ((self.dq, query), (self.dk, key)):
-                    word = m.pack(*self.read(at))
-                    m.store_global(array, target, 2 * sizes.key, self.pair * 4, [word])
-                words = m.load_shared(gate, 2)
-                m.store_global(self.dgate, target, 4 * sizes.key, self.pair * 8, words)
 
 
 def program(plan: Plan) -> Any:

@@ -47,8 +47,16 @@ def shared_bytes(sizes: Sizes) -> int:
 class Program(Chunk):
     """The block's program for one chunk."""
 
-    def __init__(self, sizes: Sizes, machine: Machine, inputs: Sequence[Any], image: Any):
-        super().__init__(sizes, machine, inputs)
+    def __init__(
+        self,
+        sizes: Sizes,
+        machine: Machine,
+        inputs: Sequence[Any],
+        image: Any,
+        *,
+        from_end: bool,
+    ):
+        super().__init__(sizes, machine, inputs, from_end=from_end)
         self.image = image
         self.rows_at = self.panel * (CHUNK * 128) + self.part * (ROWS * 128)
         self.scores_at = self.tiles_at + TILES * self.tile_bytes
@@ -149,10 +157,15 @@ class Program(Chunk):
             m.store_global(self.image, self.block, sizes.image_bytes, offset, words)
 
 
-def program(sizes: Sizes) -> Any:
-    """The program for `launch` or `simulate`: (q, k, log gate) to images."""
+def program(sizes: Sizes, *, from_end: bool) -> Any:
+    """The program for `launch` or `simulate`: (q, k, log gate) to images.
+
+    Args:
+        sizes: of the call.
+        from_end: whether the last chunks come first; the recurrence should start with the others.
+    """
 
     def run(machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        Program(sizes, machine, inputs, outputs[0]).run()
+        Program(sizes, machine, inputs, outputs[0], from_end=from_end).run()
 
     return run
