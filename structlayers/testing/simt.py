@@ -290,17 +290,33 @@ class NumpyMachine(Machine):
 
     @override
     def load_global(
-        self, array: Any, offset: Int, words: int, row: IntLike = 0, pitch: int = 0
+        self,
+        array: Any,
+        offset: Int,
+        words: int,
+        row: IntLike = 0,
+        pitch: int = 0,
+        *,
+        displacement: int = 0,
     ) -> list[Any]:
         loaded = np.zeros((words, self.threads), np.uint32)
-        first = self._each(row) * pitch + self._each(offset)
+        first = self._each(row) * pitch + self._each(offset) + displacement
         index = first[:, None] + np.arange(4 * words)
         loaded[:, self._active] = _bytes(array)[index].view(np.uint32).T
         return list(loaded)
 
     @override
-    def store_global(self, array: Any, row: Int, pitch: int, offset: Int, words: Any) -> None:
-        first = row.value[self._active] * pitch + offset.value[self._active]
+    def store_global(
+        self,
+        array: Any,
+        row: Int,
+        pitch: int,
+        offset: Int,
+        words: Any,
+        *,
+        displacement: int = 0,
+    ) -> None:
+        first = row.value[self._active] * pitch + offset.value[self._active] + displacement
         index = first[:, None] + np.arange(4 * len(words))
         _bytes(array)[index] = np.stack(words, axis=1)[self._active].view(np.uint8)
 

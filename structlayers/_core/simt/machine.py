@@ -204,13 +204,32 @@ class Machine(abc.ABC):
 
     @abc.abstractmethod
     def load_global(
-        self, array: Any, offset: Int, words: int, row: IntLike = 0, pitch: int = 0
+        self,
+        array: Any,
+        offset: Int,
+        words: int,
+        row: IntLike = 0,
+        pitch: int = 0,
+        *,
+        displacement: int = 0,
     ) -> list[Any]:
-        """Loads 1, 2 or 4 words at byte ``row * pitch + offset``, computed in 64 bits."""
+        """Loads 1, 2 or 4 words at byte ``row * pitch + offset``, computed in 64 bits.
+
+        The displacement is added to it, at no cost below 2**23.
+        """
 
     @abc.abstractmethod
-    def store_global(self, array: Any, row: Int, pitch: int, offset: Int, words: Any) -> None:
-        """Stores 1, 2 or 4 words at byte ``row * pitch + offset``, computed in 64 bits."""
+    def store_global(
+        self,
+        array: Any,
+        row: Int,
+        pitch: int,
+        offset: Int,
+        words: Any,
+        *,
+        displacement: int = 0,
+    ) -> None:
+        """Stores 1, 2 or 4 words where `load_global` finds them."""
 
     # asynchronous copies ---------------------------------------------------------------------
 

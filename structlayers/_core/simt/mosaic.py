@@ -106,16 +106,19 @@ class MosaicMachine(Machine):
             text, *arguments, result_types=result, has_side_effects=effects, convergent=effects
         )
 
-    def _load(self, space: str, address: ir.Value, words: int) -> list[Any]:
+    def _load(self, space: str, address: ir.Value, words: int, displacement: int = 0) -> list[Any]:
         registers = ",".join(f"${i}" for i in range(words))
         target = "$0" if words == 1 else f"{{{registers}}}"
-        text = f"ld.{space}{_VECTOR[words]}.b32 {target}, [${words}];"
+        text = f"ld.{space}{_VECTOR[words]}.b32 {target}, [${words}+{displacement}];"
         return list(self._asm(text, address, result=[self._i32] * words))
 
-    def _store(self, space: str, address: ir.Value, words: Sequence[Any]) -> None:
+    def _store(
+        self, space: str, address: ir.Value, words: Sequence[Any], displacement: int = 0
+    ) -> None:
         registers = ",".join(f"${i + 1}" for i in range(len(words)))
         source = "$1" if len(words) == 1 else f"{{{registers}}}"
-        self._asm(f"st.{space}{_VECTOR[len(words)]}.b32 [$0], {source};", address, *words)
+        text = f"st.{space}{_VECTOR[len(words)]}.b32 [$0+{displacement}], {source};"
+        self._asm(text, address, *words)
 
     def _value(self, number: IntLike) -> ir.Value:
         return (number if isinstance(number, Int) else self.constant(number)).value
@@ -235,15 +238,32 @@ class MosaicMachine(Machine):
 
     @override
     def load_global(
-        self, array: Any, offset: Int, words: int, row: IntLike = 0, pitch: int = 0
+        self,
+        array: Any,
+        offset: Int,
+        words: int,
+        row: IntLike = 0,
+        pitch: int = 0,
+        *,
+        displacement: int = 0,
     ) -> list[Any]:
         row = row if isinstance(row, Int) else self.constant(row)
         address = self._global_address(array, row, pitch, offset)
-        return self._load("global.nc", address, words)
+        return self._load("global.nc", address, words, displacement)
 
     @override
-    def store_global(self, array: Any, row: Int, pitch: int, offset: Int, words: Any) -> None:
-        self._store("global", self._global_address(array, row, pitch, offset), words)
+    def store_global(
+        self,
+        array: Any,
+        row: Int,
+        pitch: int,
+        offset: Int,
+        words: Any,
+        *,
+        displacement: int = 0,
+    ) -> None:
+        address = self._global_address(array, row, pitch, offset)
+        self._store("global", address, words, displacement)
 
     @override
     def barrier_init(self, address: int) -> None:

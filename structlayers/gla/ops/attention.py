@@ -183,7 +183,8 @@ def gated_linear_attention(
         precision: of float32 products; None is the highest, true float32. bfloat16 data are
             multiplied as bfloat16 and summed in float32; float16 data in float32.
         implementation: "xla" (chunks), "pallas_tpu" (chunks in kernels; float32 and bfloat16, not
-            with `cu_seqlens` or gates of V channels), "reference" (token by token), "parallel" (all
+            with `cu_seqlens` or gates of V channels), "pallas_gpu" (the same for Hopper; bfloat16,
+            K of 64, 128 or 256, V a multiple of 64), "reference" (token by token), "parallel" (all
             pairs, `O(T^2 K)` memory, not with `cu_seqlens`), or None to choose.
 
     Returns:

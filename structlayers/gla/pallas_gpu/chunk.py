@@ -106,13 +106,25 @@ class Chunk:
             place = place.minimum(self.sizes.time - 1)
         return self.first + place, inside
 
+    def own_row(self, row: int, heads: int, head: Int, pitch: int) -> tuple[Int, Int, int]:
+        """One of this thread's rows of an array `(B, T, heads, ...)`.
+
+        Returns:
+            A row, whether the token exists, and the displacement from the row in bytes.
+        """
+        if self.sizes.ragged:
+            place, inside = self.place(self.part * ROWS + row)
+            return place * heads + head, inside, 0
+        place, inside = self.place(self.part * ROWS)
+        return place * heads + head, inside, row * heads * pitch
+
     def load(self, array: Any, row: int, heads: int, head: Int, size: int) -> list[Any]:
         """This thread's two channels of one of its rows; zero past the end of the sequence."""
-        m, sizes = self.machine, self.sizes
-        place, inside = self.place(self.part * ROWS + row)
-        pitch = size * sizes.key
-        words = m.load_global(array, self.pair * (2 * size), size // 2, place * heads + head, pitch)
-        if sizes.ragged:
+        m, pitch = self.machine, size * self.sizes.key
+        place, inside, displacement = self.own_row(row, heads, head, pitch)
+        offset = self.pair * (2 * size)
+        words = m.load_global(array, offset, size // 2, place, pitch, displacement=displacement)
+        if self.sizes.ragged:
             words = [m.select(inside, word, m.word(0)) for word in words]
         return words
 

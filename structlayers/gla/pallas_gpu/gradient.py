@@ -14,6 +14,7 @@ Results of products change from the registers of a warp, 16 rows by 64 channels,
 threads, 16 rows by two channels, through buffers of 64 x K float32 in shared memory.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -355,7 +356,7 @@ class Program(Chunk):
             self.to_far(found)
 
     def within_keys(self) -> None:
-        """Gradients of weighted keys from scores: buffer 2, of the diagonal to 3, far ones apart."""
+        """The same of weighted keys: to buffer 2, on the diagonal to 3, of the far ones apart."""
         m = self.machine
         found = self.zeros()
         for part in (1, 2, 3):
@@ -536,12 +537,12 @@ class Program(Chunk):
         """Rows of a result to device memory: float32 gates, bfloat16 queries and keys."""
         m, sizes = self.machine, self.sizes
         array, size = ((self.dq, 2), (self.dk, 2), (self.dgate, 4))[result]
+        heads, pitch, offset = sizes.heads, size * sizes.key, self.pair * (2 * size)
         for row, values in enumerate(rows):
-            place, inside = self.place(self.part * ROWS + row)
             words = [m.pack(*values)] if size == 2 else [m.bits(x) for x in values]
-            with m.when(inside):
-                target, offset = place * sizes.heads + self.head, self.pair * (2 * size)
-                m.store_global(array, target, size * sizes.key, offset, words)
+            target, inside, displacement = self.own_row(row, heads, self.head, pitch)
+            with m.when(inside) if sizes.ragged else contextlib.nullcontext():
+                m.store_global(array, target, pitch, offset, words, displacement=displacement)
 
     def span(self, weighed: Weighed) -> Pair:
         """What the gates of this thread's rows have from all that spans them."""

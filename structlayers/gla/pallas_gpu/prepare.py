@@ -91,8 +91,14 @@ class Program(Chunk):
     def store_image(self, row: int, values: Pair, at: int = 0) -> None:
         """This thread's words of a row of the queries or keys in the image."""
         m, sizes = self.machine, self.sizes
-        offset = self.words[row & 7] + self.rows_at + (at + 128 * row)
-        m.store_global(self.image, self.block, sizes.image_bytes, offset, [m.pack(*values)])
+        m.store_global(
+            self.image,
+            self.block,
+            sizes.image_bytes,
+            self.words[row & 7] + self.rows_at,
+            [m.pack(*values)],
+            displacement=at + 128 * row,
+        )
 
     def among(self, blocks: Sequence[tuple[int, ...]], field: int) -> Int:
         """A field of the block of this warp."""
