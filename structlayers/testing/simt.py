@@ -180,14 +180,14 @@ class NumpyMachine(Machine):
         self._epoch += 1
 
     @override
-    def synchronize_any(self, condition: Int) -> Int:
-        self.synchronize()
-        holds = (condition.value & self._active).reshape(-1, self._block_threads).any(1)
-        return Int(self, np.repeat(holds.astype(np.int64), self._block_threads))
-
-    @override
     def synchronize_team(self, team: Int, threads: int) -> None:
         self._epoch += 1
+
+    @override
+    def synchronize_any(self, condition: Int, team: Int, threads: int) -> Int:
+        self.synchronize_team(team, threads)
+        holds = (condition.value & self._active).reshape(-1, threads).any(1)
+        return Int(self, np.repeat(holds.astype(np.int64), threads))
 
     @override
     def reconverge(self) -> None:

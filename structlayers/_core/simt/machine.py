@@ -153,12 +153,12 @@ class Machine(abc.ABC):
         """Waits for all threads of the block; orders their accesses to shared memory."""
 
     @abc.abstractmethod
-    def synchronize_any(self, condition: Int) -> Int:
-        """`synchronize`; 1 if the condition holds in any thread of the block, else 0."""
-
-    @abc.abstractmethod
     def synchronize_team(self, team: Int, threads: int) -> None:
         """The same for consecutive threads of the block, whole warps, numbered team by team."""
+
+    @abc.abstractmethod
+    def synchronize_any(self, condition: Int, team: Int, threads: int) -> Int:
+        """`synchronize_team`; 1 if the condition holds in any thread of the team, else 0."""
 
     @abc.abstractmethod
     def reconverge(self) -> None:

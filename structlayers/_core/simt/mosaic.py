@@ -193,17 +193,17 @@ class MosaicMachine(Machine):
         self._asm(f"bar.sync 0, {self.threads};")
 
     @override
-    def synchronize_any(self, condition: Int) -> Int:
-        text = (
-            "{\n.reg .pred p;\nsetp.ne.u32 p, $1, 0;\n"
-            f"bar.red.or.pred p, 0, {self.threads}, p;\nselp.u32 $0, 1, 0, p;\n}}"
-        )
-        flag = arith.extui(self._i32, condition.value)
-        return Int(self, self._asm(text, flag, result=self._i32))
-
-    @override
     def synchronize_team(self, team: Int, threads: int) -> None:
         self._asm(f"bar.sync $0, {threads};", (team + 1).value)
+
+    @override
+    def synchronize_any(self, condition: Int, team: Int, threads: int) -> Int:
+        text = (
+            "{\n.reg .pred p;\nsetp.ne.u32 p, $1, 0;\n"
+            f"bar.red.or.pred p, $2, {threads}, p;\nselp.u32 $0, 1, 0, p;\n}}"
+        )
+        flag = arith.extui(self._i32, condition.value)
+        return Int(self, self._asm(text, flag, (team + 1).value, result=self._i32))
 
     @override
     def reconverge(self) -> None:

@@ -10,7 +10,6 @@ from jax import lax
 from structlayers.gla.pallas_gpu import gradient, prepare, recurrent
 from structlayers.gla.pallas_gpu.layout import CHUNK, VALUE_TILE, Sizes
 
-
 # Blocks of threads that the recurrence should have: the multiprocessors of an H100 or H200.
 _BLOCKS = 132
 # Chunks that a segment should have at least.
@@ -155,8 +154,8 @@ def _images(
         prepare.program(sizes, from_end=from_end),
         (q, k, gate),
         (jax.ShapeDtypeStruct((count, sizes.image_bytes // 4), jnp.int32),),
-        blocks=count,
-        threads=prepare.threads(sizes),
+        blocks=prepare.blocks(sizes),
+        threads=prepare.THREADS,
         shared_bytes=prepare.shared_bytes(sizes),
         name="gated_linear_attention_prepare",
     )

@@ -8,7 +8,7 @@ rows is above 2^-100 in every channel. Otherwise the diagonal takes a halving of
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,20 +52,42 @@ class Weighed:
 class Chunk:
     """What the programs of chunks share.
 
-    Scratch of a block of threads starts with the decays of the four times 16 rows, K float32 each,
-    and the tiles.
+    A team of `2 K` threads of the block takes a chunk. Its scratch starts with the decays of the
+    four times 16 rows, K float32 each, and the tiles.
     """
 
-    def __init__(self, sizes: Sizes, machine: Machine, arrays: Sequence[Any], *, from_end: bool):
+    def __init__(
+        self,
+        sizes: Sizes,
+        machine: Machine,
+        arrays: Sequence[Any],
+        *,
+        teams: int = 1,
+        team_bytes: int = 0,
+        from_end: bool = False,
+    ):
+        """Finds the place of a thread.
+
+        Args:
+            sizes: of the call.
+            machine: that executes the program.
+            arrays: queries, keys and gates.
+            teams: in a block of threads.
+            team_bytes: scratch of each.
+            from_end: whether the last chunks of sequences come first.
+        """
         self.sizes, self.machine = sizes, machine
         self.q, self.k, self.gate = arrays
-        m = machine
-        thread, half = m.thread(), sizes.key // 2
-        self.lane, self.warp = m.lane(), m.warp()
-        self.pair, self.part = thread & (half - 1), thread >> (half.bit_length() - 1)
+        m, half = machine, sizes.key // 2
+        self.threads = 4 * half
+        shift = self.threads.bit_length() - 1
+        self.team, self.thread = m.thread() >> shift, m.thread() & (self.threads - 1)
+        self.lane, self.warp = m.lane(), m.warp() & (self.threads // 32 - 1)
+        self.pair, self.part = self.thread & (half - 1), self.thread >> (half.bit_length() - 1)
         # heads side by side; what runs next begins where this ends, and finds it in the L2
-        sequence, self.chunk = m.cluster().modulo(sizes.sequences), m.cluster()
-        self.chunk = self.chunk.divide(sizes.sequences)
+        index = m.cluster() * teams + self.team
+        index = index.minimum(sizes.sequences * sizes.chunks - 1)
+        sequence, self.chunk = index.modulo(sizes.sequences), index.divide(sizes.sequences)
         if from_end:
             self.chunk = self.chunk * -1 + (sizes.chunks - 1)
         self.block = sequence * sizes.chunks + self.chunk
@@ -76,8 +98,13 @@ class Chunk:
         unit = self.pair >> 2
         self.words = [permuted(unit & 7, m.constant(row)) + (self.pair & 3) * 4 for row in range(8)]
         self.panel = unit >> 3
-        self.tiles_at = 16 * sizes.key
+        self.scratch = self.team * team_bytes
+        self.tiles_at = self.scratch + 16 * sizes.key
         self.one, self.scale = self.number(_ONE), self.number(_bits(sizes.scale))
+
+    def synchronize(self) -> None:
+        """Waits for the team."""
+        self.machine.synchronize_team(self.team, self.threads)
 
     @property
     def tile_bytes(self) -> int:
@@ -156,11 +183,11 @@ class Chunk:
             total = self.plus(total, gate)
         weights = [each(m.exp2, gate) for gate in gates]
         decay = each(m.exp2, total)
-        self.store_pair(self.part * (4 * sizes.key), decay)
+        self.store_pair(self.scratch + self.part * (4 * sizes.key), decay)
         weak = [m.integer_of(m.bits(x)) < _WEAKEST for x in decay]
-        slow = m.synchronize_any(weak[0] | weak[1])
-        keys = self.load_keys()  # not before: registers for two blocks at a time
-        decays = [self.load_pair(part * 4 * sizes.key) for part in range(4)]
+        slow = m.synchronize_any(weak[0] | weak[1], self.team, self.threads)
+        keys = self.load_keys()  # not before, for the registers
+        decays = [self.load_pair(self.scratch + part * 4 * sizes.key) for part in range(4)]
         one, zero = (self.one, self.one), (m.zero(), m.zero())
         before, after, whole = one, one, decays[0]
         for part in range(3):
@@ -226,31 +253,29 @@ class Chunk:
             found.append(gate if after is None else self.times(after, gate))
         return found[::-1]
 
-    def level_weights(self, weights: Sequence[Pair], half: int) -> list[Pair | None]:
-        """The gates between each row and the split of its block of ``2 half`` rows; None is 1."""
-        found: list[Pair | None] = [None] * ROWS
+    def level(self, weights: Sequence[Pair], half: int) -> Generator[tuple[int, Pair | None]]:
+        """Rows, and the gates between each and the split of its block of ``2 half``; None is 1."""
         for split in range(half, ROWS, 2 * half):
-            weight = weights[split]
+            weight = None
             for row in range(split, split + half):
-                weight = weight if row == split else self.times(weight, weights[row])
-                found[row] = weight
-            for row in range(split - 2, split - half - 1, -1):
-                after, gate = found[row + 1], weights[row + 1]
-                found[row] = gate if after is None else self.times(after, gate)
-        return found
+                weight = weights[row] if weight is None else self.times(weight, weights[row])
+                yield row, weight
+            weight = None
+            for row in range(split - 1, split - half - 1, -1):
+                yield row, weight
+                weight = weights[row] if weight is None else self.times(weight, weights[row])
 
-    def load_mixed(self, weights: Sequence[Pair | None], half: int) -> list[Pair]:
-        """Queries of right halves and keys of left ones, weighted to the split."""
-        sizes, rows = self.sizes, []
-        for row, weight in enumerate(weights):
+    def store_level(self, weights: Sequence[Pair], half: int) -> None:
+        """Queries of right halves and keys of left ones, weighted to the split, as a tile."""
+        sizes, places = self.sizes, self.tile_places(self.part + DIAGONAL)
+        for row, weight in self.level(weights, half):
             if row & half:
                 (word,) = self.load(self.q, row, sizes.heads, self.head, 2)
                 value = self.times(self.machine.unpack(word), (self.scale, self.scale))
             else:
                 (word,) = self.load(self.k, row, sizes.groups, self.group, 2)
                 value = self.machine.unpack(word)
-            rows.append(value if weight is None else self.times(value, weight))
-        return rows
+            self.store_packed(places[row], value if weight is None else self.times(value, weight))
 
     def load_unweighted(self) -> tuple[list[Pair], list[Pair]]:
         """Scaled queries, and keys."""
@@ -328,7 +353,7 @@ class Chunk:
             for index, (value, other) in enumerate(zip(values, others, strict=True))
         ]
 
-    def store_block(self, start: int, row: Int, column: Int, found: Sequence[Any]) -> None:
+    def store_block(self, start: IntLike, row: Int, column: Int, found: Sequence[Any]) -> None:
         """A 16 x 16 result as bfloat16 into a tile of 64 x 64."""
         m = self.machine
         inner, unit = lane_row(self.lane, rows_first=True)

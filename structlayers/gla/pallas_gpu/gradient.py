@@ -142,7 +142,7 @@ class Program(Chunk):
     """The block's program for one chunk."""
 
     def __init__(self, plan: Plan, machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]):
-        super().__init__(plan.sizes, machine, inputs[:3], from_end=False)
+        super().__init__(plan.sizes, machine, inputs[:3])
         self.plan = plan
         self.values, self.cotangents, self.states, self.pulled = inputs[3:]
         self.dq, self.dk, self.dgate = outputs
@@ -287,7 +287,7 @@ class Program(Chunk):
         return found
 
     def state_group(self) -> tuple[Int, Int]:
-        """Of the products of both states: this thread's values modulo 16, and unit of 8 channels."""
+        """Of the products of both states this thread's values modulo 16, and 8 channels."""
         units, thread = self.sizes.key // 8, self.machine.thread()
         return thread >> (units.bit_length() - 1), thread & (units - 1)
 
@@ -578,13 +578,12 @@ class Program(Chunk):
         )
         self.add_all(self.buffer(1), [self.times(x, d) for x, d in zip(queries, own, strict=True)])
         for half in HALVES:
-            level = self.level_weights(weights, half)
-            self.store_tile(self.part + DIAGONAL, self.load_mixed(level, half))
+            self.store_level(weights, half)
             m.synchronize()
             places = self.tile_rows(self.rows + DIAGONAL)
             self.to_buffer(3, self.add_product(self.zeros(), self.split_scores(half), places))
             m.synchronize()
-            self.add_level(half, level)
+            self.add_level(half, weights)
         for result in range(3):
             self.store(result, [self.read(place) for place in self.buffer(result)])
         return carried
@@ -619,24 +618,26 @@ class Program(Chunk):
             )
         return words
 
-    def add_level(self, half: int, level: Sequence[Pair | None]) -> None:
+    def add_level(self, half: int, weights: Sequence[Pair]) -> None:
         """Adds the gradients of one level's rows."""
-        scale = (self.scale, self.scale)
-        rows = [self.read(place) for place in self.buffer(3)]
-        mixed = [self.load_packed(place) for place in self.tile_places(self.part + DIAGONAL)]
-        products = [self.times(x, dx) for x, dx in zip(mixed, rows, strict=True)]
-        rows = [x if w is None else self.times(x, w) for x, w in zip(rows, level, strict=True)]
-        queries, keys, gates = self.buffer(0), self.buffer(1), self.buffer(2)
-        for row, values in enumerate(rows):
+        keys, queries, products = self.buffer(1), self.buffer(0), {}
+        places = zip(self.tile_places(self.part + DIAGONAL), self.buffer(3), strict=True)
+        rows = dict(enumerate(places))
+        for row, weight in self.level(weights, half):
+            mixed, gradient = self.load_packed(rows[row][0]), self.read(rows[row][1])
+            products[row] = self.times(mixed, gradient)
             if row & half:
-                self.add_all([queries[row]], [self.times(values, scale)])
-            else:
-                self.add_all([keys[row]], [values])
+                gradient = self.times(gradient, (self.scale, self.scale))
+            if weight is not None:
+                gradient = self.times(gradient, weight)
+            self.add_all([(queries if row & half else keys)[row]], [gradient])
+        gates = self.buffer(2)
         for start in range(0, ROWS, 2 * half):
-            left, right = products[start : start + half], products[start + half : start + 2 * half]
-            before = self.over_intervals([None] * half, left)
-            after = self.over_intervals(right, [None] * half)
-            self.add_all(gates[start : start + 2 * half], before + after)
+            left = [products[start + i] for i in range(half)]
+            right = [products[start + half + i] for i in range(half)]
+            sums = self.over_intervals([None] * half, left)
+            sums += self.over_intervals(right, [None] * half)
+            self.add_all(gates[start : start + 2 * half], sums)
 
 
 def program(plan: Plan) -> Any:

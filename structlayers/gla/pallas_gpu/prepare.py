@@ -34,18 +34,32 @@ _BLOCKS = (
 )
 
 
-def threads(sizes: Sizes) -> int:
-    """Of a block: two channels of 16 rows each."""
-    return 2 * sizes.key
+# Threads of a block, several teams: so many that registers are shared by as many as hide latencies.
+THREADS = 512
 
 
-def shared_bytes(sizes: Sizes) -> int:
-    """Scratch of a block: decays, tiles, scores."""
+def teams(sizes: Sizes) -> int:
+    """Chunks that a block takes, each with a team of its threads."""
+    return THREADS // (2 * sizes.key)
+
+
+def team_bytes(sizes: Sizes) -> int:
+    """Scratch of a team: decays, tiles, scores."""
     return 16 * sizes.key + TILES * ROWS * sizes.key * 2 + SCORE_BYTES
 
 
+def blocks(sizes: Sizes) -> int:
+    """Size of the grid."""
+    return -(-sizes.sequences * sizes.chunks // teams(sizes))
+
+
+def shared_bytes(sizes: Sizes) -> int:
+    """Scratch of a block."""
+    return teams(sizes) * team_bytes(sizes)
+
+
 class Program(Chunk):
-    """The block's program for one chunk."""
+    """The block's program, for the chunk of a team."""
 
     def __init__(
         self,
@@ -56,11 +70,18 @@ class Program(Chunk):
         *,
         from_end: bool,
     ):
-        super().__init__(sizes, machine, inputs, from_end=from_end)
+        super().__init__(
+            sizes,
+            machine,
+            inputs,
+            teams=teams(sizes),
+            team_bytes=team_bytes(sizes),
+            from_end=from_end,
+        )
         self.image = image
         self.rows_at = self.panel * (CHUNK * 128) + self.part * (ROWS * 128)
         self.scores_at = self.tiles_at + TILES * self.tile_bytes
-        warps = threads(sizes) // 32
+        warps = self.threads // 32
         self.rounds = [_BLOCKS[i : i + warps] for i in range(0, len(_BLOCKS), warps)]
 
     def run(self) -> None:
@@ -71,13 +92,13 @@ class Program(Chunk):
             offset = self.pair * 8 + sizes.decay_at
             words = [m.bits(x) for x in weighed.whole]
             m.store_global(self.image, self.block, sizes.image_bytes, offset, words)
-        m.synchronize()
+        self.synchronize()
         found = [self.scores(blocks) for blocks in self.rounds]
         # the blocks on the diagonal are those of the first four warps
         found[0] = list(m.loop(0, weighed.slow, 1, lambda _, one: self.halve(one), found[0]))
         for one, blocks in zip(found, self.rounds, strict=True):
             self.store_block(self.scores_at, self.among(blocks, 0), self.among(blocks, 1), one)
-        m.synchronize()
+        self.synchronize()
         self.copy_scores()
 
     @override
@@ -130,21 +151,20 @@ class Program(Chunk):
         m = self.machine
         weights = [each(m.exp2, gate) for gate in self.load_gates()]
         queries, keys = self.load_unweighted()
-        m.synchronize()
+        self.synchronize()
         self.store_tile(self.part + QUERIES, queries)
         self.store_tile(self.part + KEYS, keys)
-        m.synchronize()
+        self.synchronize()
         found = self.replace(found, QUERIES, KEYS, lambda row, column: row.equals(column))
         for half in HALVES:
-            mixed = self.load_mixed(self.level_weights(weights, half), half)
-            self.store_tile(self.part + DIAGONAL, mixed)
-            m.synchronize()
+            self.store_level(weights, half)
+            self.synchronize()
 
             def split(row: Int, column: Int, half: int = half) -> Int:
                 return across(row, column, half) & (column < row)
 
             found = self.replace(found, DIAGONAL, DIAGONAL, split)
-            m.synchronize()
+            self.synchronize()
         return found
 
     def replace(self, found: Sequence[Any], left: int, right: int, chosen: Any) -> list[Any]:
@@ -155,9 +175,9 @@ class Program(Chunk):
 
     def copy_scores(self) -> None:
         """The scores to the image."""
-        m, sizes, count = self.machine, self.sizes, threads(self.sizes)
-        for start in range(0, SCORE_BYTES, 16 * count):
-            place = m.thread() * 16 + start
+        m, sizes = self.machine, self.sizes
+        for start in range(0, SCORE_BYTES, 16 * self.threads):
+            place = self.thread * 16 + start
             words = m.load_shared(place + self.scores_at, 4)
             offset = place + sizes.scores_at
             m.store_global(self.image, self.block, sizes.image_bytes, offset, words)
