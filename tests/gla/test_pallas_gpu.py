@@ -259,3 +259,53 @@ def test_other_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(support, "gpu_compute_capability", lambda: "8.0")
     with pytest.raises(NotImplementedError, match=r"9\.0; this one has 8\.0"):
         choose()
+
+
+def test_the_choice_on_gpu(monkeypatch):
+    assert choose(implementation=None).name == "xla"  # among devices of unknown sharding
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert "faster than xla" in choose(implementation=None).why
+    assert choose(struct(2, 32, 4, 64), None).name == "xla"
+    assert choose(struct(2, 256, 4, 64, dtype="float32"), None).name == "xla"
+    assert "K = 96" in choose(implementation=None, size=96).rejected["pallas_gpu"]
+
+
+@pytest.mark.gpu
+@pytest.mark.pallas
+@pytest.mark.parametrize("kind", ["start", "-1e-6", "-5", "-50", "spiky", "strong", "mixed"])
+@pytest.mark.parametrize(
+    ("time", "heads", "groups", "key", "value"),
+    [
+        (1, 1, 1, 64, 64),
+        (63, 2, 2, 64, 64),
+        (64, 2, 1, 128, 128),
+        (1000, 4, 2, 128, 256),
+        (2048, 2, 2, 128, 256),
+        (200, 1, 1, 256, 512),
+    ],
+)
+def test_values_and_gradients_on_the_gpu(time, heads, groups, key, value, kind, rng):
+    """Acceptance: outputs and states 4e-3 and 3e-3, gradients 5e-3; the same bits in every run."""
+    arrays = arguments(rng, 2, time, heads, groups, key, value, kind)
+    out, final = (
+        rng.standard_normal(shape) for shape in ((2, time, heads, value), arrays[4].shape)
+    )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(implementation, *arrays):
+        results, pull = jax.vjp(attention(implementation), *arrays)
+        given = zip((out, final), results, strict=True)
+        return *results, *pull(tuple(jnp.asarray(x, like.dtype) for x, like in given))
+
+    found, again = run("pallas_gpu", *arrays), run("pallas_gpu", *arrays)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(x, np.float64)) for x in arrays]
+        wanted = [np.asarray(x) for x in run("reference", *wide)]
+    bounds = {"o": VALUES, "state": 3e-3} | dict.fromkeys(
+        ("dq", "dk", "dv", "dg", "dstate"), GRADIENTS
+    )
+    for (name, bound), got, same, want in zip(bounds.items(), found, again, wanted, strict=True):
+        assert np.array_equal(np.asarray(got), np.asarray(same)), name
+        # what is below the range of float32 is zero
+        scale = 1.0 if np.max(np.abs(want)) < 1e-30 else None
+        assert error_ratio(np.asarray(got), want, scale=scale) <= bound, name

@@ -55,12 +55,18 @@ def _check_pallas_gpu(*args: Any, **static: Any) -> None:
     check(*args, **static)
 
 
+_KERNELS = {
+    "tpu": ("pallas_tpu", "faster than xla by compiled estimates, see kernels.md"),
+    "gpu": ("pallas_gpu", "faster than xla on H200, see kernels.md"),
+}
+
+
 def _prefer(q: Any, *args: Any, platform: str, **static: Any) -> tuple[tuple[str, str], ...]:
-    """On TPU the kernels, from one chunk on, where it is known how arrays are sharded."""
+    """The kernels, from one chunk on, where it is known how arrays are sharded."""
     del args, static
-    if platform != "tpu" or q.shape[-3] < DEFAULT_CHUNK_SIZE or not batch_sharding_is_known():
+    if q.shape[-3] < DEFAULT_CHUNK_SIZE or not batch_sharding_is_known():
         return ()
-    return (("pallas_tpu", "faster than xla by compiled estimates, see kernels.md"),)
+    return (_KERNELS[platform],) if platform in _KERNELS else ()
 
 
 # Every implementation is called with (q, k, v, log_gate, log_value_gate, initial_state, resets,
