@@ -320,6 +320,19 @@ class NumpyMachine(Machine):
         index = first[:, None] + np.arange(4 * len(words))
         _bytes(array)[index] = np.stack(words, axis=1)[self._active].view(np.uint8)
 
+    @override
+    def prefetch(self, array: Any, row: Int, pitch: int, offset: Int) -> None:
+        self._within(array, self._each(row) * pitch + self._each(offset))
+
+    @override
+    def prefetch_bulk(self, array: Any, row: Int, pitch: int, size: int) -> None:
+        self._within(array, self._each(row) * pitch + size - 1)
+
+    @staticmethod
+    def _within(array: np.ndarray, offsets: np.ndarray) -> None:
+        if (offsets >= array.nbytes).any():
+            raise ValueError(f"byte {offsets.max()} is not in the array of {array.nbytes}")
+
     # asynchronous copies ---------------------------------------------------------------------
 
     def _each(self, number: IntLike) -> np.ndarray:

@@ -41,6 +41,8 @@ def simulated(monkeypatch):
         return list(jax.pure_callback(run, tuple(outputs), *inputs))
 
     monkeypatch.setattr(calls, "_launch", launch)
+    for module in (prepare, gradient):  # so that blocks prefetch for others
+        monkeypatch.setattr(module, "_AT_A_TIME", 1)
     monkeypatch.setattr(apply._Kernels, "partitioned", False)
     with assume_platform("gpu"):
         yield

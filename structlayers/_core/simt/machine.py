@@ -231,6 +231,14 @@ class Machine(abc.ABC):
     ) -> None:
         """Stores 1, 2 or 4 words where `load_global` finds them."""
 
+    @abc.abstractmethod
+    def prefetch(self, array: Any, row: Int, pitch: int, offset: Int) -> None:
+        """Brings the 128 bytes around ``row * pitch + offset`` into the L2."""
+
+    @abc.abstractmethod
+    def prefetch_bulk(self, array: Any, row: Int, pitch: int, size: int) -> None:
+        """Brings ``size`` bytes from ``row * pitch`` on into the L2; by one thread."""
+
     # asynchronous copies ---------------------------------------------------------------------
 
     @abc.abstractmethod

@@ -266,6 +266,18 @@ class MosaicMachine(Machine):
         self._store("global", address, words, displacement)
 
     @override
+    def prefetch(self, array: Any, row: Int, pitch: int, offset: Int) -> None:
+        self._asm("prefetch.global.L2 [$0];", self._global_address(array, row, pitch, offset))
+
+    @override
+    def prefetch_bulk(self, array: Any, row: Int, pitch: int, size: int) -> None:
+        self._asm(
+            "cp.async.bulk.prefetch.L2.global [$0], $1;",
+            self._global_address(array, row, pitch, None),
+            self._value(size),
+        )
+
+    @override
     def barrier_init(self, address: int) -> None:
         self._asm("mbarrier.init.shared.b64 [$0], 1;", self._shared_address(address))
         self._asm("fence.mbarrier_init.release.cluster;")

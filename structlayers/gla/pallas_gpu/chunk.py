@@ -57,14 +57,7 @@ class Chunk:
     """
 
     def __init__(
-        self,
-        sizes: Sizes,
-        machine: Machine,
-        arrays: Sequence[Any],
-        *,
-        teams: int = 1,
-        team_bytes: int = 0,
-        from_end: bool = False,
+        self, sizes: Sizes, machine: Machine, arrays: Sequence[Any], *, team_bytes: int = 0
     ):
         """Finds the place of a thread.
 
@@ -72,9 +65,7 @@ class Chunk:
             sizes: of the call.
             machine: that executes the program.
             arrays: queries, keys and gates.
-            teams: in a block of threads.
-            team_bytes: scratch of each.
-            from_end: whether the last chunks of sequences come first.
+            team_bytes: scratch of a team.
         """
         self.sizes, self.machine = sizes, machine
         self.q, self.k, self.gate = arrays
@@ -84,16 +75,6 @@ class Chunk:
         self.team, self.thread = m.thread() >> shift, m.thread() & (self.threads - 1)
         self.lane, self.warp = m.lane(), m.warp() & (self.threads // 32 - 1)
         self.pair, self.part = self.thread & (half - 1), self.thread >> (half.bit_length() - 1)
-        # heads side by side; what runs next begins where this ends, and finds it in the L2
-        index = m.cluster() * teams + self.team
-        index = index.minimum(sizes.sequences * sizes.chunks - 1)
-        sequence, self.chunk = index.modulo(sizes.sequences), index.divide(sizes.sequences)
-        if from_end:
-            self.chunk = self.chunk * -1 + (sizes.chunks - 1)
-        self.block = sequence * sizes.chunks + self.chunk
-        self.head = sequence.modulo(sizes.heads)
-        self.first = sequence.divide(sizes.heads) * sizes.time
-        self.group = self.head.divide(sizes.shared) if sizes.shared > 1 else self.head
         # this thread's word in a row of a panel, by the row modulo 8
         unit = self.pair >> 2
         self.words = [permuted(unit & 7, m.constant(row)) + (self.pair & 3) * 4 for row in range(8)]
@@ -101,6 +82,18 @@ class Chunk:
         self.scratch = self.team * team_bytes
         self.tiles_at = self.scratch + 16 * sizes.key
         self.one, self.scale = self.number(_ONE), self.number(_bits(sizes.scale))
+
+    def locate(self, index: Int, *, from_end: bool = False) -> None:
+        """Goes to a chunk: heads side by side, then time, from the end or the start."""
+        sizes = self.sizes
+        # what runs next begins where this ends, and finds it in the L2
+        sequence, self.chunk = index.modulo(sizes.sequences), index.divide(sizes.sequences)
+        if from_end:
+            self.chunk = self.chunk * -1 + (sizes.chunks - 1)
+        self.block = sequence * sizes.chunks + self.chunk
+        self.head = sequence.modulo(sizes.heads)
+        self.first = sequence.divide(sizes.heads) * sizes.time
+        self.group = self.head.divide(sizes.shared) if sizes.shared > 1 else self.head
 
     def synchronize(self) -> None:
         """Waits for the team."""
@@ -160,7 +153,7 @@ class Chunk:
         m, sizes = self.machine, self.sizes
         log2_e = self.number(_LOG2_E)
         rows = [self.load(self.gate, row, sizes.groups, self.group, 4) for row in range(ROWS)]
-        return [each(lambda w: m.multiply(m.float(w), log2_e), tuple(row)) for row in rows]
+        return [each(lambda word: m.multiply(m.float(word), log2_e), words) for words in rows]
 
     def load_queries(self) -> list[Any]:
         """Queries of this thread's rows, two channels in a word."""
@@ -171,6 +164,20 @@ class Chunk:
         """Keys of this thread's rows, two channels in a word."""
         groups = self.sizes.groups
         return [self.load(self.k, row, groups, self.group, 2)[0] for row in range(ROWS)]
+
+    def prefetch(self) -> None:
+        """Brings queries, keys and gates of the chunk into the L2, a line of each by a thread."""
+        m, key = self.machine, self.sizes.key
+        shift = (key // 32).bit_length() - 1
+        row, line = self.place(self.thread >> shift)[0], self.thread & (key // 32 - 1)
+        m.prefetch(self.gate, row * self.sizes.groups + self.group, 4 * key, line * 128)
+        thread = self.thread & (key - 1)
+        row, line = self.place(thread >> (shift - 1))[0], thread & (key // 64 - 1)
+        with m.when(self.thread < key):
+            m.prefetch(self.q, row * self.sizes.heads + self.head, 2 * key, line * 128)
+        with m.when(self.thread >= key):
+            m.prefetch(self.k, row * self.sizes.groups + self.group, 2 * key, line * 128)
+        m.reconverge()
 
     # weights ---------------------------------------------------------------------------------
 

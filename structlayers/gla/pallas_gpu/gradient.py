@@ -48,6 +48,8 @@ _SHARED_LIMIT = 232_448 // 1024 * 1024
 _PITCH = VALUE_TILE * 2 + 16
 _ROWS_BYTES = CHUNK * _PITCH
 _PANEL = CHUNK * 128
+# Blocks that run at a time.
+_AT_A_TIME = 132
 # Tiles that meet the blocks of dP in the row of a warp's part, and in its column.
 _KEYS_OF = (
     (DIAGONAL, KEYS, FAR_KEYS, FAR_KEYS),
@@ -143,6 +145,7 @@ class Program(Chunk):
 
     def __init__(self, plan: Plan, machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]):
         super().__init__(plan.sizes, machine, inputs[:3])
+        self.locate(machine.cluster())
         self.plan = plan
         self.values, self.cotangents, self.states, self.pulled = inputs[3:]
         self.dq, self.dk, self.dgate = outputs
@@ -162,6 +165,7 @@ class Program(Chunk):
             self.fetch(m.constant(stage))
         weighed = self.weigh()
         queries, keys = self.read_values(tiles)
+        self.prefetch_later()
         m.synchronize()
         gates = self.load_gates()
         self.to_buffer(0, queries)
@@ -208,6 +212,21 @@ class Program(Chunk):
                     m.load_ahead(target + i * _ROWS_BYTES, array, source, 2 * sizes.value, offset)
         m.reconverge()
         m.commit_loads()
+
+    def prefetch_later(self) -> None:
+        """Brings what a later block begins with into the L2, while this one does not load."""
+        m, plan, sizes = self.machine, self.plan, self.sizes
+        index, size = m.cluster() + _AT_A_TIME, plan.state_bytes
+        with m.when(index < sizes.sequences * sizes.chunks):
+            here = self.chunk, self.block, self.head, self.first, self.group
+            self.locate(index)
+            self.prefetch()
+            with m.when(m.thread().equals(0)):
+                row = self.block * (sizes.value // VALUE_TILE)
+                for states in (self.states, self.pulled):
+                    m.prefetch_bulk(states, row, size, size)
+            self.chunk, self.block, self.head, self.first, self.group = here
+        m.reconverge()
 
     def read_values(self, tiles: int) -> tuple[list[Any], list[Any]]:
         """Gradients of queries and keys in the image, in registers, and of scores, as a tile."""

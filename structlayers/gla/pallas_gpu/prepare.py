@@ -34,8 +34,10 @@ _BLOCKS = (
 )
 
 
-# Threads of a block, several teams: so many that registers are shared by as many as hide latencies.
+# Threads of a block, in teams: so many that registers are shared by as many as hide latencies.
 THREADS = 512
+# Blocks that run at a time: while one computes, the L2 gets what the one after it will load.
+_AT_A_TIME = 132
 
 
 def teams(sizes: Sizes) -> int:
@@ -70,19 +72,19 @@ class Program(Chunk):
         *,
         from_end: bool,
     ):
-        super().__init__(
-            sizes,
-            machine,
-            inputs,
-            teams=teams(sizes),
-            team_bytes=team_bytes(sizes),
-            from_end=from_end,
-        )
+        super().__init__(sizes, machine, inputs, team_bytes=team_bytes(sizes))
         self.image = image
         self.rows_at = self.panel * (CHUNK * 128) + self.part * (ROWS * 128)
         self.scores_at = self.tiles_at + TILES * self.tile_bytes
         warps = self.threads // 32
         self.rounds = [_BLOCKS[i : i + warps] for i in range(0, len(_BLOCKS), warps)]
+        count, index = sizes.sequences * sizes.chunks, machine.cluster() * teams(sizes) + self.team
+        later = index + _AT_A_TIME * teams(sizes)
+        with machine.when(later < count):
+            self.locate(later, from_end=from_end)
+            self.prefetch()
+        # the last block may have more teams than chunks
+        self.locate(index.minimum(count - 1), from_end=from_end)
 
     def run(self) -> None:
         """The chunk."""
@@ -93,11 +95,12 @@ class Program(Chunk):
             words = [m.bits(x) for x in weighed.whole]
             m.store_global(self.image, self.block, sizes.image_bytes, offset, words)
         self.synchronize()
-        found = [self.scores(blocks) for blocks in self.rounds]
+        found = [self.scores(row_blocks) for row_blocks in self.rounds]
         # the blocks on the diagonal are those of the first four warps
         found[0] = list(m.loop(0, weighed.slow, 1, lambda _, one: self.halve(one), found[0]))
-        for one, blocks in zip(found, self.rounds, strict=True):
-            self.store_block(self.scores_at, self.among(blocks, 0), self.among(blocks, 1), one)
+        for one, row_blocks in zip(found, self.rounds, strict=True):
+            row, column = self.among(row_blocks, 0), self.among(row_blocks, 1)
+            self.store_block(self.scores_at, row, column, one)
         self.synchronize()
         self.copy_scores()
 
