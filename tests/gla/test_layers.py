@@ -17,6 +17,9 @@ OPTIONS = {
     "grouped": {"num_kv_heads": 2},
     "convolution": {"num_kv_heads": 1, "conv_size": 4},
     "one tap": {"conv_size": 1},
+    "scalar gate": {"gate": "scalar", "num_kv_heads": 2},
+    "constant gate": {"gate": "constant"},
+    "no gate": {"gate": "none"},
 }
 
 
