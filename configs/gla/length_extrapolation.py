@@ -26,4 +26,5 @@ def get_config() -> LanguageModelRun:
         context=2048,
         test_contexts=(4096, 8192, 16384, 20480),
         batch=32,
+        accumulation=4,
     )

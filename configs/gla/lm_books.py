@@ -5,8 +5,8 @@ the embedding) with seven mixers: GLA with four heads, without a gate, with a co
 head (RetNet's), with a scalar gate for each head and token (Mamba-2's), with one and with eight
 heads, and softmax attention with rotary positions. All see the same windows of 1024 tokens in the
 same order, 17.0 of the 17.7 million tokens that 103 English books have in GPT-2's vocabulary;
-AdamW, cosine from 1e-3 to 1e-4. Train perplexity is over the last 50 steps; held out are three books, and
-the WikiText-2 validation text as published, with <unk>.
+AdamW, cosine from 1e-3 to 1e-4. Train perplexity is over the last 50 steps; held out are three
+books, and the WikiText-2 validation text as published, with <unk>.
 
 Paper: Yang et al. 2024, arXiv:2312.06635, tables 4 and 2: 340 million parameters, 7 and 15 billion
 tokens of SlimPajama. Here are a four-hundredth of the tokens, so only ratios can be compared.

@@ -72,7 +72,7 @@ class LanguageModelRun:
     remat: str | None = None
     implementation: str | None = None
     batch: int = 64
-    accumulation: int = 1
+    accumulation: int = 2
     steps: int = 260
     warmup: int = 25
     learning_rate: float = 1e-3
@@ -136,6 +136,7 @@ class LanguageModelRun:
             heads=2,
             dtype="float32",
             batch=8,
+            accumulation=2,
             steps=40,
             warmup=4,
             recent=5,

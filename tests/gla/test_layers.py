@@ -139,6 +139,7 @@ def test_bfloat16(layer, x):
         16,
         num_heads=4,
         num_kv_heads=layer.num_kv_heads,
+        gate=layer.gate,
         conv_size=layer.conv_size,
         dtype=jnp.bfloat16,
         rngs=nnx.Rngs(0),
