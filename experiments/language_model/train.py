@@ -221,9 +221,10 @@ def train_step(trainer: Trainer, state: State, batch: jax.Array) -> tuple[State,
     zeros = jax.tree.map(jnp.zeros_like, state["parameters"])
     total, _ = jax.lax.scan(add, (jnp.zeros((), jnp.float32), zeros), batch)
     mean, gradients = jax.tree.map(lambda x: x / batch.shape[0], total)
-    updates, optimizer = trainer.optimizer.transformation.update(
-        gradients, state["optimizer"], state["parameters"]
-    )
+    with jax.numpy_dtype_promotion("standard"):  # optax takes a float to the power of the count
+        updates, optimizer = trainer.optimizer.transformation.update(
+            gradients, state["optimizer"], state["parameters"]
+        )
     next_state = {
         "parameters": optax.apply_updates(state["parameters"], updates),
         "optimizer": optimizer,
@@ -231,7 +232,7 @@ def train_step(trainer: Trainer, state: State, batch: jax.Array) -> tuple[State,
         "recent": state["recent"].at[state["step"] % trainer.recent].set(mean),
     }
     next_state = jax.lax.with_sharding_constraint(next_state, trainer.shardings)
-    return next_state, {"loss": mean, "gradient_norm": optax.global_norm(gradients)}
+    return next_state, {"loss": mean, "gradient_norm": optax.tree.norm(gradients)}
 
 
 def recent_loss(state: State) -> float:

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import PartitionSpec as P
 
 from experiments.language_model.evaluate import evaluate
 from experiments.language_model.flops import forward_flops, peak_flops, training_flops
@@ -46,6 +45,7 @@ MODEL = LanguageModelConfig(
     init_std=0.2,
     mixer="softmax",
     chunk_size=2,
+    norm_epsilon=1e-2,  # a first output near 0 would have its rounding multiplied a thousandfold
     axis_rules=AXIS_RULES,
 )
 ONE = MeshShape(data=1)
@@ -156,15 +156,14 @@ def test_a_mesh_changes_no_number(single, shape, mixer):
     assert_close("state", state, expected[1], 2e-5)
     kernel = state["parameters"]["blocks"][0]["mixer"]["query"]["kernel"]
     fsdp, tensor = (train.mesh.shape[axis] for axis in ("fsdp", "tensor"))
-    assert kernel.sharding.spec == P("fsdp", "tensor")
     for leaf in (kernel, state["optimizer"][1][0].mu["blocks"][0]["mixer"]["query"]["kernel"]):
         shard = leaf.addressable_shards[0].data.shape
         assert shard == (kernel.shape[0] // fsdp, kernel.shape[1] // tensor)
 
 
-def test_bfloat16_computes_on_float32_weights(single):
-    logged, state = run(trainer(dtype=jnp.bfloat16), 2)
-    assert_close("losses", logged[:, 0], single[0][:, 0], 1e-2)
+def test_bfloat16_computes_on_float32_weights():
+    logged, state = run(trainer(mixer="gla", dtype=jnp.bfloat16), 2)
+    assert_close("losses", logged[:, 0], run(trainer(mixer="gla"), 1)[0][:, 0], 1e-2)
     assert {leaf.dtype for leaf in jax.tree.leaves(state["parameters"])} == {jnp.dtype("float32")}
     moments = jax.tree.leaves(state["optimizer"][1][0])
     assert {leaf.dtype for leaf in moments} == {jnp.dtype("float32"), jnp.dtype("int32")}
@@ -184,7 +183,7 @@ def test_bad_meshes_are_refused():
     for shape in (MeshShape(fsdp=3), MeshShape(fsdp=9), MeshShape(data=3, tensor=3)):
         with pytest.raises(ValueError, match=r"MeshShape\(data=.* does not fit 8 devices"):
             shape.make()
-    with pytest.raises(ValueError, match=r"mesh.tensor = 8 does not divide parameter .*norm|head"):
+    with pytest.raises(ValueError, match=r"mesh.tensor = 8 does not divide parameter embedding\.embedding"):
         initialize(trainer(MeshShape(tensor=8), vocab_size=257), jax.random.key(0))
 
 
@@ -245,8 +244,9 @@ def dots(jaxpr):
             left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
             total += 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
         times = equation.params.get("length", 1)
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            total += times * dots(inner)
+        for value in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(value, "jaxpr", value)
+            total += times * dots(inner) if hasattr(inner, "eqns") else 0
     return total
 
 
