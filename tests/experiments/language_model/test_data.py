@@ -67,7 +67,7 @@ def test_an_empty_text(tmp_path):
         (lambda b: b[:12] + struct.pack("<I", 3) + b[16:], "ids of 3 bytes"),
         (lambda b: b[:-2] + b"\x07" + b[-1:], "sha256 that its header says"),
     ],
-    ids="cut long head empty magic version width damaged".split(),
+    ids=["cut", "long", "head", "empty", "magic", "version", "width", "damaged"],
 )
 def test_a_bad_token_file_is_named_and_stays(cache, tmp_path, change, message):
     text = "x" * 141

@@ -1,6 +1,5 @@
 """The experiment through the runner: killed and resumed, on several processes, bad input."""
 
-import signal
 import socket
 import time
 
