@@ -61,9 +61,8 @@ class _Rows:
     def __len__(self) -> int:
         return self.steps
 
-    def __getitem__(self, step: SupportsIndex) -> np.ndarray:
-        first = operator.index(step) * self.batch
-        return np.stack([self.windows[first + row] for row in self.rows])
+    def __getitem__(self, index: int) -> np.ndarray:
+        return np.stack([self.windows[index * self.batch + row] for row in self.rows])
 
 
 @dataclass(frozen=True)
@@ -115,9 +114,9 @@ class Batches:
         place = {row: index for index, row in enumerate(self.rows)}
         grid = np.arange(self.batch).reshape(self.shape[:2])
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
-            rows = grid[index[:2]]
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            rows = grid[(index or ())[:2]]
             found = local[[place[int(row)] for row in rows.ravel()]]
-            return found.reshape(*rows.shape, -1)[:, :, index[2]]
+            return found.reshape(*rows.shape, -1)
 
         return jax.make_array_from_callback(self.shape, self.sharding, part)

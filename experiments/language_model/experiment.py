@@ -152,7 +152,7 @@ class TrainModel:
         scalars = {
             "loss": loss,
             "gradient_norm": float(logged["gradient_norm"]),
-            "learning_rate": float(self.trainer.optimizer.schedule(step + num - 1)),
+            "learning_rate": np.asarray(self.trainer.optimizer.schedule(step + num - 1)).item(),
             "tokens_per_second": speed,
             **self.utilization(speed),
         }

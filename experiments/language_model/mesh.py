@@ -113,7 +113,7 @@ def optimizer_shardings(
 ) -> Any:
     """Shardings of an optimiser's state: that of each parameter for what is kept for it."""
     return optax.tree.map_params(
-        optimizer,
+        optimizer.init,
         lambda _, sharding: sharding,
         state,
         parameters,

@@ -24,8 +24,11 @@ def read_config(workdir: Path) -> LanguageModelRun:
     if set(stored) != known:
         names = ", ".join(sorted(known ^ set(stored)))
         raise CommandError(f"{workdir} holds no run of language models of today: fields {names}")
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
-    config = LanguageModelRun(**values | {"mesh": MeshShape(**stored["mesh"])})
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+    }
+    values["mesh"] = MeshShape(**stored["mesh"])
+    config = LanguageModelRun(**values)
     differences = differing_fields(stored, RunIdentity.of(config).fields)
     if differences:
         raise CommandError(f"the config of {workdir} cannot be read back: {'; '.join(differences)}")

@@ -113,7 +113,8 @@ class GPT2Tokenizer:
                 error
             )
         lines = self.MERGES.read().decode().split("\n")
-        merges = [tuple(line.split(" ")) for line in lines[1:] if line]  # the first is a version
+        pairs = [line.split(" ") for line in lines[1:] if line]  # the first is a version
+        merges = [(first, second) for first, second in pairs]
         model = tokenizers.Tokenizer(
             tokenizers.models.BPE(vocab=json.loads(self.ENCODER.read()), merges=merges)
         )

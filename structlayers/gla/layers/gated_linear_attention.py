@@ -144,7 +144,8 @@ class GatedLinearAttention(nnx.Module):
         self.query = linear(features, keys)
         self.key = linear(features, shared_keys)
         self.value = linear(features, shared_values)
-        self.gate_down, self.gate_up = nnx.data(None), nnx.data(None)
+        self.gate_down: nnx.Linear | None = nnx.data(None)
+        self.gate_up: nnx.Linear | None = nnx.data(None)
         if gate in ("channel", "scalar"):
             self.gate_down = linear(features, gate_rank)
             channels = shared_keys if gate == "channel" else groups
@@ -306,10 +307,10 @@ class GatedLinearAttention(nnx.Module):
 
     def _log_gate(self, x: jax.Array) -> jax.Array | None:
         """Log gates `(*B, T, G, K)` of x, 1 in place of sizes they do not depend on."""
-        if self.gate == "none":
-            return None
         if self.gate == "constant":
             return constant_log_gate(self.num_kv_heads, x.ndim + 1)
+        if self.gate_down is None or self.gate_up is None:
+            return None
         logits = self.gate_up(self.gate_down(x))
         logits = logits.astype(accumulation_dtype(logits.dtype))
         log_gate = nnx.log_sigmoid(logits) / self.gate_logit_normalizer

@@ -2,6 +2,7 @@
 
 import socket
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_bad_fields_are_refused(fields, message):
 
 
 def test_goals_are_the_papers_order():
-    config = load(CONFIG).config
+    config: Any = load(CONFIG).config
     goals = {goal.metric: goal for goal in config.goals()}
     assert {f"{name}/perplexity_over_gla" for name in paper.TRAIN_PERPLEXITY} - set(goals) == {
         "gla/perplexity_over_gla"

@@ -108,7 +108,7 @@ def test_a_model_comes_back_from_its_run(trained, monkeypatch):
 @pytest.mark.skipif(not HARNESS, reason="lm-eval is not installed")
 def test_the_harness_scores_a_trained_model(trained, monkeypatch):
     """Its own requests; a text in rolling windows has the sum of its tokens' log p."""
-    from lm_eval.api.instance import Instance
+    from lm_eval.api.instance import Instance  # pyrefly: ignore[missing-import]
 
     monkeypatch.setenv(CACHE, str(trained / "cache"))
     lm = lm_eval_adapter.make_lm(trained / "run", "transformer")
