@@ -32,6 +32,9 @@ from experiments.language_model.variants import variant_model
 from structlayers.models import LanguageModelConfig
 
 
+TILE = 128  # the model has a multiple of so many words: meshes divide it, products fill their tiles
+
+
 class Texts:
     """The token files of a config, opened when they are first needed."""
 
@@ -65,7 +68,7 @@ class TrainModel:
         """
         config = self.config
         base = LanguageModelConfig(
-            vocab_size=self.texts.tokenizer.vocabulary,
+            vocab_size=-(-self.texts.tokenizer.vocabulary // TILE) * TILE,
             features=config.features,
             num_layers=config.layers,
             num_heads=config.heads,

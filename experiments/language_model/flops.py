@@ -5,7 +5,9 @@ from structlayers.models import LanguageModelConfig
 # Dense bfloat16 operations/s of one device, from the makers' data sheets, by device_kind.
 PEAKS = {
     "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100": 989.4e12,
+    "NVIDIA H200 NVL": 836e12,
     "NVIDIA H200": 989.4e12,
     "NVIDIA B200": 2250e12,
     "TPU v4": 275e12,
