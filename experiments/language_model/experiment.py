@@ -31,7 +31,6 @@ from experiments.language_model.train import (
 from experiments.language_model.variants import variant_model
 from structlayers.models import LanguageModelConfig
 
-
 TILE = 128  # the model has a multiple of so many words: meshes divide it, products fill their tiles
 
 
