@@ -38,6 +38,8 @@ class LanguageModelRun:
         dtype: of the computation; parameters and the optimiser's state are float32.
         remat: what the backward pass keeps of a block: a policy of `jax.checkpoint`, None all.
         implementation: of `gated_linear_attention`; None is what it chooses.
+        attention: of the transformer: "jax", "cudnn" or "tokamax"; None is cuDNN on GPUs in
+            bfloat16, else "jax".
         batch: windows B of a step, over all devices.
         accumulation: parts of a batch whose gradients are added up one after the other.
         steps: of each model.
@@ -71,6 +73,7 @@ class LanguageModelRun:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: str | None = None
     implementation: str | None = None
+    attention: str | None = None
     batch: int = 64
     accumulation: int = 2
     steps: int = 260

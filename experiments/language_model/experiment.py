@@ -34,6 +34,10 @@ from structlayers.models import LanguageModelConfig
 TILE = 128  # the model has a multiple of so many words: meshes divide it, products fill their tiles
 
 
+def _attention(dtype: str) -> str:
+    return "cudnn" if jax.default_backend() == "gpu" and dtype == "bfloat16" else "jax"
+
+
 class Texts:
     """The token files of a config, opened when they are first needed."""
 
@@ -75,6 +79,7 @@ class TrainModel:
             dtype=jnp.dtype(config.dtype),
             remat=config.remat,
             implementation=config.implementation,
+            attention=config.attention or _attention(config.dtype),
             axis_rules=AXIS_RULES,
         )
         mesh = config.mesh.make()

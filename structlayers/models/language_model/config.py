@@ -46,7 +46,7 @@ class LanguageModelConfig:
         gate_logit_normalizer: tau of "gla".
         conv_size: taps of the short convolutions of "gla"; None is none.
         rope_theta: base of the rotary angles of "softmax" and "retention".
-        attention: whose function "softmax" calls, "jax" or "tokamax".
+        attention: whose function "softmax" calls, "jax", "cudnn" or "tokamax".
         tie_embeddings: whether the output layer is the transposed embedding.
         norm_epsilon: added to mean squares.
         init_std: standard deviation of embeddings and projections at the start.

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from structlayers._core.checks import is_known, require_choice
 from structlayers._core.precision import accumulation_dtype, canonicalize_precision
 from structlayers.gla.layers import timewise
+from structlayers.gla.xla.products import product_for
 from structlayers.models.language_model.config import LanguageModelConfig
 from structlayers.models.language_model.mixers import CHANNEL_MIXERS, TOKEN_MIXERS
 
@@ -169,14 +170,15 @@ class LanguageModel(nnx.Module):
         return self.embedding(tokens).astype(self.config.compute_dtype)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Logits `(*B, vocab_size)` of normalized features `(*B, d)`, float32 at least."""
+        """Logits `(*B, vocab_size)` of normalized features `(*B, d)`, float32 at least.
+
+        bfloat16 features meet bfloat16 weights, and cotangents are rounded to it, too.
+        """
         kernel = self.embedding.embedding[...].T if self.head is None else self.head.kernel[...]
-        return jnp.matmul(
-            hidden,
-            kernel.astype(hidden.dtype),
-            precision=canonicalize_precision(self.config.precision),
-            preferred_element_type=accumulation_dtype(hidden.dtype),
-        )
+        product = product_for(hidden.dtype, canonicalize_precision(self.config.precision))
+        wide = accumulation_dtype(hidden.dtype)
+        lead = "abcefghijlmnopqrstu"[: hidden.ndim - 1]
+        return product(f"{lead}d,dv->{lead}v", hidden.astype(wide), kernel.astype(wide))
 
     def prefill(
         self,
