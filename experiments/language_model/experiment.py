@@ -117,6 +117,13 @@ class TrainModel:
         )
 
     @property
+    def texts_needed(self) -> list[tuple[str, str]]:
+        """Corpus and split of every text that is read."""
+        corpus = self.config.corpus
+        others = [(name, "valid") for name in self.config.other_texts]
+        return [(corpus, "train"), (corpus, "valid"), *others]
+
+    @property
     def peak(self) -> float | None:
         """Operations/s that all devices of the mesh could do."""
         devices = self.trainer.mesh.devices.ravel()
@@ -132,7 +139,9 @@ class TrainModel:
         return {"mfu": tokens_per_second * flops / self.peak}
 
     def init(self) -> State:
-        """Random parameters."""
+        """Random parameters, once the texts are there."""
+        for corpus, split in self.texts_needed:
+            self.texts.file(corpus, split)
         return initialize(self.trainer, jax.random.key(self.config.seed))
 
     def host_state(self) -> dict[str, Any]:

@@ -15,16 +15,9 @@ from experiments.language_model.corpora import token_file
 from experiments.language_model.mesh import BATCH, MeshShape
 from experiments.language_model.token_file import SIZE, open_token_file, write_token_file
 from experiments.language_model.tokenizer import ByteTokenizer, GPT2Tokenizer, make_tokenizer
+from tests.experiments.language_model.cases import WideTokenizer
 
 TEXT = "Le cœur a ses raisons,\n\nque la raison ne connaît point.\n  Pascal\t— 1670 \n" * 3
-
-
-class WideTokenizer(ByteTokenizer):
-    """The same ids in a vocabulary that takes 32 bits."""
-
-    name = "wide"
-    vocabulary = 1 << 17
-    sha256 = hashlib.sha256(b"wide").hexdigest()
 
 
 class WrongTokenizer(ByteTokenizer):

@@ -11,7 +11,9 @@ from experiments.config_files import CONFIGS, load
 from experiments.language_model import paper
 from experiments.language_model.config import LanguageModelRun
 from experiments.language_model.corpora import CACHE
+from experiments.language_model.token_file import write_token_file
 from experiments.language_model.variants import VARIANTS
+from tests.experiments.language_model.cases import WideTokenizer
 
 CONFIG = CONFIGS / "gla" / "lm_books.py"
 FIELDS = [CONFIG, "--preset", "smoke", "--variants", "transformer", "--steps", 30, "--chunk", 2]
@@ -128,16 +130,26 @@ def test_two_processes_give_the_numbers_of_one(begin, read, tmp_path, whole):
         np.testing.assert_allclose(results[name], whole[1][name], rtol=2e-5)
 
 
-def test_bad_texts_and_meshes_end_with_a_message(begin, tmp_path):
-    """A token file of another vocabulary, a batch that the devices do not divide."""
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    (cache / "synthetic-train-bytes.tokens").write_bytes(b"SLTOKENS")
-    process = begin("cut")
-    _, err = process.communicate(timeout=100)
-    assert process.returncode != 0
-    assert "synthetic-train-bytes.tokens is no whole token file" in err
-    assert (cache / "synthetic-train-bytes.tokens").read_bytes() == b"SLTOKENS"
+def test_bad_texts_end_the_run_with_a_message(command, tmp_path, monkeypatch):
+    """A token file that is cut off, one of another vocabulary, a text that is not there."""
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    monkeypatch.delenv("STRUCTLAYERS_DATA", raising=False)
+    path = tmp_path / "synthetic-valid-bytes.tokens"
+
+    def run(name, *fields):
+        code, _, err = command("run", *FIELDS, "--data", 1, *fields, "--workdir", tmp_path / name)
+        assert code == 2
+        return err
+
+    path.write_bytes(b"SLTOKENS")
+    assert f"{path} is no whole token file" in run("cut")
+    assert path.read_bytes() == b"SLTOKENS"
+    other = write_token_file(tmp_path / "other.tokens", "text", WideTokenizer()).path.read_bytes()
+    path.write_bytes(other)
+    assert f"{path} is of another tokenizer" in run("other")
+    assert path.read_bytes() == other
+    path.unlink()
+    assert "STRUCTLAYERS_DATA is not set; put valid.txt" in run("no", "--other-texts", "wikitext")
 
 
 @pytest.mark.parametrize(
