@@ -17,6 +17,9 @@ OPTIONS = {
     "grouped": {"num_kv_heads": 2},
     "convolution": {"num_kv_heads": 1, "conv_size": 4},
     "one tap": {"conv_size": 1},
+    "scalar gate": {"gate": "scalar", "num_kv_heads": 2},
+    "constant gate": {"gate": "constant"},
+    "no gate": {"gate": "none"},
 }
 
 
@@ -136,6 +139,7 @@ def test_bfloat16(layer, x):
         16,
         num_heads=4,
         num_kv_heads=layer.num_kv_heads,
+        gate=layer.gate,
         conv_size=layer.conv_size,
         dtype=jnp.bfloat16,
         rngs=nnx.Rngs(0),

@@ -94,6 +94,21 @@ def test_bfloat16(tokens):
     assert_close("step", again, out[:, 0], 2e-2)
 
 
+def test_gradients_of_a_frequent_word_add_up_in_float32():
+    """2048 times one word: in bfloat16 the sum would stop to grow."""
+
+    def gradient(dtype: Any) -> jax.Array:
+        graphdef, state = nnx.split(small_model(num_layers=1, dtype=dtype))
+        tokens = np.full((32, 64), 7)
+
+        def loss(state: nnx.State) -> jax.Array:
+            return jnp.sum(nnx.merge(graphdef, state).hidden(tokens)[..., :3].astype(jnp.float32))
+
+        return jax.jit(jax.grad(loss))(state).embedding.embedding[...][7]
+
+    assert_close("gradient", gradient(jnp.bfloat16), gradient(None), 3e-2)
+
+
 def test_remat_changes_memory_and_no_number(tokens):
     def gradient(model: LanguageModel) -> tuple[Any, Any]:
         graphdef, state = nnx.split(model)

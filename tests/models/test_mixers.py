@@ -153,7 +153,7 @@ def test_attention_of_tokamax_where_it_is(x, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokamax", None)
     with pytest.raises(ImportError, match="attention='tokamax' needs tokamax"):
         make()
-    with pytest.raises(ValueError, match="attention must be one of 'jax', 'tokamax'"):
+    with pytest.raises(ValueError, match="attention must be one of 'jax', 'cudnn', 'tokamax'"):
         SoftmaxAttention(16, num_heads=2, attention="flash", rngs=nnx.Rngs(0))
     calls = []
 

@@ -11,7 +11,7 @@ from flax.nnx.nn import dtypes
 from flax.typing import Dtype, Initializer
 from jax.typing import ArrayLike
 
-from structlayers._core.checks import require_positive
+from structlayers._core.checks import require_choice, require_positive
 from structlayers._core.layers import PromoteDtype, require_features, require_real_dtype
 from structlayers._core.precision import (
     PrecisionLike,
@@ -20,6 +20,7 @@ from structlayers._core.precision import (
 )
 from structlayers.gla.layers import timewise
 from structlayers.gla.layers.convolution import ShortConvolution, last_inputs
+from structlayers.gla.layers.gates import GATES, constant_log_gate
 from structlayers.gla.layers.state import GatedLinearAttentionState
 from structlayers.gla.ops import gated_linear_attention, gated_linear_attention_step
 
@@ -39,6 +40,9 @@ class GatedLinearAttention(nnx.Module):
         num_kv_heads: heads G of keys, values and gates, a divisor of H; None is H.
         key_features: size of all queries together, `H K`; None is `d / 2`.
         value_features: size of all outputs together, `H V`; None is d.
+        gate: "channel" as above, or an ablation of it (table 4): "scalar", the same with one gate
+            for each head; "constant", the gate `1 - 2^(-5 - h)` of head h, without parameters;
+            "none".
         gate_rank: inner size of the gate's projection.
         gate_logit_normalizer: tau; larger remembers longer.
         conv_size: taps W of a short convolution of queries, keys and values, each followed by
@@ -57,7 +61,7 @@ class GatedLinearAttention(nnx.Module):
         out_kernel_metadata: metadata of the output projection `(heads, d)`.
 
     Raises:
-        ValueError: a size below 1, or sizes that heads do not divide.
+        ValueError: a size below 1, sizes that heads do not divide, or an unknown gate.
         TypeError: `param_dtype` is not real floating point.
 
     Example:
@@ -70,7 +74,7 @@ class GatedLinearAttention(nnx.Module):
 
     References:
         Yang, Wang, Shen, Panda, Kim, "Gated Linear Attention Transformers with Hardware-Efficient
-        Training", 2024, arXiv:2312.06635, section 4.4. Released code:
+        Training", 2024, arXiv:2312.06635, section 4.4 and table 4. Released code:
         github.com/fla-org/flash-linear-attention (class GatedLinearAttention).
     """
 
@@ -82,6 +86,7 @@ class GatedLinearAttention(nnx.Module):
         num_kv_heads: int | None = None,
         key_features: int | None = None,
         value_features: int | None = None,
+        gate: str = "channel",
         gate_rank: int = 16,
         gate_logit_normalizer: int | float = 16,
         conv_size: int | None = None,
@@ -110,6 +115,7 @@ class GatedLinearAttention(nnx.Module):
         if not gate_logit_normalizer > 0:
             raise ValueError(f"gate_logit_normalizer must be above 0, got {gate_logit_normalizer}")
         require_real_dtype("param_dtype", param_dtype)
+        self.gate = require_choice("gate", gate, GATES)
         self.gate_rank = require_positive("gate_rank", gate_rank)
         self.gate_logit_normalizer = gate_logit_normalizer
         self.conv_size = None if conv_size is None else require_positive("conv_size", conv_size)
@@ -138,8 +144,12 @@ class GatedLinearAttention(nnx.Module):
         self.query = linear(features, keys)
         self.key = linear(features, shared_keys)
         self.value = linear(features, shared_values)
-        self.gate_down = linear(features, gate_rank)
-        self.gate_up = linear(gate_rank, shared_keys, bias=True)
+        self.gate_down: nnx.Linear | None = nnx.data(None)
+        self.gate_up: nnx.Linear | None = nnx.data(None)
+        if gate in ("channel", "scalar"):
+            self.gate_down = linear(features, gate_rank)
+            channels = shared_keys if gate == "channel" else groups
+            self.gate_up = linear(gate_rank, channels, bias=True)
         self.output_gate = linear(features, values)
         self.norm = nnx.RMSNorm(
             values // num_heads, epsilon=norm_epsilon, param_dtype=param_dtype, rngs=rngs
@@ -213,12 +223,13 @@ class GatedLinearAttention(nnx.Module):
             require_features("inputs", inputs, self.features)
             x = jnp.asarray(inputs)[..., None, :]
             (q, k, v), seen = self._heads(x, state, None)
-            q, k, v, log_gate = (part[..., 0, :, :] for part in (q, k, v, self._log_gate(x)))
+            q, k, v = (part[..., 0, :, :] for part in (q, k, v))
+            log_gate = self._log_gate(x)
             out, recurrent = gated_linear_attention_step(
                 q,
                 k,
                 v,
-                log_gate,
+                None if log_gate is None else log_gate[..., 0, :, :],
                 state.recurrent,
                 precision=self.precision,
             )
@@ -257,7 +268,9 @@ class GatedLinearAttention(nnx.Module):
             log_gate = self._log_gate(x)
             if valid is not None:
                 # no key and no decay: the state stays
-                k, log_gate = (jnp.where(valid[..., None, None], part, 0) for part in (k, log_gate))
+                kept = valid[..., None, None]
+                k = jnp.where(kept, k, 0)
+                log_gate = None if log_gate is None else jnp.where(kept, log_gate, 0)
             out, recurrent = gated_linear_attention(
                 q,
                 k,
@@ -292,12 +305,16 @@ class GatedLinearAttention(nnx.Module):
         ]
         return heads, seen
 
-    def _log_gate(self, x: jax.Array) -> jax.Array:
-        """`log sigmoid(x W_1 W_2 + b) / tau`, `(*B, T, G, K)`, in float32 at least."""
+    def _log_gate(self, x: jax.Array) -> jax.Array | None:
+        """Log gates `(*B, T, G, K)` of x, 1 in place of sizes they do not depend on."""
+        if self.gate == "constant":
+            return constant_log_gate(self.num_kv_heads, x.ndim + 1)
+        if self.gate_down is None or self.gate_up is None:
+            return None
         logits = self.gate_up(self.gate_down(x))
         logits = logits.astype(accumulation_dtype(logits.dtype))
         log_gate = nnx.log_sigmoid(logits) / self.gate_logit_normalizer
-        return log_gate.reshape(*x.shape[:-1], self.num_kv_heads, self._width(self.key_features))
+        return timewise.split_heads(log_gate, self.num_kv_heads)
 
     def _outputs(self, x: jax.Array, out: jax.Array) -> jax.Array:
         """Norm, output gate and projection: `(*B, T, H, V)` to `(*B, T, features)`."""

@@ -41,11 +41,12 @@ class LanguageModelConfig:
         channel_mixer: a name in `CHANNEL_MIXERS`.
         hidden_ratio: r; the channel mixer has `2/3 r d` hidden features, rounded up to 256.
         hidden_features: hidden features of the channel mixer; None is by `hidden_ratio`.
+        gate: of "gla": "channel", "scalar", "constant" or "none".
         gate_rank: inner size of the gate's projection in "gla".
         gate_logit_normalizer: tau of "gla".
         conv_size: taps of the short convolutions of "gla"; None is none.
         rope_theta: base of the rotary angles of "softmax" and "retention".
-        attention: whose function "softmax" calls, "jax" or "tokamax".
+        attention: whose function "softmax" calls, "jax", "cudnn" or "tokamax".
         tie_embeddings: whether the output layer is the transposed embedding.
         norm_epsilon: added to mean squares.
         init_std: standard deviation of embeddings and projections at the start.
@@ -83,6 +84,7 @@ class LanguageModelConfig:
     channel_mixer: str = "swiglu"
     hidden_ratio: int | float = 4
     hidden_features: int | None = None
+    gate: str = "channel"
     gate_rank: int = 16
     gate_logit_normalizer: int | float = 16
     conv_size: int | None = None

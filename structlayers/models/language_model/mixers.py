@@ -46,6 +46,7 @@ def _gla(config: LanguageModelConfig, rngs: nnx.Rngs) -> nnx.Module:
         num_kv_heads=config.num_kv_heads,
         key_features=config.key_features,
         value_features=config.value_features,
+        gate=config.gate,
         gate_rank=config.gate_rank,
         gate_logit_normalizer=config.gate_logit_normalizer,
         conv_size=config.conv_size,

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from structlayers._core.checks import is_known, require_choice
 from structlayers._core.precision import accumulation_dtype, canonicalize_precision
 from structlayers.gla.layers import timewise
+from structlayers.gla.xla.products import product_for
 from structlayers.models.language_model.config import LanguageModelConfig
 from structlayers.models.language_model.mixers import CHANNEL_MIXERS, TOKEN_MIXERS
 
@@ -110,7 +111,7 @@ class LanguageModel(nnx.Module):
         self.embedding = nnx.Embed(
             config.vocab_size,
             config.features,
-            dtype=config.dtype,
+            dtype=config.param_dtype,
             param_dtype=config.param_dtype,
             embedding_init=init,
             embedding_metadata=config.metadata("vocab", "embed"),
@@ -152,7 +153,7 @@ class LanguageModel(nnx.Module):
 
     def hidden(self, tokens: ArrayLike, *, segment_ids: ArrayLike | None = None) -> jax.Array:
         """The residual stream after the last block and norm, `(*B, T, d)`, as for `__call__`."""
-        x = self.embedding(_tokens(tokens, 1))
+        x = self._embed(_tokens(tokens, 1))
 
         def apply(block: DecoderBlock, x: jax.Array) -> jax.Array:
             return block(x, segment_ids=segment_ids)
@@ -164,15 +165,20 @@ class LanguageModel(nnx.Module):
             x = apply(block, x)
         return timewise.normalize(self.norm, x)
 
+    def _embed(self, tokens: jax.Array) -> jax.Array:
+        """Rounded after the look-up: a frequent word's gradients are added up in `param_dtype`."""
+        return self.embedding(tokens).astype(self.config.compute_dtype)
+
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """Logits `(*B, vocab_size)` of normalized features `(*B, d)`, float32 at least."""
+        """Logits `(*B, vocab_size)` of normalized features `(*B, d)`, float32 at least.
+
+        bfloat16 features meet bfloat16 weights, and cotangents are rounded to it, too.
+        """
         kernel = self.embedding.embedding[...].T if self.head is None else self.head.kernel[...]
-        return jnp.matmul(
-            hidden,
-            kernel.astype(hidden.dtype),
-            precision=canonicalize_precision(self.config.precision),
-            preferred_element_type=accumulation_dtype(hidden.dtype),
-        )
+        product = product_for(hidden.dtype, canonicalize_precision(self.config.precision))
+        wide = accumulation_dtype(hidden.dtype)
+        lead = "abcefghijlmnopqrstu"[: hidden.ndim - 1]
+        return product(f"{lead}d,dv->{lead}v", hidden.astype(wide), kernel.astype(wide))
 
     def prefill(
         self,
@@ -201,7 +207,7 @@ class LanguageModel(nnx.Module):
             counts, _ = timewise.counted(lengths, tokens.shape)
             if is_known(counts) and bool(np.any(np.asarray(counts) < 1)):
                 raise ValueError(f"lengths must be at least 1, got {np.asarray(counts).tolist()}")
-            x, states = self.embedding(tokens), []
+            x, states = self._embed(tokens), []
             for block, state in zip(self.blocks, cache.layers, strict=True):
                 x, state = block.prefill(x, state, lengths=lengths)
                 states.append(state)
@@ -226,7 +232,7 @@ class LanguageModel(nnx.Module):
             ValueError: another shape, or a full cache, as far as it is known.
         """
         with jax.named_scope("structlayers.LanguageModel"):
-            x, states = self.embedding(_tokens(tokens, 0)), []
+            x, states = self._embed(_tokens(tokens, 0)), []
             for block, state in zip(self.blocks, cache.layers, strict=True):
                 x, state = block.step(x, state)
                 states.append(state)

@@ -22,6 +22,7 @@ from structlayers._core.precision import (
 )
 from structlayers.gla import gated_linear_attention, gated_linear_attention_step
 from structlayers.gla.layers import timewise
+from structlayers.gla.layers.gates import constant_log_gate
 from structlayers.models.language_model import parts
 
 _LECUN_NORMAL = nnx.initializers.lecun_normal()
@@ -198,7 +199,12 @@ class Retention(nnx.Module):
             heads = self._heads(x, state.position[..., None])
             q, k, v = (part[..., 0, :, :] for part in heads)
             out, recurrent = gated_linear_attention_step(
-                q, k, v, self._log_decay(k.ndim), state.recurrent, precision=self.precision
+                q,
+                k,
+                v,
+                constant_log_gate(self.num_heads, k.ndim),
+                state.recurrent,
+                precision=self.precision,
             )
             outputs = self._outputs(x, out[..., None, :, :])[..., 0, :]
             return outputs, RetentionState(recurrent, state.position + 1)
@@ -231,7 +237,7 @@ class Retention(nnx.Module):
             counts, valid = timewise.counted(lengths, x.shape[:-1])
             start = jnp.zeros(x.shape[:-2], jnp.int32) if state is None else state.position
             q, k, v = self._heads(x, start[..., None] + timewise.time_index(x.shape[:-1]))
-            log_decay = self._log_decay(k.ndim)
+            log_decay = constant_log_gate(self.num_heads, k.ndim)
             if valid is not None:
                 # no key and no decay: the state stays
                 k, log_decay = (jnp.where(valid[..., None, None], a, 0) for a in (k, log_decay))
@@ -256,11 +262,6 @@ class Retention(nnx.Module):
         )
         q, k = (parts.rotate(a, index, self.rope_theta) for a in (q, k))
         return q, k, v
-
-    def _log_decay(self, ndim: int) -> jax.Array:
-        """`log(1 - 2^(-5 - h))` for every head, `(1, ..., H, 1)`."""
-        heads = jnp.arange(self.num_heads, dtype=jnp.float32)
-        return jnp.log1p(-(2.0 ** (-5 - heads))).reshape((1,) * (ndim - 2) + (-1, 1))
 
     def _outputs(self, x: jax.Array, out: jax.Array) -> jax.Array:
         """Norm, output gate and projection: `(*B, T, H, V)` to `(*B, T, features)`."""

@@ -54,9 +54,11 @@ class SoftmaxAttention(nnx.Module):
             computed in float32.
         param_dtype: real dtype of the parameters.
         precision: of the products; None is the highest (see `structlayers`' precision rules).
+            With bfloat16 or float16, attention's float32 cotangents are multiplied at "default".
         kernel_init: initializer of the projections.
         promote_dtype: casts inputs and parameters to `dtype`.
-        attention: whose `dot_product_attention` is called, "jax" (that of `jax.nn`) or "tokamax".
+        attention: whose `dot_product_attention` is called, "jax" (that of `jax.nn`), "cudnn" (the
+            same by cuDNN: GPUs, bfloat16 and float16 only) or "tokamax".
         rngs: random keys; `params` is used.
         in_kernel_metadata: metadata, such as `out_sharding`, of the projections `(d, heads)`.
         out_kernel_metadata: metadata of the output projection `(heads, d)`.
@@ -246,8 +248,9 @@ class SoftmaxAttention(nnx.Module):
         flat = (a.reshape(count, *a.shape[len(batch) :]) for a in (q, k, v))
         if mask is not None:
             mask = mask.reshape(count, 1, *mask.shape[len(batch) :])
-        # neither function has an argument for the precision; both promote bfloat16 by themselves
-        precision = jax.default_matmul_precision(self.precision.name.lower())
+        # no function has an argument for the precision; all promote bfloat16 by themselves
+        wide = jnp.finfo(q.dtype).bits >= 32
+        precision = jax.default_matmul_precision(self.precision.name.lower() if wide else "default")
         with precision, jax.numpy_dtype_promotion("standard"):
             out = self.attention(*flat, mask=mask, is_causal=is_causal)
         return self.output(out.reshape(*batch, time, self.features))
@@ -255,13 +258,17 @@ class SoftmaxAttention(nnx.Module):
 
 def _attention(name: str) -> Callable[..., jax.Array]:
     """The function of this name; both take the same arguments."""
-    if require_choice("attention", name, ("jax", "tokamax")) == "jax":
-        return jax.nn.dot_product_attention
+    if require_choice("attention", name, ("jax", "cudnn", "tokamax")) != "tokamax":
+        return jax.nn.dot_product_attention if name == "jax" else _cudnn_attention
     try:
         import tokamax  # pyrefly: ignore[missing-import]
     except ImportError as error:
         raise ImportError("attention='tokamax' needs tokamax: pip install tokamax") from error
     return tokamax.dot_product_attention
+
+
+def _cudnn_attention(*args: jax.Array, **options: Any) -> jax.Array:
+    return jax.nn.dot_product_attention(*args, **options, implementation="cudnn")
 
 
 def _write(cache: jax.Array, index: jax.Array, new: jax.Array) -> jax.Array:

@@ -1,0 +1,54 @@
+"""Pictures of the language-modelling experiments."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiments.experiment import Results
+from experiments.language_model.config import LanguageModelRun
+
+
+def draw(config: LanguageModelRun, results: Results, path: Path) -> None:
+    """Bars of held-out perplexity, or, where longer windows were read, curves by place in them."""
+    if config.test_contexts:
+        _draw_places(config, results, path)
+    else:
+        _draw_bars(config, results, path)
+
+
+def _draw_bars(config: LanguageModelRun, results: Results, path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    places = np.arange(len(results))
+    for offset, name in ((-0.2, "train"), (0.2, "valid")):
+        values = [result[f"{name}_perplexity"] for result in results.values()]
+        bars = axes.bar(places + offset, values, 0.4, label=f"{name} text")
+        axes.bar_label(bars, fmt="%.1f", fontsize=8)
+    axes.set_xticks(places, [name.replace("_", "\n") for name in results], fontsize=8)
+    tokens = next(iter(results.values()))["tokens"]
+    axes.set(ylabel="perplexity", title=f"{config.corpus}, {tokens / 1e6:.3g} million tokens")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _draw_places(config: LanguageModelRun, results: Results, path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    longest = str(max(config.test_contexts))
+    width = min(config.context, int(longest))
+    for name, result in results.items():
+        values = result["by_place"][longest]
+        axes.plot(width * np.arange(1, len(values) + 1), values, marker="o", ms=3, label=name)
+    axes.axvline(config.context, color="grey", lw=0.8, ls=":")
+    axes.set(
+        xlabel="place in the window, tokens",
+        ylabel="perplexity",
+        title=f"Trained on windows of {config.context} tokens, {config.corpus}",
+    )
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
