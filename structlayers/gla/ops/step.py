@@ -9,13 +9,7 @@ from structlayers._core.precision import (
     accumulation_dtype,
     canonicalize_precision,
 )
-from structlayers.gla.ops.arguments import (
-    check_gate,
-    check_heads,
-    check_scale,
-    check_state,
-    merge_gates,
-)
+from structlayers.gla.ops.arguments import check_scale, check_state, check_tokens
 
 dispatcher = Dispatcher(
     "gated_linear_attention_step",
@@ -71,17 +65,12 @@ def gated_linear_attention_step(
         Yang, Wang, Shen, Panda, Kim, "Gated Linear Attention Transformers with Hardware-Efficient
         Training", 2024, arXiv:2312.06635, equation 3.
     """
-    q, k, v = check_heads(q, k, v, "*B")
-    dtype = accumulation_dtype(q.dtype)
-    log_gate = check_gate("log_gate", log_gate, k.shape, dtype)
-    log_value_gate = check_gate("log_value_gate", log_value_gate, v.shape, dtype)
+    tokens = check_tokens(q, k, v, log_gate, log_value_gate, "*B")
+    q, k, v, _, _ = tokens
     shape = (*k.shape, v.shape[-1])
     return dispatcher(
-        q,
-        k,
-        v,
-        *merge_gates(log_gate, log_value_gate),
-        check_state("state", state, "*B, G, K, V", shape, dtype),
+        *tokens,
+        check_state("state", state, "*B, G, K, V", shape, accumulation_dtype(q.dtype)),
         implementation=implementation,
         scale=check_scale(scale, k.shape[-1]),
         precision=canonicalize_precision(precision),
