@@ -114,15 +114,15 @@ def decay_of(log_decays: Sequence[jax.Array]) -> jax.Array:
         log_decays: a `(..., K, 1)`, b `(..., 1, V)`, or one of both.
 
     Example:
-        >>> decay_of([jnp.log(jnp.array([[2.0], [4.0]])), jnp.log(jnp.array([[1.0, 0.5]]))]).tolist()
-        [[2.0, 1.0], [4.0, 2.0]]
+        >>> decay_of([jnp.zeros((2, 1)), jnp.full((1, 1), -jnp.inf)]).tolist()
+        [[0.0], [0.0]]
     """
     first, *others = (jnp.exp(x) for x in log_decays)
     return functools.reduce(jnp.multiply, others, first)
 
 
 def decayed_sum(states: jax.Array, log_decays: Sequence[jax.Array], axis: int) -> jax.Array:
-    """What a row of states adds up to when each decays by all after it: `sum_n decay_of(m > n) * S_n`.
+    """What a row of states adds up to, each decayed by all after it: `sum_n decay(m > n) * S_n`.
 
     Args:
         states: `(..., K, V)` with N states along `axis`.

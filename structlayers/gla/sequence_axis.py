@@ -65,8 +65,11 @@ class SequenceAxis:
 
     def from_last(self, x: jax.Array) -> jax.Array:
         """The array of the last rank, on all ranks."""
-        last = self.position == self.size - 1
-        return jax.lax.psum(jnp.where(last, x, jnp.zeros_like(x)), self.name)
+        return self.from_owner(x, self.position == self.size - 1)
+
+    def from_owner(self, x: jax.Array, owned: jax.Array) -> jax.Array:
+        """On all ranks the entries of the one rank on which `owned` holds; it broadcasts to x."""
+        return jax.lax.psum(jnp.where(owned, x, jnp.zeros_like(x)), self.name)
 
     def incoming_state(
         self, own: jax.Array, log_decays: Sequence[jax.Array], initial_state: jax.Array | None

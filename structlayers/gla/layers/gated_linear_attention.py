@@ -1,6 +1,7 @@
 """A layer that mixes tokens by gated linear attention: training, prefill and decoding."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -19,9 +20,14 @@ from structlayers._core.precision import (
     canonicalize_precision,
 )
 from structlayers.gla.layers import timewise
-from structlayers.gla.layers.convolution import ShortConvolution, last_inputs
+from structlayers.gla.layers.convolution import ShortConvolution, inputs_before, last_inputs
 from structlayers.gla.layers.state import GatedLinearAttentionState
-from structlayers.gla.ops import gated_linear_attention, gated_linear_attention_step
+from structlayers.gla.ops import (
+    gated_linear_attention,
+    gated_linear_attention_step,
+    sequence_parallel_gated_linear_attention,
+)
+from structlayers.gla.sequence_axis import SequenceAxis
 
 _LECUN_NORMAL = nnx.initializers.lecun_normal()
 
@@ -52,6 +58,10 @@ class GatedLinearAttention(nnx.Module):
         promote_dtype: casts inputs and parameters to `dtype`.
         chunk_size: of `gated_linear_attention`; None chooses.
         implementation: of `gated_linear_attention`; None chooses.
+        sequence_axis: an axis of the mesh that shards T: whole sequences and prompts are then
+            called inside `jax.shard_map`, with this rank's run of every sequence, states and
+            `lengths` alike on all ranks. Ranks exchange states, and the last inputs of short
+            convolutions. None is no axis.
         rngs: random keys; `params` is used.
         in_kernel_metadata: metadata, such as `out_sharding`, of the projections `(d, heads)`.
         out_kernel_metadata: metadata of the output projection `(heads, d)`.
@@ -93,6 +103,7 @@ class GatedLinearAttention(nnx.Module):
         promote_dtype: PromoteDtype = dtypes.promote_dtype,
         chunk_size: int | None = None,
         implementation: str | None = None,
+        sequence_axis: str | None = None,
         rngs: nnx.Rngs,
         in_kernel_metadata: Mapping[str, Any] = MappingProxyType({}),
         out_kernel_metadata: Mapping[str, Any] = MappingProxyType({}),
@@ -119,6 +130,7 @@ class GatedLinearAttention(nnx.Module):
         self.promote_dtype = promote_dtype
         self.chunk_size = chunk_size
         self.implementation = implementation
+        self.sequence_axis = sequence_axis
 
         def linear(inputs: int, outputs: int, *, bias: bool = False, out: bool = False) -> Any:
             return nnx.Linear(
@@ -212,7 +224,7 @@ class GatedLinearAttention(nnx.Module):
         with jax.named_scope("structlayers.GatedLinearAttention"):
             require_features("inputs", inputs, self.features)
             x = jnp.asarray(inputs)[..., None, :]
-            (q, k, v), seen = self._heads(x, state, None)
+            (q, k, v), seen = self._heads(x, state.history, None)
             q, k, v, log_gate = (part[..., 0, :, :] for part in (q, k, v, self._log_gate(x)))
             out, recurrent = gated_linear_attention_step(
                 q,
@@ -252,13 +264,19 @@ class GatedLinearAttention(nnx.Module):
     ) -> tuple[jax.Array, GatedLinearAttentionState]:
         with jax.named_scope("structlayers.GatedLinearAttention"):
             x = timewise.sequences(inputs, self.features)
-            counts, valid = timewise.counted(lengths, x.shape[:-1])
-            (q, k, v), seen = self._heads(x, state, segment_ids)
+            name = self.sequence_axis
+            axis = None if name is None else SequenceAxis(name)
+            counts, valid = timewise.counted(lengths, x.shape[:-1], axis)
+            history = None if state is None else state.history
+            (q, k, v), seen = self._heads(x, history, segment_ids, axis)
             log_gate = self._log_gate(x)
             if valid is not None:
                 # no key and no decay: the state stays
                 k, log_gate = (jnp.where(valid[..., None, None], part, 0) for part in (k, log_gate))
-            out, recurrent = gated_linear_attention(
+            attend: Any = gated_linear_attention
+            if name is not None:
+                attend = functools.partial(sequence_parallel_gated_linear_attention, axis_name=name)
+            out, recurrent = attend(
                 q,
                 k,
                 v,
@@ -271,26 +289,34 @@ class GatedLinearAttention(nnx.Module):
                 implementation=self.implementation,
             )
             outputs = timewise.zero_uncounted(self._outputs(x, out), valid)
-            return outputs, self._next_state(recurrent, seen, None if valid is None else counts)
+            whole = valid is None and axis is None
+            return outputs, self._next_state(recurrent, seen, None if whole else counts, axis)
 
     def _heads(
         self,
         x: jax.Array,
-        state: GatedLinearAttentionState | None,
+        history: Sequence[jax.Array] | None,
         segment_ids: ArrayLike | None,
+        axis: SequenceAxis | None = None,
     ) -> tuple[list[jax.Array], list[jax.Array]]:
         """Queries, keys and values by heads, and what the convolutions saw, history in front."""
-        parts = [self.query(x), self.key(x), self.value(x)]
-        seen = []
-        for i, conv in enumerate(self.convolutions or ()):
-            history = None if state is None else state.history[i]
-            parts[i], inputs = conv(parts[i], history, segment_ids)
-            seen.append(inputs)
+        parts, seen = [self.query(x), self.key(x), self.value(x)], []
+        if self.convolutions is not None:
+            if axis is not None:
+                history = inputs_before(axis, parts, history, self._kept, segment_ids)
+            for i, conv in enumerate(self.convolutions):
+                parts[i], inputs = conv(parts[i], history[i] if history else None, segment_ids)
+                seen.append(inputs)
         counts = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
         heads = [
             timewise.split_heads(part, count) for part, count in zip(parts, counts, strict=True)
         ]
         return heads, seen
+
+    @property
+    def _kept(self) -> int:
+        """How many inputs of a convolution the next call needs."""
+        return (self.conv_size or 1) - 1
 
     def _log_gate(self, x: jax.Array) -> jax.Array:
         """`log sigmoid(x W_1 W_2 + b) / tau`, `(*B, T, G, K)`, in float32 at least."""
@@ -305,10 +331,13 @@ class GatedLinearAttention(nnx.Module):
         return self.output(nnx.swish(self.output_gate(x)) * normalized)
 
     def _next_state(
-        self, recurrent: jax.Array, seen: list[jax.Array], lengths: jax.Array | None
+        self,
+        recurrent: jax.Array,
+        seen: list[jax.Array],
+        lengths: jax.Array | None,
+        axis: SequenceAxis | None = None,
     ) -> GatedLinearAttentionState:
-        kept = (self.conv_size or 1) - 1
-        history = (last_inputs(part, kept, lengths) for part in seen)
+        history = (last_inputs(part, self._kept, lengths, axis) for part in seen)
         return GatedLinearAttentionState(recurrent, tuple(history))
 
 

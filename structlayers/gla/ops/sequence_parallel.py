@@ -1,6 +1,5 @@
-"""`sequence_parallel_gated_linear_attention`: sequences cut into runs of tokens, one for a device."""
+"""`sequence_parallel_gated_linear_attention`: time sharded over the devices of a mesh axis."""
 
-import functools
 from typing import Any, Literal, overload
 
 import jax

@@ -33,9 +33,7 @@ type ChunkSums = tuple[jax.Array, jax.Array]
 _keep_exchanged = jax.checkpoint_policies.save_only_these_names(EXCHANGED)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("scale", "chunk_size", "precision", "sequence_axis")
-)
+@functools.partial(jax.jit, static_argnames=("scale", "chunk_size", "precision", "sequence_axis"))
 def gated_linear_attention(
     q: jax.Array,
     k: jax.Array,
@@ -168,9 +166,7 @@ def _attend(
     return out.astype(dtype), final
 
 
-def _with_resets(
-    log_gate: jax.Array | None, resets: jax.Array | None, k: jax.Array
-) -> jax.Array:
+def _with_resets(log_gate: jax.Array | None, resets: jax.Array | None, k: jax.Array) -> jax.Array:
     """Log gates of keys; zeros where there are none."""
     wide = accumulation_dtype(k.dtype)
     log_gate = with_resets(log_gate, resets, wide)
@@ -243,9 +239,7 @@ def _chunk_updates(
     return product("...jk,...jv->...kv", keys, values), log_decays
 
 
-def _total(
-    updates: jax.Array, log_decays: list[jax.Array]
-) -> tuple[jax.Array, list[jax.Array]]:
+def _total(updates: jax.Array, log_decays: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
     """What all chunks together add to the state, and the log decays of what was before."""
     return decayed_sum(updates, log_decays, -3), [jnp.sum(x, -3) for x in log_decays]
 
