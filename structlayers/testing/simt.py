@@ -34,6 +34,12 @@ _OPERATIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "ge": np.greater_equal,
     "eq": np.equal,
 }
+_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "abs": np.abs,
+    "exp": np.exp,
+    "log1p": np.log1p,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+}
 
 
 class RaceError(AssertionError):
@@ -54,7 +60,7 @@ def simulate(
 
     Args:
         program: The block's program.
-        inputs: Arrays.
+        inputs: Arrays; the program may write to them.
         outputs: Shapes and dtypes of the results, which start as NaN or the largest integer.
         clusters: Size of the grid.
         cluster_size: Blocks of a cluster; they run in step.
@@ -281,7 +287,9 @@ class NumpyMachine(Machine):
     # device memory ---------------------------------------------------------------------------
 
     @override
-    def load_global(self, array: Any, offset: Int, words: int) -> list[Any]:
+    def load_global(
+        self, array: Any, offset: Int, words: int, *, constant: bool = True
+    ) -> list[Any]:
         loaded = np.zeros((words, self.threads), np.uint32)
         index = offset.value[self._active, None] + np.arange(4 * words)
         loaded[:, self._active] = _bytes(array)[index].view(np.uint32).T
@@ -401,6 +409,10 @@ class NumpyMachine(Machine):
         return np.full(self.threads, value, np.uint32)
 
     @override
+    def number(self, value: float) -> Any:
+        return np.full(self.threads, value, np.float32)
+
+    @override
     def float(self, word: Any) -> Any:
         return word.astype(np.uint32).view(np.float32)
 
@@ -419,6 +431,14 @@ class NumpyMachine(Machine):
     @override
     def negate(self, value: Any) -> Any:
         return -value
+
+    @override
+    def unary(self, function: str, value: Any) -> Any:
+        return _FUNCTIONS[function](value)
+
+    @override
+    def divide(self, left: Any, right: Any) -> Any:
+        return left / right
 
     @override
     def fma(self, left: Any, right: Any, term: Any) -> Any:
@@ -452,3 +472,7 @@ class NumpyMachine(Machine):
     def pack(self, low: Any, high: Any) -> Any:
         pairs = np.stack([low, high], axis=1).astype(jnp.bfloat16)
         return np.ascontiguousarray(pairs).view(np.uint32)[:, 0]
+
+    @override
+    def unpack(self, word: Any) -> tuple[Any, Any]:
+        return self.float(word << 16), self.float(word & 0xFFFF0000)

@@ -199,8 +199,13 @@ class Machine(abc.ABC):
     # device memory ---------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def load_global(self, array: Any, offset: Int, words: int) -> list[Any]:
-        """Loads 1, 2 or 4 words of 32 bits at a byte offset below 2**31."""
+    def load_global(
+        self, array: Any, offset: Int, words: int, *, constant: bool = True
+    ) -> list[Any]:
+        """Loads 1, 2 or 4 words of 32 bits at a byte offset below 2**31.
+
+        Of an array that the kernel writes too, the words are not `constant`.
+        """
 
     @abc.abstractmethod
     def store_global(self, array: Any, row: Int, pitch: int, offset: Int, words: Any) -> None:
@@ -262,6 +267,10 @@ class Machine(abc.ABC):
         """A word of 32 bits."""
 
     @abc.abstractmethod
+    def number(self, value: float) -> Any:
+        """The same float32 in every thread."""
+
+    @abc.abstractmethod
     def float(self, word: Any) -> Any:
         """A word read as float32."""
 
@@ -282,6 +291,14 @@ class Machine(abc.ABC):
         """A float32 with its sign changed."""
 
     @abc.abstractmethod
+    def unary(self, function: str, value: Any) -> Any:
+        """abs, exp, log1p or rsqrt of a float32."""
+
+    @abc.abstractmethod
+    def divide(self, left: Any, right: Any) -> Any:
+        """Quotient of two float32."""
+
+    @abc.abstractmethod
     def fma(self, left: Any, right: Any, term: Any) -> Any:
         """``left * right + term`` in float32, rounded once."""
 
@@ -295,3 +312,7 @@ class Machine(abc.ABC):
     @abc.abstractmethod
     def pack(self, low: Any, high: Any) -> Any:
         """Two float32 rounded to nearest bfloat16, in one word."""
+
+    @abc.abstractmethod
+    def unpack(self, word: Any) -> tuple[Any, Any]:
+        """The two bfloat16 of a word as float32, the low one first."""

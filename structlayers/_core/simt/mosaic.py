@@ -35,12 +35,13 @@ _CONDITIONS = {
     "ge": arith.CmpIPredicate.sge,
     "eq": arith.CmpIPredicate.eq,
 }
+_FUNCTIONS = {"abs": math.absf, "exp": math.exp, "log1p": math.log1p, "rsqrt": math.rsqrt}
 _VECTOR = {1: "", 2: ".v2", 4: ".v4"}
 
 
 def launch(
     program: Callable[..., None],
-    inputs: Sequence[jax.Array],
+    inputs: Sequence[jax.Array | jax.Ref],
     outputs: Sequence[jax.ShapeDtypeStruct],
     *,
     clusters: int,
@@ -53,7 +54,7 @@ def launch(
 
     Args:
         program: The block's program.
-        inputs: Arrays in device memory.
+        inputs: Arrays in device memory; those that the program writes too are `jax.Ref`.
         outputs: Shapes of the results.
         clusters: Size of the grid.
         cluster_size: Blocks of a cluster, which can copy to each other's shared memory.
@@ -225,9 +226,11 @@ class MosaicMachine(Machine):
         self._asm(text + ".shared.b16 [$0], {$1,$2,$3,$4};", self._shared_address(address), *words)
 
     @override
-    def load_global(self, array: Any, offset: Int, words: int) -> list[Any]:
+    def load_global(
+        self, array: Any, offset: Int, words: int, *, constant: bool = True
+    ) -> list[Any]:
         address = self._global_address(array, offset, 1, None)
-        return self._load("global.nc", address, words)
+        return self._load("global.nc" if constant else "global", address, words)
 
     @override
     def store_global(self, array: Any, row: Int, pitch: int, offset: Int, words: Any) -> None:
@@ -325,6 +328,10 @@ class MosaicMachine(Machine):
         return arith.constant(self._i32, value)
 
     @override
+    def number(self, value: float) -> Any:
+        return arith.constant(self._f32, value)
+
+    @override
     def float(self, word: Any) -> Any:
         return arith.bitcast(self._f32, word)
 
@@ -343,6 +350,14 @@ class MosaicMachine(Machine):
     @override
     def negate(self, value: Any) -> Any:
         return arith.negf(value)
+
+    @override
+    def unary(self, function: str, value: Any) -> Any:
+        return _FUNCTIONS[function](value)
+
+    @override
+    def divide(self, left: Any, right: Any) -> Any:
+        return arith.divf(left, right)
 
     @override
     def fma(self, left: Any, right: Any, term: Any) -> Any:
@@ -368,3 +383,9 @@ class MosaicMachine(Machine):
         return self._asm(
             "cvt.rn.bf16x2.f32 $0, $1, $2;", high, low, result=self._i32, effects=False
         )
+
+    @override
+    def unpack(self, word: Any) -> tuple[Any, Any]:
+        low = arith.shli(word, arith.constant(self._i32, 16))
+        high = arith.andi(word, arith.constant(self._i32, -(1 << 16)))
+        return self.float(low), self.float(high)

@@ -1,0 +1,119 @@
+"""How one token of decoding is spread over the blocks and threads of a Hopper GPU."""
+
+from dataclasses import dataclass
+
+# Blocks that keep all multiprocessors at work; columns of a tile, from many to few.
+_ENOUGH_BLOCKS, _COLUMNS = 128, (128, 64, 32)
+_LARGEST_CLUSTER = 8
+MOST_QUERIES = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A step of N sequences with G states `(K, V)`, each read by R query heads.
+
+    Attributes:
+        states: `N G`.
+        queries: R.
+        key: K.
+        value: V.
+        scale: of the outputs.
+        gate_normalizer: tau, where gates come as logits; None where they come as logarithms.
+        norm_epsilon: where outputs are normalized and gated; None where they are not.
+        half: whether q, k, v and the outputs are bfloat16, else float32.
+        half_gates: the same of the gates.
+        columns: of a state in one block.
+        threads: of a block.
+        batch: rows of a state that a thread loads before it uses the first.
+    """
+
+    states: int
+    queries: int
+    key: int
+    value: int
+    scale: float
+    gate_normalizer: float | None
+    norm_epsilon: float | None
+    half: bool
+    half_gates: bool
+    columns: int
+    threads: int = 256
+    batch: int = 8
+
+    @property
+    def tiles(self) -> int:
+        """Blocks that share a state; a cluster, where they share the norm."""
+        return self.value // self.columns
+
+    @property
+    def cluster_size(self) -> int:
+        """Blocks of a cluster."""
+        return 1 if self.norm_epsilon is None else self.tiles
+
+    @property
+    def clusters(self) -> int:
+        """Size of the grid."""
+        return self.states * self.tiles // self.cluster_size
+
+    @property
+    def lanes(self) -> int:
+        """Threads on a row, each with four columns."""
+        return self.columns // 4
+
+    @property
+    def groups(self) -> int:
+        """Rows that the block has in hand at a time."""
+        return self.threads // self.lanes
+
+    @property
+    def rows(self) -> int:
+        """Rows of a thread."""
+        return self.key // self.groups
+
+    @property
+    def row_words(self) -> int:
+        """Words of shared memory that a row takes: its decay, key and queries, in fours."""
+        return -(-(2 + self.queries) // 4) * 4
+
+    @property
+    def slots_at(self) -> int:
+        """Where the sums of squares of every block of the cluster lie, behind the barrier."""
+        return 16
+
+    @property
+    def rows_at(self) -> int:
+        """Where decays, keys and queries lie."""
+        return self.slots_at + 16 * self.cluster_size
+
+    @property
+    def partial_at(self) -> int:
+        """Where every group's part of the outputs lies."""
+        return self.rows_at + 4 * self.row_words * self.key
+
+    @property
+    def outputs_at(self) -> int:
+        """Where the outputs lie before the norm."""
+        return self.partial_at + 16 * self.threads * self.queries
+
+    @property
+    def shared_bytes(self) -> int:
+        """Scratch of a block."""
+        return self.outputs_at + 4 * self.columns * self.queries
+
+
+def tile_columns(states: int, key: int, value: int, threads: int = 256) -> int:
+    """Columns of a tile: as many as leave enough blocks; 0 where no tile serves.
+
+    Example:
+        >>> tile_columns(32, 256, 512), tile_columns(32, 128, 256), tile_columns(8, 128, 130)
+        (128, 64, 0)
+    """
+    served = [
+        columns
+        for columns in _COLUMNS
+        if value % columns == 0
+        and value // columns <= _LARGEST_CLUSTER
+        and key % (4 * threads // columns) == 0
+    ]
+    enough = [n for n in served if states * value // n >= _ENOUGH_BLOCKS]
+    return (enough or served[-1:] or [0])[0]
