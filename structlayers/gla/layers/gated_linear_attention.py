@@ -24,9 +24,10 @@ from structlayers.gla.layers.convolution import ShortConvolution, inputs_before,
 from structlayers.gla.layers.state import GatedLinearAttentionState
 from structlayers.gla.ops import (
     gated_linear_attention,
-    gated_linear_attention_step,
+    gated_linear_attention_decode,
     sequence_parallel_gated_linear_attention,
 )
+from structlayers.gla.ops.step import decode_dispatcher
 from structlayers.gla.sequence_axis import SequenceAxis
 
 _LECUN_NORMAL = nnx.initializers.lecun_normal()
@@ -57,7 +58,8 @@ class GatedLinearAttention(nnx.Module):
         kernel_init: initializer of the projections.
         promote_dtype: casts inputs and parameters to `dtype`.
         chunk_size: of `gated_linear_attention`; None chooses.
-        implementation: of `gated_linear_attention`; None chooses.
+        implementation: of `gated_linear_attention`, and of `gated_linear_attention_decode` where
+            that has one of the name; None chooses.
         sequence_axis: an axis of the mesh that shards T: whole sequences and prompts are then
             called inside `jax.shard_map`, with this rank's run of every sequence, states and
             `lengths` alike on all ranks. Ranks exchange states, and the last inputs of short
@@ -225,16 +227,23 @@ class GatedLinearAttention(nnx.Module):
             require_features("inputs", inputs, self.features)
             x = jnp.asarray(inputs)[..., None, :]
             (q, k, v), seen = self._heads(x, state.history, None)
-            q, k, v, log_gate = (part[..., 0, :, :] for part in (q, k, v, self._log_gate(x)))
-            out, recurrent = gated_linear_attention_step(
+            parts = q, k, v, self._gate_logits(x), self._output_gate(x)
+            q, k, v, logits, output_gate = (part[..., 0, :, :] for part in parts)
+            known = {entry.name for entry in decode_dispatcher.implementations}
+            out, recurrent = gated_linear_attention_decode(
                 q,
                 k,
                 v,
-                log_gate,
+                logits,
                 state.recurrent,
+                output_gate,
+                self.norm.scale[...],
+                gate_logit_normalizer=self.gate_logit_normalizer,
+                norm_epsilon=self.norm.epsilon,
                 precision=self.precision,
+                implementation=self.implementation if self.implementation in known else None,
             )
-            outputs = self._outputs(x, out[..., None, :, :])[..., 0, :]
+            outputs = self.output(out.reshape(*out.shape[:-2], self.value_features))
             return outputs, self._next_state(recurrent, seen, None)
 
     def initial_state(self, *batch: int, dtype: Dtype | None = None) -> GatedLinearAttentionState:
@@ -318,17 +327,24 @@ class GatedLinearAttention(nnx.Module):
         """How many inputs of a convolution the next call needs."""
         return (self.conv_size or 1) - 1
 
+    def _gate_logits(self, x: jax.Array) -> jax.Array:
+        """`x W_1 W_2 + b`, `(*B, T, G, K)`."""
+        return timewise.split_heads(self.gate_up(self.gate_down(x)), self.num_kv_heads)
+
     def _log_gate(self, x: jax.Array) -> jax.Array:
         """`log sigmoid(x W_1 W_2 + b) / tau`, `(*B, T, G, K)`, in float32 at least."""
-        logits = self.gate_up(self.gate_down(x))
+        logits = self._gate_logits(x)
         logits = logits.astype(accumulation_dtype(logits.dtype))
-        log_gate = nnx.log_sigmoid(logits) / self.gate_logit_normalizer
-        return log_gate.reshape(*x.shape[:-1], self.num_kv_heads, self._width(self.key_features))
+        return nnx.log_sigmoid(logits) / self.gate_logit_normalizer
+
+    def _output_gate(self, x: jax.Array) -> jax.Array:
+        """`x W_r`, `(*B, T, H, V)`."""
+        return timewise.split_heads(self.output_gate(x), self.num_heads)
 
     def _outputs(self, x: jax.Array, out: jax.Array) -> jax.Array:
         """Norm, output gate and projection: `(*B, T, H, V)` to `(*B, T, features)`."""
-        normalized = timewise.normalize(self.norm, out).reshape(*x.shape[:-1], self.value_features)
-        return self.output(nnx.swish(self.output_gate(x)) * normalized)
+        gated = nnx.swish(self._output_gate(x)) * timewise.normalize(self.norm, out)
+        return self.output(gated.reshape(*x.shape[:-1], self.value_features))
 
     def _next_state(
         self,

@@ -41,7 +41,9 @@ class Program:
     def run(self) -> None:
         """All rows of this block's columns."""
         plan, m = self.plan, self.machine
-        batches = [range(i, min(i + plan.batch, plan.rows)) for i in range(0, plan.rows, plan.batch)]
+        batches = [
+            range(i, min(i + plan.batch, plan.rows)) for i in range(0, plan.rows, plan.batch)
+        ]
         ahead = self.load_rows(batches[0])
         if self.epilogue:
             with m.when(m.thread().equals(0)):
