@@ -171,8 +171,9 @@ def test_bad_decodes_are_refused(rng):
     memory, output_gate, scale = state(rng, 2, 2, 3, 5), state(rng, 2, 4, 5), state(rng, 5)
 
     def decode(**changes):
-        arrays = {"gate_logits": gate, "output_gate": output_gate, "norm_scale": scale} | changes
-        return gated_linear_attention_decode(q, k, v, state=memory, **arrays)
+        options: dict[str, Any] = {"output_gate": output_gate, "norm_scale": scale}
+        options |= {"gate_logits": gate} | changes
+        return gated_linear_attention_decode(q, k, v, state=memory, **options)
 
     assert decode(gate_logits=-gate)[0].shape == (2, 4, 5)
     with pytest.raises(ValueError, match=r"gate_logits must have shape \(2, 2, 3\)"):

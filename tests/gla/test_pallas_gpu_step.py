@@ -1,5 +1,6 @@
 """The decode kernel for Hopper GPUs: simulated on NumPy, lowered for CUDA, run where a GPU is."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -36,9 +37,10 @@ def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> tuple[
     heads = groups * queries
     shapes = [(heads, key), (groups, key), (groups, value), (groups, key), (heads, value)]
     narrow = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    q, k, v, logits, gate = (rng.standard_normal((batch, *s)).astype(narrow) for s in shapes)
+    q, k, v, logits, gate = (rng.standard_normal((batch, *s)) for s in shapes)
     state = rng.standard_normal((batch, groups, key, value)).astype(np.float32)
-    return q, k, v, (4 * logits).astype(narrow), state, gate, np.float32(rng.standard_normal(value))
+    q, k, v, logits, gate = (x.astype(narrow) for x in (q, k, v, 4 * logits, gate))
+    return q, k, v, logits, state, gate, rng.standard_normal(value).astype(np.float32)
 
 
 def definition(q, k, v, log_gate, state, *, scale) -> tuple[np.ndarray, np.ndarray]:
@@ -79,13 +81,19 @@ def simulated(arrays: tuple[np.ndarray, ...], plan: Plan) -> tuple[np.ndarray, n
 def plan_of(shape: tuple[int, ...], dtype: str, **fields: Any) -> Plan:
     batch, groups, queries, key, value = shape
     half = dtype == "bfloat16"
-    columns = tile_columns(batch * groups, key, value)
-    options = {"gate_normalizer": TAU, "norm_epsilon": EPSILON, "half_gates": half} | fields
-    return Plan(
-        **{"states": batch * groups, "queries": queries, "key": key, "value": value}
-        | {"scale": key**-0.5, "half": half, "columns": columns}
-        | options
+    plan = Plan(
+        states=batch * groups,
+        queries=queries,
+        key=key,
+        value=value,
+        scale=key**-0.5,
+        gate_normalizer=TAU,
+        norm_epsilon=EPSILON,
+        half=half,
+        half_gates=half,
+        columns=tile_columns(batch * groups, key, value),
     )
+    return dataclasses.replace(plan, **fields)
 
 
 @pytest.mark.parametrize("dtype", OUTPUT_BOUNDS)
@@ -102,10 +110,15 @@ def test_simulated_decode_is_the_definition(shape, dtype, rng):
 def test_simulated_step_without_norm(dtype, rng):
     shape = SHAPES["340M"]
     q, k, v, logits, state, *_ = draw(rng, shape, dtype)
-    log_gate = np.float32(log_sigmoid(np.asarray(logits, np.float64)))
+    log_gate = log_sigmoid(np.asarray(logits, np.float64)).astype(np.float32)
     log_gate[:, :, :3] = -np.inf
     log_gate[:, :, 3:6] = 0
-    fields = {"gate_normalizer": None, "norm_epsilon": None, "half_gates": False, "scale": -0.3}
+    fields: dict[str, Any] = {
+        "gate_normalizer": None,
+        "norm_epsilon": None,
+        "half_gates": False,
+        "scale": -0.3,
+    }
     out, new = simulated((q, k, v, log_gate, state), plan_of(shape, dtype, **fields))
     wanted, after = definition(q, k, v, log_gate, state, scale=-0.3)
     assert_close("outputs", out, wanted, OUTPUT_BOUNDS[dtype])

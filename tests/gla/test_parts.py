@@ -65,8 +65,8 @@ def test_decode_is_gate_step_norm_and_output_gate(dtype, implementation, rng):
     exact = np.asarray(gate, np.float64)
     for b in range(3):
         log_gate = log_sigmoid(logits[b : b + 1].astype(np.float64)) / 4
-        rows = (x[b : b + 1] for x in (q, k, v))
-        o, last = recurrence(*rows, log_gate, np.zeros(1), memory[b], 5**-0.5)
+        row = slice(b, b + 1)
+        o, last = recurrence(q[row], k[row], v[row], log_gate, np.zeros(1), memory[b], 5**-0.5)
         o = o[0] / np.sqrt(np.mean(o[0] ** 2, -1, keepdims=True) + 0.1) * weights
         wanted = exact[b] / (1 + np.exp(-exact[b])) * o
         assert_close("output", out[b], wanted, 5e-7 if dtype == "float32" else 5e-3)

@@ -115,7 +115,7 @@ CASES = {
 def test_equals_one_device(ranks, drawn, options, rng):
     arrays = draw(rng, TOKENS * ranks, **drawn)
     weights = cotangents(rng, arrays)
-    options = {"chunk_size": CHUNK, **options}
+    options: dict[str, Any] = {"chunk_size": CHUNK, **options}
     got = values_and_gradients(parallel(ranks, **options), arrays, None, weights)
     options.pop("check_vma", None)
     want = values_and_gradients(single(**options), arrays, None, weights)
@@ -150,11 +150,12 @@ def test_segments_across_ranks(ids, reverse, implementation, rng):
 
 
 def test_equals_the_recurrence_in_float64(rng):
-    q, k, v, gate, _, start = arrays = draw(rng, 8 * 9, "strong")
+    arrays = draw(rng, 8 * 9, "strong")
+    q, k, v, gate, _, start = arrays
+    assert start is not None
     out, final = jax.jit(parallel(8, chunk_size=4))(*arrays, None)
     for b in range(2):
-        rows = (x[b] for x in (q, k, v, gate))
-        wanted, last = recurrence(*rows, np.zeros(1), start[b], 6**-0.5)
+        wanted, last = recurrence(q[b], k[b], v[b], gate[b], np.zeros(1), start[b], 6**-0.5)
         assert_close("outputs", out[b], wanted, 1e-6)
         assert_close("state", final[b], last, 1e-6)
 

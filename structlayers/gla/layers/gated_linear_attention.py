@@ -229,6 +229,8 @@ class GatedLinearAttention(nnx.Module):
             (q, k, v), seen = self._heads(x, state.history, None)
             parts = q, k, v, self._gate_logits(x), self._output_gate(x)
             q, k, v, logits, output_gate = (part[..., 0, :, :] for part in parts)
+            norm_scale = self.norm.scale
+            assert norm_scale is not None
             known = {entry.name for entry in decode_dispatcher.implementations}
             out, recurrent = gated_linear_attention_decode(
                 q,
@@ -237,7 +239,7 @@ class GatedLinearAttention(nnx.Module):
                 logits,
                 state.recurrent,
                 output_gate,
-                self.norm.scale[...],
+                norm_scale[...],
                 gate_logit_normalizer=self.gate_logit_normalizer,
                 norm_epsilon=self.norm.epsilon,
                 precision=self.precision,

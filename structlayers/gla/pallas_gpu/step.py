@@ -107,7 +107,7 @@ def _on_shard(*operands: jax.Array, options: Options) -> Outputs:
     lead = operands[0].shape[:-2]
     rows = [x.reshape(-1, *x.shape[len(lead) :]) for x in operands[:6]]
     out, state = _kernel(options)(*rows, *operands[6:])
-    return tuple(x.reshape(*lead, *x.shape[1:]) for x in (out, state))
+    return out.reshape(*lead, *out.shape[1:]), state.reshape(*lead, *state.shape[1:])
 
 
 @functools.cache

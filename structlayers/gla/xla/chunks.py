@@ -98,14 +98,15 @@ def own_state(
         own `(*B, G, K, V)`, and log_decays, `(*B, G, K, 1)` and `(*B, G, 1, V)` or the former.
     """
 
-    def summarize(*tokens: jax.Array | None) -> tuple[jax.Array, list[jax.Array]]:
-        k, v, log_gate, log_value_gate = tokens
+    def summarize(
+        k: jax.Array, v: jax.Array, log_gate: jax.Array, log_value_gate: jax.Array | None
+    ) -> tuple[jax.Array, list[jax.Array]]:
         product = product_for(k.dtype, precision)
         k, v = (_heads_first(x.astype(accumulation_dtype(x.dtype)), chunk_size) for x in (k, v))
-        sums, value_sums = (
-            None if gate is None else interval_sums(_heads_first(gate, chunk_size), chunk_size)[1]
-            for gate in (log_gate, log_value_gate)
-        )
+        _, sums = interval_sums(_heads_first(log_gate, chunk_size), chunk_size)
+        value_sums = None
+        if log_value_gate is not None:
+            _, value_sums = interval_sums(_heads_first(log_value_gate, chunk_size), chunk_size)
         updates, log_decays = _chunk_updates(k, v, sums, value_sums, product)
         return _total(updates, log_decays)
 
