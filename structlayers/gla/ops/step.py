@@ -171,7 +171,7 @@ def gated_linear_attention_decode(
     Example:
         >>> one, state = jnp.ones((1, 2)), jnp.zeros((1, 2, 2))
         >>> out, state = gated_linear_attention_decode(one, one, one, one, state, 99 * one, one[0])
-        >>> out.round(3).tolist(), state[0].tolist()
+        >>> out.round().tolist(), state[0].tolist()
         ([[99.0, 99.0]], [[1.0, 1.0], [1.0, 1.0]])
 
     References:
