@@ -1,5 +1,6 @@
 """How one token of decoding is spread over the blocks and threads of a Hopper GPU."""
 
+import math
 from dataclasses import dataclass
 
 # Blocks that keep all multiprocessors at work; columns of a tile, from many to few.
@@ -24,7 +25,7 @@ class Plan:
         half_gates: the same of the gates.
         columns: of a state in one block.
         threads: of a block.
-        batch: rows of a state that a thread loads before it uses the first.
+        batch: most rows of a state that a thread loads before it uses the first.
     """
 
     states: int
@@ -69,6 +70,11 @@ class Plan:
     def rows(self) -> int:
         """Rows of a thread."""
         return self.key // self.groups
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows of a batch: all batches have as many."""
+        return math.gcd(self.batch, self.rows)
 
     @property
     def row_words(self) -> int:

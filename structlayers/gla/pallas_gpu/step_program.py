@@ -12,11 +12,8 @@ to all. Sums are formed in the same order in every run.
 from collections.abc import Sequence
 from typing import Any
 
-from structlayers._core.simt.machine import Int, Machine
+from structlayers._core.simt.machine import Int, IntLike, Machine
 from structlayers.gla.pallas_gpu.step_plan import Plan
-
-type Row = list[Any]
-
 
 class Program:
     """The block's program for one plan.
@@ -41,10 +38,7 @@ class Program:
     def run(self) -> None:
         """All rows of this block's columns."""
         plan, m = self.plan, self.machine
-        batches = [
-            range(i, min(i + plan.batch, plan.rows)) for i in range(0, plan.rows, plan.batch)
-        ]
-        ahead = self.load_rows(batches[0])
+        ahead = self.load_rows(0)
         if self.epilogue:
             with m.when(m.thread().equals(0)):
                 m.barrier_init(0)
@@ -53,24 +47,35 @@ class Program:
         if self.epilogue:
             m.cluster_arrive()
         values = self.numbers(self.v, self.head * plan.value + self.column(), 4, plan.half)
-        sums = [[m.zero()] * 4 for _ in range(plan.queries)]
-        for i, batch in enumerate(batches):
-            rows = ahead
-            if i + 1 < len(batches):
-                ahead = self.load_rows(batches[i + 1])
-            for index, row in zip(batch, rows, strict=True):
-                self.update(index, row, values, sums)
-        self.finish(sums)
+        sums = [m.zero()] * (4 * plan.queries)
+
+        def batch(number: IntLike, rows: Sequence[Any], sums: Sequence[Any]) -> list[Any]:
+            for i in range(plan.batch_rows):
+                row = rows[4 * i : 4 * i + 4]
+                sums = self.update(self.row(number, i), row, values, sums)
+            return list(sums)
+
+        def turn(number: Int, carried: Sequence[Any]) -> list[Any]:
+            split = 4 * plan.batch_rows
+            ahead = self.load_rows(number + 1)
+            return ahead + batch(number, carried[:split], carried[split:])
+
+        last = plan.rows // plan.batch_rows - 1
+        carried = m.loop(0, last, 1, turn, [*ahead, *sums])
+        split = 4 * plan.batch_rows
+        self.finish(batch(last, carried[:split], carried[split:]))
 
     def column(self) -> Int:
         """The first of this thread's columns of the state."""
         return self.first_column + self.lane * 4
 
-    def row(self, index: int) -> Int:
-        """The row that is this thread's number `index`."""
-        return self.group + index * self.plan.groups
+    def row(self, batch: IntLike, index: int) -> Int:
+        """The row that is this thread's number `index` of a batch."""
+        plan, m = self.plan, self.machine
+        number = batch if isinstance(batch, Int) else m.constant(batch)
+        return self.group + (number * plan.batch_rows + index) * plan.groups
 
-    def numbers(self, array: Any, first: Int, count: int, half: bool) -> Row:
+    def numbers(self, array: Any, first: Int, count: int, half: bool) -> list[Any]:
         """Consecutive float32 from an array of bfloat16 or float32."""
         m = self.machine
         if not half:
@@ -78,18 +83,15 @@ class Program:
         words = m.load_global(array, first * 2, count // 2)
         return [number for word in words for number in m.unpack(word)]
 
-    def load_rows(self, batch: range) -> list[Row]:
-        """This thread's columns of its rows of these numbers."""
+    def load_rows(self, batch: IntLike) -> list[Any]:
+        """This thread's columns of its rows of a batch, row after row."""
         plan, m = self.plan, self.machine
         start = self.head * (plan.key * plan.value) + self.column()
+        places = [start + self.row(batch, i) * plan.value for i in range(plan.batch_rows)]
         return [
-            [
-                m.float(word)
-                for word in m.load_global(
-                    self.state, (start + self.row(index) * plan.value) * 4, 4, constant=False
-                )
-            ]
-            for index in batch
+            m.float(word)
+            for place in places
+            for word in m.load_global(self.state, place * 4, 4, constant=False)
         ]
 
     def prepare(self) -> None:
@@ -126,31 +128,31 @@ class Program:
         log = m.add(negative, m.negate(rest))
         return m.unary("exp", m.multiply(m.number(1 / plan.gate_normalizer), log))
 
-    def update(self, index: int, row: Row, values: Row, sums: list[Row]) -> None:
+    def update(
+        self, at: Int, row: Sequence[Any], values: Sequence[Any], sums: Sequence[Any]
+    ) -> list[Any]:
         """Decays a row, adds the new term, stores it and adds it to the outputs."""
         plan, m = self.plan, self.machine
-        at = self.row(index)
         place = at * (4 * plan.row_words) + plan.rows_at
-        parts = [
+        decay, key, *queries = (
             m.float(word)
             for start in range(0, plan.row_words, 4)
             for word in m.load_shared(place + 4 * start, 4)
-        ]
-        decay, key, *queries = parts
+        )
         new = [m.fma(decay, x, m.multiply(key, v)) for x, v in zip(row, values, strict=True)]
         line = self.head * plan.key + at
         m.store_global(
             self.state, line, 4 * plan.value, self.column() * 4, [m.bits(x) for x in new]
         )
-        for query, total in zip(queries, sums, strict=False):
-            total[:] = [m.fma(query, x, y) for x, y in zip(new, total, strict=True)]
+        return [m.fma(queries[i // 4], new[i % 4], total) for i, total in enumerate(sums)]
 
-    def finish(self, sums: list[Row]) -> None:
+    def finish(self, sums: Sequence[Any]) -> None:
         """Adds the outputs of all groups up; a thread then has two columns of one query head."""
         plan, m = self.plan, self.machine
-        for query, total in enumerate(sums):
+        for query in range(plan.queries):
             place = (self.group * plan.queries + query) * plan.columns + self.lane * 4
-            m.store_shared(place * 4 + plan.partial_at, [m.bits(x) for x in total])
+            words = [m.bits(x) for x in sums[4 * query : 4 * query + 4]]
+            m.store_shared(place * 4 + plan.partial_at, words)
         m.synchronize()
         items = plan.queries * plan.columns // 2
         item = m.thread().minimum(items - 1)
@@ -168,7 +170,7 @@ class Program:
             offset = (self.first_column + column) * size
             m.store_global(self.out, line, plan.value * size, offset, words)
 
-    def normalize(self, outputs: Row, item: Int, query: Int, line: Int, column: Int) -> Row:
+    def normalize(self, outputs: list[Any], item: Int, query: Int, line: Int, column: Int) -> list[Any]:
         """`swish(g) * w * o / sqrt(mean of squares + epsilon)` over all blocks of the cluster."""
         plan, m = self.plan, self.machine
         gate, scale = self.epilogue
