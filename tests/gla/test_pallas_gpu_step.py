@@ -28,6 +28,7 @@ SHAPES = {
     "1.3B": (1, 1, 1, 256, 512),
     "shared state": (1, 2, 3, 64, 96),
     "four queries": (3, 1, 4, 128, 128),
+    "wide": (1, 1, 2, 32, 1024),
 }
 
 
@@ -91,7 +92,7 @@ def plan_of(shape: tuple[int, ...], dtype: str, **fields: Any) -> Plan:
         norm_epsilon=EPSILON,
         half=half,
         half_gates=half,
-        columns=tile_columns(batch * groups, key, value),
+        columns=tile_columns(queries, key, value),
     )
     return dataclasses.replace(plan, **fields)
 
@@ -127,7 +128,7 @@ def test_simulated_step_without_norm(dtype, rng):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"columns": 128}, {"columns": 64}, {"threads": 128, "columns": 64}, {"batch": 2}],
+    [{"columns": 128}, {"columns": 32}, {"threads": 256}, {"batch": 2}, {"batch": 16}],
     ids=str,
 )
 def test_other_plans_give_the_same(fields, rng):
@@ -210,6 +211,7 @@ def test_a_step_lowers_and_gradients_are_those_of_xla(rng):
         ({"shape": (2, 1, 1, 32, 40)}, "not K, V = 32, 40"),
         ({"shape": (2, 1, 1, 24, 32)}, "not K, V = 24, 32"),
         ({"shape": (0, 1, 1, 32, 32)}, r"state is empty, of shape \(0, 1, 32, 32\)"),
+        ({"shape": (2, 1, 3, 32, 1024)}, "not K, V = 32, 1024 and 3 query heads"),
         ({"platform": "cpu"}, "it is for Hopper GPUs, this is cpu"),
     ],
 )

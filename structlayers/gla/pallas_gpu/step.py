@@ -147,10 +147,10 @@ def _launch(
     from structlayers.gla.pallas_gpu.step_program import program
 
     *lead, key, value = state.shape
-    states = math.prod(lead)
+    queries = q.shape[-2] // k.shape[-2]
     plan = Plan(
-        states=states,
-        queries=q.shape[-2] // k.shape[-2],
+        states=math.prod(lead),
+        queries=queries,
         key=key,
         value=value,
         scale=options.scale,
@@ -158,7 +158,7 @@ def _launch(
         norm_epsilon=options.norm_epsilon,
         half=q.dtype == jnp.bfloat16,
         half_gates=gates.dtype == jnp.bfloat16,
-        columns=tile_columns(states, key, value),
+        columns=tile_columns(queries, key, value),
     )
     in_place = jax.new_ref(state)
     if epilogue:

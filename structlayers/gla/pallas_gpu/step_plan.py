@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass
 
-# Blocks that keep all multiprocessors at work; columns of a tile, from many to few.
-_ENOUGH_BLOCKS, _COLUMNS = 128, (128, 64, 32)
-_LARGEST_CLUSTER = 8
-MOST_QUERIES = 4
+# Columns of a tile, the best first (kernels.md has their times), and blocks of a cluster at most.
+_COLUMNS, _LARGEST_CLUSTER = (64, 128, 32), 8
+_THREADS = 128
+MOST_QUERIES = 4  # whose sums of squares one message of the cluster holds
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Plan:
     half: bool
     half_gates: bool
     columns: int
-    threads: int = 256
+    threads: int = _THREADS
     batch: int = 8
 
     @property
@@ -107,19 +107,17 @@ class Plan:
         return self.outputs_at + 4 * self.columns * self.queries
 
 
-def tile_columns(states: int, key: int, value: int, threads: int = 256) -> int:
-    """Columns of a tile: as many as leave enough blocks; 0 where no tile serves.
+def tile_columns(queries: int, key: int, value: int) -> int:
+    """Columns of a tile; 0 where no tile serves.
 
     Example:
-        >>> tile_columns(32, 256, 512), tile_columns(32, 128, 256), tile_columns(8, 128, 130)
-        (128, 64, 0)
+        >>> tile_columns(1, 256, 512), tile_columns(2, 128, 1024), tile_columns(1, 128, 130)
+        (64, 128, 0)
     """
-    served = [
-        columns
-        for columns in _COLUMNS
-        if value % columns == 0
-        and value // columns <= _LARGEST_CLUSTER
-        and key % (4 * threads // columns) == 0
-    ]
-    enough = [n for n in served if states * value // n >= _ENOUGH_BLOCKS]
-    return (enough or served[-1:] or [0])[0]
+    for columns in _COLUMNS:
+        tiles, groups = value // columns, 4 * _THREADS // columns
+        fits = value % columns == 0 and tiles <= _LARGEST_CLUSTER and key % groups == 0
+        # at the end a thread has two columns of one query head
+        if fits and queries * columns <= 2 * _THREADS:
+            return columns
+    return 0

@@ -15,6 +15,7 @@ from typing import Any
 from structlayers._core.simt.machine import Int, IntLike, Machine
 from structlayers.gla.pallas_gpu.step_plan import Plan
 
+
 class Program:
     """The block's program for one plan.
 
@@ -170,7 +171,9 @@ class Program:
             offset = (self.first_column + column) * size
             m.store_global(self.out, line, plan.value * size, offset, words)
 
-    def normalize(self, outputs: list[Any], item: Int, query: Int, line: Int, column: Int) -> list[Any]:
+    def normalize(
+        self, outputs: list[Any], item: Int, query: Int, line: Int, column: Int
+    ) -> list[Any]:
         """`swish(g) * w * o / sqrt(mean of squares + epsilon)` over all blocks of the cluster."""
         plan, m = self.plan, self.machine
         gate, scale = self.epilogue

@@ -70,11 +70,11 @@ def _check(q: Any, k: Any, v: Any, state: Any, platform: str) -> None:
         raise NotImplementedError(
             f"it serves up to {MOST_QUERIES} query heads for a key head, not {queries}"
         )
-    *lead, key, value = state.shape
-    if not tile_columns(math.prod(lead), key, value):
+    key, value = state.shape[-2:]
+    if not tile_columns(queries, key, value):
         raise NotImplementedError(
-            f"it serves V that is a multiple of 32, 64 or 128 up to eight times, with K a multiple "
-            f"of 32, 16 or 8; not K, V = {key}, {value}"
+            "it serves V of one to eight times 64, 128 (two query heads at most) or 32, with K a "
+            f"multiple of 8, 4 or 16; not K, V = {key}, {value} and {queries} query heads"
         )
     if math.prod(state.shape) * 4 >= 2**31:
         raise NotImplementedError(f"it takes states below 2 GiB, not {state.shape} in float32")
