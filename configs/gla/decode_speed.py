@@ -1,8 +1,8 @@
 """Device time of one token of a layer of gated linear attention, state in place, on Hopper.
 
-What: `gated_linear_attention_decode`, bfloat16 with a float32 state that is written where it was read:
-the kernel for Hopper and XLA. Time of the kernels in a profile, median over calls on states that
-take turns (200 MB, more than the cache); its share of the bandwidth of memory for reading and
+What: `gated_linear_attention_decode`, bfloat16 with a float32 state that is written where it was
+read: the kernel for Hopper and XLA. Time of the kernels in a profile, median over calls on states
+that take turns (200 MB, more than the cache); its share of the bandwidth of memory for reading and
 writing the state once; relative errors against float64.
 
 Paper: Yang et al. 2024, arXiv:2312.06635, has no times of decoding; sizes are those of its models.

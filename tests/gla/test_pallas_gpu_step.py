@@ -236,7 +236,7 @@ def test_gates_it_does_not_know(rng):
                 step(q, k, v, other, state, **options)
 
 
-def test_none_takes_it_only_once_it_is_measured(rng, monkeypatch):
+def test_none_takes_it_from_a_size_on_only_if_there_is_one(rng, monkeypatch):
     args = abstract(SHAPES["1.3B"], "bfloat16", rng)
     assert decode_dispatcher.choose(*args, platform="gpu").name == "xla"
     monkeypatch.setattr("structlayers.gla.ops.step._KERNEL_FROM_BYTES", 4 * 256 * 512)

@@ -16,7 +16,8 @@ from structlayers._core.precision import (
 from structlayers.gla.ops.arguments import check_scale, check_state, check_tokens
 
 # The one switch of the kernel: bytes of states from which it is taken on Hopper GPUs where no
-# implementation is named. None: nowhere, until it has been measured.
+# implementation is named. None: nowhere. It wins where the state's buffer may be reused, which
+# cannot be seen here; where it may not, the copy before it costs more than it saves (kernels.md).
 _KERNEL_FROM_BYTES: int | None = None
 
 
@@ -45,7 +46,7 @@ def _prefer_decode(*args: Any, platform: str, **static: Any) -> tuple[tuple[str,
 def _prefer(state: Any, platform: str) -> tuple[tuple[str, str], ...]:
     if platform != "gpu" or _KERNEL_FROM_BYTES is None or 4 * state.size < _KERNEL_FROM_BYTES:
         return ()
-    return (("pallas_gpu", "measured, see kernels.md"),)
+    return (("pallas_gpu", "faster than xla where the state is written in place, see kernels.md"),)
 
 
 dispatcher = Dispatcher(
