@@ -1,10 +1,11 @@
-"""Rules of `jax.vmap` for kernels that take one set of operands at a time."""
+"""Rules of `jax.vmap` for kernels."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
 
 def map_calls(
@@ -27,3 +28,31 @@ def map_calls(
         return run(*(x[index] if m else x for x, m in zip(operands, mapped, strict=True)))
 
     return jax.lax.map(call, jnp.arange(size))
+
+
+def merge_batches(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of pytrees whose arrays lead with a batch axis, which takes in the mapped ones.
+
+    Args:
+        call: treats entries of the batch independently, and returns arrays that lead with it.
+
+    Example:
+        >>> x = jnp.arange(4.0).reshape(2, 1, 2)
+        >>> jax.vmap(merge_batches(lambda x: x.sum(-1)))(x).tolist()
+        [[1.0], [5.0]]
+    """
+    run = custom_vmap(call)
+
+    @run.def_vmap
+    def _(size: int, mapped: Sequence[Any], *args: Any) -> Any:
+        leaves, tree = jax.tree.flatten(args)
+        merged = [
+            (x if on else jnp.broadcast_to(x, (size, *x.shape)))
+            for x, on in zip(leaves, jax.tree.leaves(tuple(mapped)), strict=True)
+        ]
+        merged = [x.reshape(-1, *x.shape[2:]) for x in merged]
+        out = run(*jax.tree.unflatten(tree, merged))
+        out = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), out)
+        return out, jax.tree.map(lambda x: True, out)
+
+    return run

@@ -115,7 +115,10 @@ def factor_blocks(twiddle: jax.Array, block: int, level: int) -> jax.Array:
     stride = 2**level
     if twiddle.ndim == 5:
         return twiddle[:, block, stride - 1 : 2 * stride - 1][:, None]
-    return twiddle[:, block, level].reshape(twiddle.shape[0], -1, stride, 2, 2)
+    # one index for both: XLA for GPUs copies slices of an argument as it came before it uses them
+    stacks, blocks, levels = twiddle.shape[:3]
+    factors = twiddle.reshape(stacks, blocks * levels, *twiddle.shape[3:])
+    return factors[:, block * levels + level].reshape(stacks, -1, stride, 2, 2)
 
 
 def merge_pair(low: jax.Array, high: jax.Array, increasing_stride: bool) -> jax.Array:

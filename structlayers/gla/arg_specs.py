@@ -106,7 +106,10 @@ ARG_SPECS: tuple[ArgSpec, ...] = (
     ),
     _attention(8, 2048, 4, 256, 512, "bfloat16", source=_MODEL_1B, tags=("gpu", "tpu")),
     _attention(8, 8192, 4, 256, 512, "bfloat16", source=_MODEL_1B, tags=("gpu",)),
-    _attention(1, 32768, 4, 128, 256, "bfloat16", source=_MODEL_340M, tags=("gpu",)),
+    *(
+        _attention(1, time, 4, 128, 256, "bfloat16", source=_MODEL_340M, tags=("gpu",))
+        for time in (16384, 32768)
+    ),
     _attention(32, 2048, 16, 64, 64, "bfloat16", source=_FIGURE, tags=("gpu", "tpu")),
     _attention(
         8, 2048, 4, 128, 256, "bfloat16", source=_RETNET, tags=("gpu", "tpu"), scalar_gate=True

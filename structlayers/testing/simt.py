@@ -111,6 +111,8 @@ class NumpyMachine(Machine):
         self._read = np.full((2, words), _NEVER)
         # of every barrier, by its first byte: phases completed, bytes still to come, arrivals
         self._barriers: dict[int, list[int]] = {}
+        # groups of words, the warps that asked for them, and values; the last one is open
+        self._loads: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[]]
         self.wavefronts = 0
         self.least_wavefronts = 0
 
@@ -186,6 +188,12 @@ class NumpyMachine(Machine):
     @override
     def synchronize_team(self, team: Int, threads: int) -> None:
         self._epoch += 1
+
+    @override
+    def synchronize_any(self, condition: Int, team: Int, threads: int) -> Int:
+        self.synchronize_team(team, threads)
+        holds = (condition.value & self._active).reshape(-1, threads).any(1)
+        return Int(self, np.repeat(holds.astype(np.int64), threads))
 
     @override
     def reconverge(self) -> None:
@@ -288,18 +296,49 @@ class NumpyMachine(Machine):
 
     @override
     def load_global(
-        self, array: Any, offset: Int, words: int, *, constant: bool = True
+        self,
+        array: Any,
+        offset: Int,
+        words: int,
+        row: IntLike = 0,
+        pitch: int = 0,
+        *,
+        displacement: int = 0,
+        constant: bool = True,
     ) -> list[Any]:
         loaded = np.zeros((words, self.threads), np.uint32)
-        index = offset.value[self._active, None] + np.arange(4 * words)
+        first = self._each(row) * pitch + self._each(offset) + displacement
+        index = first[:, None] + np.arange(4 * words)
         loaded[:, self._active] = _bytes(array)[index].view(np.uint32).T
         return list(loaded)
 
     @override
-    def store_global(self, array: Any, row: Int, pitch: int, offset: Int, words: Any) -> None:
-        first = row.value[self._active] * pitch + offset.value[self._active]
+    def store_global(
+        self,
+        array: Any,
+        row: Int,
+        pitch: int,
+        offset: Int,
+        words: Any,
+        *,
+        displacement: int = 0,
+    ) -> None:
+        first = row.value[self._active] * pitch + offset.value[self._active] + displacement
         index = first[:, None] + np.arange(4 * len(words))
         _bytes(array)[index] = np.stack(words, axis=1)[self._active].view(np.uint8)
+
+    @override
+    def prefetch(self, array: Any, row: Int, pitch: int, offset: Int) -> None:
+        self._within(array, self._each(row) * pitch + self._each(offset))
+
+    @override
+    def prefetch_bulk(self, array: Any, row: Int, pitch: int, size: int) -> None:
+        self._within(array, self._each(row) * pitch + size - 1)
+
+    @staticmethod
+    def _within(array: np.ndarray, offsets: np.ndarray) -> None:
+        if (offsets >= array.nbytes).any():
+            raise ValueError(f"byte {offsets.max()} is not in the array of {array.nbytes}")
 
     # asynchronous copies ---------------------------------------------------------------------
 
@@ -378,6 +417,25 @@ class NumpyMachine(Machine):
         return self._shared[words].copy()
 
     @override
+    def load_ahead(self, address: Int, array: Any, row: Int, pitch: int, offset: Int) -> None:
+        words, warps = self._words(address, 4)
+        first = self._each(row) * pitch + self._each(offset)
+        values = _bytes(array)[first[:, None] + np.arange(16)].view(np.uint32)
+        self._loads[-1].append((words, warps, values))
+
+    @override
+    def commit_loads(self) -> None:
+        self._loads.append([])
+
+    @override
+    def wait_loads(self, pending: int) -> None:
+        # as late as they may; the groups are counted as if all threads had the same
+        while len(self._loads) - 1 > pending:
+            for words, warps, values in self._loads.pop(0):
+                self._touch(words.ravel(), warps.ravel(), write=True)
+                self._shared[words] = values
+
+    @override
     def release_to_copies(self) -> None:
         pass
 
@@ -419,6 +477,19 @@ class NumpyMachine(Machine):
     @override
     def bits(self, value: Any) -> Any:
         return value.view(np.uint32)
+
+    @override
+    def integer_of(self, word: Any) -> Int:
+        return Int(self, word.astype(np.uint32).view(np.int32).astype(np.int64))
+
+    @override
+    def select(self, condition: Int, chosen: Any, other: Any) -> Any:
+        return np.where(condition.value, chosen, other)
+
+    @override
+    def exp2(self, value: Any) -> Any:
+        power = np.exp2(value)
+        return np.where(power < np.finfo(np.float32).tiny, np.float32(0), power)
 
     @override
     def add(self, left: Any, right: Any) -> Any:
@@ -469,10 +540,60 @@ class NumpyMachine(Machine):
         return values.reshape(-1, 8, 4, len(words), 2).transpose(0, 3, 1, 2, 4)
 
     @override
-    def pack(self, low: Any, high: Any) -> Any:
-        pairs = np.stack([low, high], axis=1).astype(jnp.bfloat16)
-        return np.ascontiguousarray(pairs).view(np.uint32)[:, 0]
+    def warpgroup_begin(self, values: Sequence[Any]) -> list[Any]:
+        return list(values)
+
+    @override
+    def warpgroup_product(
+        self, acc: Sequence[Any], left: Sequence[Any], right: Int, *, transpose: bool, panel: int
+    ) -> list[Any]:
+        columns, depth = np.arange(2 * len(acc)), np.arange(16)[:, None]
+        if transpose:
+            places = 128 * depth + columns // 64 * panel + 2 * (columns % 64)
+        else:
+            places = 128 * columns + 2 * depth
+        starts = (right.value + self._base)[::128]  # of every warpgroup
+        places = starts[:, None, None] + places
+        places = places ^ ((places >> 7 & 7) << 4)
+        words = np.unique(places // 4, axis=-1)
+        for group, used in enumerate(words):
+            for warp in range(4 * group, 4 * group + 4):
+                self._read_by(np.unique(used), warp)
+        operand = self._shared.view(jnp.bfloat16)[places // 2].astype(np.float32)
+        fragments = self._fragments(left)  # warp, register, g, t, half
+        matrix = np.zeros((len(fragments), 2, 8, 2, 4, 2), np.float32)  # i/8, i%8, j/8, t, half
+        for register in range(4):
+            matrix[:, register % 2, :, register // 2] = fragments[:, register]
+        matrix = matrix.reshape(len(starts), 64, 16)
+        product = (matrix @ operand).reshape(-1, 2, 8, len(columns) // 8, 4, 2)
+        # warp, i/8, g, tile, t, half
+        return [
+            acc[4 * tile + 2 * i + half] + product[:, i, :, tile, :, half].reshape(-1)
+            for tile in range(len(columns) // 8)
+            for i in range(2)
+            for half in range(2)
+        ]
+
+    def _read_by(self, words: np.ndarray, warp: int) -> None:
+        """Words that a warp reads by tensor cores, without a share of the banks' time."""
+        before = self.wavefronts, self.least_wavefronts
+        self._touch(words, np.full(words.shape, warp), write=False)
+        self.wavefronts, self.least_wavefronts = before
+
+    @override
+    def warpgroup_commit(self) -> None:
+        pass
+
+    @override
+    def warpgroup_wait(self, pending: int, values: Sequence[Any]) -> list[Any]:
+        return list(values)
 
     @override
     def unpack(self, word: Any) -> tuple[Any, Any]:
-        return self.float(word << 16), self.float(word & 0xFFFF0000)
+        word = word.astype(np.uint32)
+        return (word << np.uint32(16)).view(np.float32), (word & 0xFFFF0000).view(np.float32)
+
+    @override
+    def pack(self, low: Any, high: Any) -> Any:
+        pairs = np.stack([low, high], axis=1).astype(jnp.bfloat16)
+        return np.ascontiguousarray(pairs).view(np.uint32)[:, 0]

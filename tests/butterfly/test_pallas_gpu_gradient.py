@@ -32,14 +32,14 @@ def random_twiddle(seed, size, **kwargs):
     return jax.random.normal(jax.random.key(seed), twiddle_shape(size, **kwargs)) * 2**-0.5
 
 
-def run(program, plan, inputs, output, cluster_size):
+def run(program, plan, inputs, output):
     assert plan.shared_bytes <= 232_448
     (result,) = simulate(
         program,
         [np.asarray(array) for array in inputs],
         [output],
         clusters=plan.clusters,
-        cluster_size=cluster_size,
+        cluster_size=1,
         threads=plan.threads,
         shared_bytes=plan.shared_bytes,
     )
@@ -50,7 +50,7 @@ def product(x, blocks, plan):
     weights = fragments([blocks[factor.stride] for factor in plan.factors])
     x = np.asarray(x)
     output = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    return run(tensor_program.program(plan), plan, [x, weights], output, plan.cluster_size)
+    return run(tensor_program.program(plan), plan, [x, weights], output)
 
 
 def sum_gradient(x, dy, blocks, transposed, plan):
@@ -58,7 +58,7 @@ def sum_gradient(x, dy, blocks, transposed, plan):
     other = [blocks[f.stride] for f in before] + [transposed[f.stride] for f in after]
     inputs = [x, dy, fragments(other)] if other else [x, dy]
     output = jax.ShapeDtypeStruct((plan.sets, *plan.set_shape), jnp.float32)
-    sums = run(gradient_program.program(plan), plan, inputs, output, plan.team)
+    sums = run(gradient_program.program(plan), plan, inputs, output)
     return from_sums(jnp.asarray(sums), plan.summed)
 
 
@@ -86,8 +86,8 @@ def blocks_of(size, increasing):
     return blocks, {stride: block.swapaxes(-1, -2) for stride, block in blocks.items()}
 
 
-def cut(plan, sets, team):
-    return dataclasses.replace(plan, clusters=sets * plan.segments, team=team)
+def cut(plan, sets):
+    return dataclasses.replace(plan, clusters=sets * plan.segments)
 
 
 @pytest.mark.parametrize("increasing", [True, False])
@@ -100,22 +100,20 @@ def test_simulated_sums_give_the_gradient_of_each_factor(size, increasing):
     blocks, transposed = blocks_of(size, increasing)
     for part in gradient_plans.gradient_parts(size, increasing=increasing):
         for plan in gradient_plans.sum_plans(part, size, len(x)):
-            found = sum_gradient(x, dy, blocks, transposed, cut(plan, 2, 1))
+            found = sum_gradient(x, dy, blocks, transposed, cut(plan, 2))
             wanted = exact_sums(x, dy, blocks, transposed, plan.factors, plan.target)
             assert found.shape == blocks[plan.summed.stride].shape
             assert error_ratio(np.asarray(found), wanted) <= BOUND
 
 
-@pytest.mark.parametrize(
-    ("rows", "sets", "team"), [(1, 1, 1), (8, 1, 1), (17, 3, 1), (24, 1, 2), (40, 1, 4)]
-)
-def test_simulated_sums_of_few_rows_and_of_teams(rows, sets, team):
+@pytest.mark.parametrize(("rows", "sets"), [(1, 1), (8, 1), (17, 3)])
+def test_simulated_sums_of_few_rows(rows, sets):
     size = 512
     x, dy = random_rows(4, (rows, size)), random_rows(5, (rows, size))
     blocks, transposed = blocks_of(size, True)
     (part,) = gradient_plans.gradient_parts(size, increasing=True)
     for plan in gradient_plans.sum_plans(part, size, rows):
-        found = sum_gradient(x, dy, blocks, transposed, cut(plan, sets, team))
+        found = sum_gradient(x, dy, blocks, transposed, cut(plan, sets))
         wanted = exact_sums(x, dy, blocks, transposed, part, plan.target)
         assert error_ratio(np.asarray(found), wanted) <= BOUND
 
@@ -126,8 +124,7 @@ def test_grids_have_a_tile_for_every_block(size, rows):
     for part in gradient_plans.gradient_parts(size, increasing=True):
         for plan in gradient_plans.sum_plans(part, size, rows):
             assert plan.clusters % plan.segments == 0
-            assert 1 <= plan.sets * plan.team <= plan.tiles
-            assert plan.fragments % plan.team == 0
+            assert 1 <= plan.sets <= plan.tiles
             assert plan.shared_bytes <= (113 * 1024 if plan.warps == 8 else 227 * 1024)
 
 
@@ -237,7 +234,7 @@ def launches(size):
 
 @pytest.fixture
 def always_by_kernel(monkeypatch):
-    monkeypatch.setattr(apply, "_GRADIENT_BY_KERNEL", frozenset(SIZES))
+    monkeypatch.setattr(apply, "_GRADIENT_BY_KERNEL_FROM_ROWS", dict.fromkeys(SIZES, 1))
 
 
 @pytest.mark.pallas

@@ -116,3 +116,84 @@ def test_functions_of_float32_and_halves_of_words():
     wanted = [exact, np.exp(exact), np.log1p(exact), exact**-0.5, 3 / exact, *halves.T]
     assert np.allclose(found, np.stack(wanted).astype(np.float64), rtol=3e-7)
     assert np.array_equal(array, -values)
+
+
+@pytest.mark.parametrize("transpose", [True, False])
+def test_warpgroup_product_is_the_matrix_product(transpose):
+    """The right operand in panels of 64 columns of permuted rows, beyond the start of a panel."""
+    rng = np.random.default_rng(1)
+    a = rng.standard_normal((64, 16)).astype(ml_dtypes.bfloat16)
+    b = rng.standard_normal((16, 128 if transpose else 32)).astype(ml_dtypes.bfloat16)
+    columns = b.shape[1]
+    # rows of 128 bytes as they stand in shared memory, eight units of 16 bytes each
+    rows = np.zeros((32 * columns // 64 if transpose else columns, 8, 8), b.dtype)
+    if transpose:  # rows 8 to 23 of two panels of 32 rows
+        rows = rows.reshape(2, 32, 8, 8)
+        rows[:, 8:24] = b.reshape(16, 2, 8, 8).transpose(1, 0, 2, 3)
+        rows = rows.reshape(-1, 8, 8)
+    else:  # the second 16 of 64 values
+        rows[:, 2:4] = b.T.reshape(columns, 2, 8)
+    permuted = np.empty_like(rows)
+    for row, units in enumerate(rows):
+        for unit in range(8):
+            permuted[row, unit ^ (row % 8)] = units[unit]
+
+    def program(m, inputs, outputs):
+        for at in range(0, permuted.nbytes, 16 * 128):
+            place = m.thread() * 16 + at
+            m.store_shared(place, m.load_global(inputs[1], place, 4))
+        m.synchronize()
+        warp, g, t = m.warp(), m.lane() >> 2, m.lane() & 3
+        left = [
+            m.load_global(inputs[0], (warp * 16 + g + row) * 32 + (t * 2 + column) * 2, 1)[0]
+            for column in (0, 8)
+            for row in (0, 8)
+        ]
+        made = m.warpgroup_begin([*[m.zero()] * (columns // 2), *left])
+        acc, left = made[: columns // 2], made[columns // 2 :]
+        right = m.constant(8 * 128 if transpose else 32)
+        acc = m.warpgroup_product(acc, left, right, transpose=transpose, panel=32 * 128)
+        m.warpgroup_commit()
+        acc = m.warpgroup_wait(0, acc)
+        for i in range(0, columns // 2, 2):
+            row = warp * 16 + g + 8 * (i >> 1 & 1)
+            words = [m.bits(value) for value in acc[i : i + 2]]
+            m.store_global(outputs[0], row, 4 * columns, t * 8 + 32 * (i >> 2), words)
+
+    shape = jax.ShapeDtypeStruct((64, columns), np.float32)
+    sizes = {"threads": 128, "shared_bytes": permuted.nbytes}
+    (found,) = run(program, [a, permuted], [shape], **sizes)
+    wanted = a.astype(np.float64) @ b.astype(np.float64)
+    assert np.allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_loads_ahead_arrive_when_they_are_waited_for():
+    def program(waits):
+        def body(m, inputs, outputs):
+            m.load_ahead(m.thread() * 16, inputs[0], m.constant(0), 0, m.thread() * 16)
+            m.commit_loads()
+            if waits:
+                m.wait_loads(0)
+            m.synchronize()
+            words = m.load_shared((m.thread() ^ 32) * 16, 1)
+            m.store_global(outputs[0], m.constant(0), 0, m.thread() * 4, words)
+
+        return body
+
+    data = np.arange(256, dtype=np.uint32)
+    (found,) = run(program(waits=True), [data])
+    assert np.array_equal(found, 4 * (np.arange(64) ^ 32))
+    with pytest.raises(ValueError, match="never written"):
+        run(program(waits=False), [data])
+
+
+def test_a_barrier_tells_whether_any_thread_of_the_team_holds():
+    def program(m, inputs, outputs):
+        for i, thread in enumerate((37, 64)):
+            flag = m.synchronize_any(m.thread().equals(thread), m.warp(), 32)
+            words = [flag.value.astype(np.uint32)]
+            m.store_global(outputs[i], m.constant(0), 0, m.thread() * 4, words)
+
+    found, none = run(program, outputs=(WORDS, WORDS))
+    assert np.array_equal(found, np.arange(64) >= 32)
+    assert not np.any(none)

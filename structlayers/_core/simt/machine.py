@@ -157,6 +157,10 @@ class Machine(abc.ABC):
         """The same for consecutive threads of the block, whole warps, numbered team by team."""
 
     @abc.abstractmethod
+    def synchronize_any(self, condition: Int, team: Int, threads: int) -> Int:
+        """`synchronize_team`; 1 if the condition holds in any thread of the team, else 0."""
+
+    @abc.abstractmethod
     def reconverge(self) -> None:
         """Waits for the threads of the warp, after a condition that may have parted them."""
 
@@ -200,16 +204,42 @@ class Machine(abc.ABC):
 
     @abc.abstractmethod
     def load_global(
-        self, array: Any, offset: Int, words: int, *, constant: bool = True
+        self,
+        array: Any,
+        offset: Int,
+        words: int,
+        row: IntLike = 0,
+        pitch: int = 0,
+        *,
+        displacement: int = 0,
+        constant: bool = True,
     ) -> list[Any]:
-        """Loads 1, 2 or 4 words of 32 bits at a byte offset below 2**31.
+        """Loads 1, 2 or 4 words at byte ``row * pitch + offset``, computed in 64 bits.
 
-        Of an array that the kernel writes too, the words are not `constant`.
+        The displacement is added to it, at no cost below 2**23. Of an array
+        that the kernel writes too, the words are not `constant`.
         """
 
     @abc.abstractmethod
-    def store_global(self, array: Any, row: Int, pitch: int, offset: Int, words: Any) -> None:
-        """Stores 1, 2 or 4 words at byte ``row * pitch + offset``, computed in 64 bits."""
+    def store_global(
+        self,
+        array: Any,
+        row: Int,
+        pitch: int,
+        offset: Int,
+        words: Any,
+        *,
+        displacement: int = 0,
+    ) -> None:
+        """Stores 1, 2 or 4 words where `load_global` finds them."""
+
+    @abc.abstractmethod
+    def prefetch(self, array: Any, row: Int, pitch: int, offset: Int) -> None:
+        """Brings the 128 bytes around ``row * pitch + offset`` into the L2."""
+
+    @abc.abstractmethod
+    def prefetch_bulk(self, array: Any, row: Int, pitch: int, size: int) -> None:
+        """Brings ``size`` bytes from ``row * pitch`` on into the L2; by one thread."""
 
     # asynchronous copies ---------------------------------------------------------------------
 
@@ -237,6 +267,18 @@ class Machine(abc.ABC):
         barrier: IntLike,
     ) -> None:
         """Copies ``size`` bytes from ``row * pitch + offset`` of the array to shared memory."""
+
+    @abc.abstractmethod
+    def load_ahead(self, address: Int, array: Any, row: Int, pitch: int, offset: Int) -> None:
+        """Copies 16 bytes of an array to shared memory, as a part of this thread's next group."""
+
+    @abc.abstractmethod
+    def commit_loads(self) -> None:
+        """Makes a group of this thread's `load_ahead` since the last one."""
+
+    @abc.abstractmethod
+    def wait_loads(self, pending: int) -> None:
+        """Waits until all but so many of this thread's groups have arrived, for this thread."""
 
     @abc.abstractmethod
     def release_to_copies(self) -> None:
@@ -279,6 +321,18 @@ class Machine(abc.ABC):
         """A float32 as a word."""
 
     @abc.abstractmethod
+    def integer_of(self, word: Any) -> Int:
+        """A word read as an integer with a sign."""
+
+    @abc.abstractmethod
+    def select(self, condition: Int, chosen: Any, other: Any) -> Any:
+        """One of two words, or of two float32."""
+
+    @abc.abstractmethod
+    def exp2(self, value: Any) -> Any:
+        """``2 ** value`` of a float32, to two units in the last place; 0 below 2**-126."""
+
+    @abc.abstractmethod
     def add(self, left: Any, right: Any) -> Any:
         """Sum of two float32."""
 
@@ -310,9 +364,44 @@ class Machine(abc.ABC):
         """
 
     @abc.abstractmethod
-    def pack(self, low: Any, high: Any) -> Any:
-        """Two float32 rounded to nearest bfloat16, in one word."""
+    def warpgroup_begin(self, values: Sequence[Any]) -> list[Any]:
+        """What products of a warpgroup have in registers, results and left operands: made so far.
+
+        Float32 or words; only after this may a `warpgroup_product` take them.
+        """
+
+    @abc.abstractmethod
+    def warpgroup_product(
+        self, acc: Sequence[Any], left: Sequence[Any], right: Int, *, transpose: bool, panel: int
+    ) -> list[Any]:
+        """Starts ``acc + left @ right`` for the 128 threads of a warpgroup: PTX's `wgmma`.
+
+        Warp w has rows 16 w and on of the left operand `(64, 16)`, and of the result `(64, N)`, in
+        the registers of `tensor_product`, tile after tile of 8 columns. The right operand
+        `(16, N)`, bfloat16, is in shared memory: rows of 128 bytes whose units of 16 bytes are
+        permuted by ``unit ^ (row % 8)``, in panels that start at multiples of 1024 bytes.
+
+        Args:
+            acc: N / 2 float32, N = 16, 32, ... 256.
+            left: four words.
+            right: address of its first row; every row is a column of the operand, 16 of the 64
+                values of the row from the address on. Transposed, it has 16 rows, of the operand.
+            transpose: which of both.
+            panel: bytes from one panel of 64 columns to the next, if transposed.
+        """
+
+    @abc.abstractmethod
+    def warpgroup_commit(self) -> None:
+        """Makes a group of the products started since the last one."""
+
+    @abc.abstractmethod
+    def warpgroup_wait(self, pending: int, values: Sequence[Any]) -> list[Any]:
+        """These results of products, when all but so many groups are done."""
 
     @abc.abstractmethod
     def unpack(self, word: Any) -> tuple[Any, Any]:
-        """The two bfloat16 of a word as float32, the low one first."""
+        """The two bfloat16 of a word as float32."""
+
+    @abc.abstractmethod
+    def pack(self, low: Any, high: Any) -> Any:
+        """Two float32 rounded to nearest bfloat16, in one word."""

@@ -107,16 +107,19 @@ class MosaicMachine(Machine):
             text, *arguments, result_types=result, has_side_effects=effects, convergent=effects
         )
 
-    def _load(self, space: str, address: ir.Value, words: int) -> list[Any]:
+    def _load(self, space: str, address: ir.Value, words: int, displacement: int = 0) -> list[Any]:
         registers = ",".join(f"${i}" for i in range(words))
         target = "$0" if words == 1 else f"{{{registers}}}"
-        text = f"ld.{space}{_VECTOR[words]}.b32 {target}, [${words}];"
+        text = f"ld.{space}{_VECTOR[words]}.b32 {target}, [${words}+{displacement}];"
         return list(self._asm(text, address, result=[self._i32] * words))
 
-    def _store(self, space: str, address: ir.Value, words: Sequence[Any]) -> None:
+    def _store(
+        self, space: str, address: ir.Value, words: Sequence[Any], displacement: int = 0
+    ) -> None:
         registers = ",".join(f"${i + 1}" for i in range(len(words)))
         source = "$1" if len(words) == 1 else f"{{{registers}}}"
-        self._asm(f"st.{space}{_VECTOR[len(words)]}.b32 [$0], {source};", address, *words)
+        text = f"st.{space}{_VECTOR[len(words)]}.b32 [$0+{displacement}], {source};"
+        self._asm(text, address, *words)
 
     def _value(self, number: IntLike) -> ir.Value:
         return (number if isinstance(number, Int) else self.constant(number)).value
@@ -195,6 +198,15 @@ class MosaicMachine(Machine):
         self._asm(f"bar.sync $0, {threads};", (team + 1).value)
 
     @override
+    def synchronize_any(self, condition: Int, team: Int, threads: int) -> Int:
+        text = (
+            "{\n.reg .pred p;\nsetp.ne.u32 p, $1, 0;\n"
+            f"bar.red.or.pred p, $2, {threads}, p;\nselp.u32 $0, 1, 0, p;\n}}"
+        )
+        flag = arith.extui(self._i32, condition.value)
+        return Int(self, self._asm(text, flag, (team + 1).value, result=self._i32))
+
+    @override
     def reconverge(self) -> None:
         self._asm("bar.warp.sync 0xffffffff;")
 
@@ -227,14 +239,46 @@ class MosaicMachine(Machine):
 
     @override
     def load_global(
-        self, array: Any, offset: Int, words: int, *, constant: bool = True
+        self,
+        array: Any,
+        offset: Int,
+        words: int,
+        row: IntLike = 0,
+        pitch: int = 0,
+        *,
+        displacement: int = 0,
+        constant: bool = True,
     ) -> list[Any]:
-        address = self._global_address(array, offset, 1, None)
-        return self._load("global.nc" if constant else "global", address, words)
+        row = row if isinstance(row, Int) else self.constant(row)
+        address = self._global_address(array, row, pitch, offset)
+        space = "global.nc" if constant else "global"
+        return self._load(space, address, words, displacement)
 
     @override
-    def store_global(self, array: Any, row: Int, pitch: int, offset: Int, words: Any) -> None:
-        self._store("global", self._global_address(array, row, pitch, offset), words)
+    def store_global(
+        self,
+        array: Any,
+        row: Int,
+        pitch: int,
+        offset: Int,
+        words: Any,
+        *,
+        displacement: int = 0,
+    ) -> None:
+        address = self._global_address(array, row, pitch, offset)
+        self._store("global", address, words, displacement)
+
+    @override
+    def prefetch(self, array: Any, row: Int, pitch: int, offset: Int) -> None:
+        self._asm("prefetch.global.L2 [$0];", self._global_address(array, row, pitch, offset))
+
+    @override
+    def prefetch_bulk(self, array: Any, row: Int, pitch: int, size: int) -> None:
+        self._asm(
+            "cp.async.bulk.prefetch.L2.global [$0], $1;",
+            self._global_address(array, row, pitch, None),
+            self._value(size),
+        )
 
     @override
     def barrier_init(self, address: int) -> None:
@@ -278,6 +322,22 @@ class MosaicMachine(Machine):
             self._value(size),
             self._shared_address(barrier),
         )
+
+    @override
+    def load_ahead(self, address: Int, array: Any, row: Int, pitch: int, offset: Int) -> None:
+        self._asm(
+            "cp.async.cg.shared.global [$0], [$1], 16;",
+            self._shared_address(address),
+            self._global_address(array, row, pitch, offset),
+        )
+
+    @override
+    def commit_loads(self) -> None:
+        self._asm("cp.async.commit_group;")
+
+    @override
+    def wait_loads(self, pending: int) -> None:
+        self._asm(f"cp.async.wait_group {pending};")
 
     @override
     def release_to_copies(self) -> None:
@@ -340,6 +400,18 @@ class MosaicMachine(Machine):
         return arith.bitcast(self._i32, value)
 
     @override
+    def integer_of(self, word: Any) -> Int:
+        return Int(self, word)
+
+    @override
+    def select(self, condition: Int, chosen: Any, other: Any) -> Any:
+        return arith.select(condition.value, chosen, other)
+
+    @override
+    def exp2(self, value: Any) -> Any:
+        return self._asm("ex2.approx.ftz.f32 $0, $1;", value, result=self._f32, effects=False)
+
+    @override
     def add(self, left: Any, right: Any) -> Any:
         return arith.addf(left, right)
 
@@ -378,14 +450,76 @@ class MosaicMachine(Machine):
             effects=False,
         )
 
+    def _through(self, text: str, values: Sequence[Any]) -> list[Any]:
+        """An instruction that values must not be moved across."""
+        types = [value.type for value in values]
+        kinds = ["f" if one == self._f32 else "r" for one in types]
+        return self._tied(text, values, [f"={kind}" for kind in kinds], (), ())
+
+    def _tied(
+        self,
+        text: str,
+        values: Sequence[Any],
+        results: Sequence[str],
+        arguments: Sequence[Any],
+        constraints: Sequence[str],
+    ) -> list[Any]:
+        """PTX whose results are its first operands, changed in place."""
+        types = [value.type for value in values]
+        ties = [str(i) for i in range(len(values))]
+        struct = llvm.inline_asm(
+            llvm.StructType.get_literal(types),
+            [*values, *arguments],
+            text,
+            ",".join([*results, *ties, *constraints]),
+            has_side_effects=True,
+        )
+        assert isinstance(struct, ir.Value)
+        return [llvm.extractvalue(one, struct, [i]) for i, one in enumerate(types)]
+
+    @override
+    def warpgroup_begin(self, values: Sequence[Any]) -> list[Any]:
+        return self._through("wgmma.fence.sync.aligned;", values)
+
+    @override
+    def warpgroup_product(
+        self, acc: Sequence[Any], left: Sequence[Any], right: Int, *, transpose: bool, panel: int
+    ) -> list[Any]:
+        count = len(acc)
+        # units of 16 bytes: of eight rows, and of panels; swizzle of 128 bytes
+        constants = (1024 >> 4 << 32) | ((panel >> 4) << 16)
+        address = arith.shrui(self._shared_address(right), self._value(4))
+        high = arith.shli(self._wide(1), self._wide(62))
+        descriptor = arith.ori(arith.extui(self._i64, address), self._wide(constants))
+        descriptor = arith.ori(descriptor, high)
+        sums = ",".join(f"${i}" for i in range(count))
+        words = ",".join(f"${i}" for i in range(2 * count, 2 * count + 4))
+        text = (
+            f"wgmma.mma_async.sync.aligned.m64n{2 * count}k16.f32.bf16.bf16 "
+            f"{{{sums}}}, {{{words}}}, ${2 * count + 4}, 1, 1, 1, {int(transpose)};"
+        )
+        constraints = ["r"] * 4 + ["l"]
+        return self._tied(text, acc, ["=f"] * count, [*left, descriptor], constraints)
+
+    def _wide(self, value: int) -> ir.Value:
+        return arith.constant(self._i64, value)
+
+    @override
+    def warpgroup_commit(self) -> None:
+        self._asm("wgmma.commit_group.sync.aligned;")
+
+    @override
+    def warpgroup_wait(self, pending: int, values: Sequence[Any]) -> list[Any]:
+        return self._through(f"wgmma.wait_group.sync.aligned {pending};", values)
+
+    @override
+    def unpack(self, word: Any) -> tuple[Any, Any]:
+        low = arith.shli(word, self.word(16))
+        high = arith.andi(word, self.word(-65536))
+        return self.float(low), self.float(high)
+
     @override
     def pack(self, low: Any, high: Any) -> Any:
         return self._asm(
             "cvt.rn.bf16x2.f32 $0, $1, $2;", high, low, result=self._i32, effects=False
         )
-
-    @override
-    def unpack(self, word: Any) -> tuple[Any, Any]:
-        low = arith.shli(word, arith.constant(self._i32, 16))
-        high = arith.andi(word, arith.constant(self._i32, -(1 << 16)))
-        return self.float(low), self.float(high)

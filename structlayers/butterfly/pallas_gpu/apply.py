@@ -18,7 +18,6 @@ from structlayers.butterfly.convert import untie_butterfly
 from structlayers.butterfly.factors import merge_levels
 from structlayers.butterfly.pallas_gpu import plans
 from structlayers.butterfly.pallas_gpu.calls import (
-    LAUNCH_FROM_ROWS,
     multiply,
     multiply_by_xla,
     multiply_real,
@@ -27,12 +26,20 @@ from structlayers.butterfly.pallas_gpu.calls import (
 from structlayers.butterfly.pallas_gpu.gradient import gradients
 from structlayers.butterfly.pallas_gpu.weights import merged_factors
 
-# Who makes the gradient of the factors in bfloat16. 16384 rows on one H200: through merged groups
-# about 210 us at N = 1024 and 770 at 4096 (differences of whole calls); the product of the dense
-# matrix alone takes 46 and 665. The kernels are simulated and not timed: no size takes them until
-# they are, and then from LAUNCH_FROM_ROWS rows on.
+# Who makes the gradient of the factors in bfloat16: the product of the dense matrix up to a size,
+# above it kernels from a number of rows on, merged groups of XLA else. Device time in microseconds
+# of the product and both gradients (* of the gradients alone), one H200, jax 0.11.2:
+#
+#      rows        512        1024       2048          4096          8192          16384
+#             dense kern  dense kern  dense kern   XLA   kern    XLA   kern    XLA   kern
+#      1024     32   30     41   43     75  102   *90   *101   *146   *140   *264   *241
+#      2048     36   44     51   53     92  118  *157   *131   *233   *207
+#      4096     40   48     55   62    126  150  *252   *198
+#     16384     60   80    117  117    312  346  1006    707   1942   1317          2567
+#
+# Kernels at 512, 2048 and in the middle rows of 1024 before a change that took 4 us a launch off.
 _GRADIENT_BY_DENSE_UP_TO = 2048
-_GRADIENT_BY_KERNEL: frozenset[int] = frozenset()
+_GRADIENT_BY_KERNEL_FROM_ROWS = {4096: 2048, 8192: 1024, 16384: 1024}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -72,7 +79,7 @@ def _backward(
     x, factors = residuals
     size, rows = x.shape[-1], x.size // x.shape[-1]
     half = x.dtype == jnp.bfloat16
-    if half and size in _GRADIENT_BY_KERNEL and rows >= LAUNCH_FROM_ROWS:
+    if half and rows >= _GRADIENT_BY_KERNEL_FROM_ROWS.get(size, math.inf):
         return gradients(x, factors, dy, increasing)
     dx = apply_factors(dy, factors.swapaxes(-1, -2), not increasing)
     by_dense = half and size <= _GRADIENT_BY_DENSE_UP_TO

@@ -93,7 +93,7 @@ def sum_gradient(
     if before or after:
         inputs.append(_weights(before, blocks) if before else _weights(after, transposed))
     out = jax.ShapeDtypeStruct((plan.sets, *plan.set_shape), jnp.float32)
-    sums = _launch(gradient_program.program(plan), inputs, out, plan, (plan.clusters, plan.team))
+    sums = _launch(gradient_program.program(plan), inputs, out, plan, (plan.clusters, 1))
     return from_sums(sums, plan.summed)
 
 

@@ -37,11 +37,9 @@ class GradientPlan(Tiling):
 
     Attributes:
         target: index of the factor.
-        team: blocks that add up their sums before they store them.
     """
 
     target: int = 0
-    team: int = 1
 
     @property
     def summed(self) -> Factor:
@@ -82,12 +80,7 @@ class GradientPlan(Tiling):
         return self.segments * self.warps, self.fragments * 32, 4
 
     @property
-    def exchange_bytes(self) -> int:
-        """Shared memory for the sums that a block of a team gets."""
-        return 16 * self.fragments * self.threads if self.team > 1 else 0
-
-    @property
     def shared_bytes(self) -> int:
-        """Barriers, slots and column buffers, whose place the sums of a team take in the end."""
+        """Barriers, slots and column buffers."""
         rings = sum(chain.ring for chain in self.chains) * self.buffer_bytes
-        return BARRIER_BYTES + max(2 * self.slots * self.input_bytes + rings, self.exchange_bytes)
+        return BARRIER_BYTES + 2 * self.slots * self.input_bytes + rings

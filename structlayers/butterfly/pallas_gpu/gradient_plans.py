@@ -2,7 +2,7 @@
 
 Their merged radices are their own, the gradient is that of the twiddle: two factors within blocks
 of up to 1024 columns, and one of the largest strides that crosses them. Simulated,
-not measured.
+measured as whole gradients (kernels.md).
 """
 
 import dataclasses
@@ -21,8 +21,6 @@ _PARTS = {
     8192: ((32, 32), (8,)),
     16384: ((32, 32), (16,)),
 }
-# Blocks that add up their sums: a cluster of 4 would leave 4 of the 132 multiprocessors idle.
-_TEAM = 2
 
 type Part = tuple[Factor, ...]
 
@@ -67,7 +65,6 @@ def sum_plans(part: Part, size: int, rows: int) -> list[GradientPlan]:
     for target in range(len(part)):
         plan = GradientPlan(size, rows, part, target=target, **_tiling(size, min(size, 1024)))
         # every block has a tile
-        team = _TEAM if plan.tiles >= _TEAM else 1
-        clusters = min(plan.clusters // plan.segments, plan.tiles) // team * plan.segments
-        plans.append(dataclasses.replace(plan, team=team, clusters=clusters))
+        clusters = min(plan.clusters, plan.tiles * plan.segments)
+        plans.append(dataclasses.replace(plan, clusters=clusters))
     return plans

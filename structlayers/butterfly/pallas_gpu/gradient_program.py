@@ -7,9 +7,8 @@ stay in registers, float32, for as long as the kernel runs, and beside them the 
 factor that values or cotangents pass before; hence a launch for each factor.
 
 Tiles of values and cotangents follow each other through these steps as through a pipeline. The
-shorter chain starts later, so that both meet at the sums. Blocks of a team add up theirs through
-shared memory in the order of their ranks, and store them; the rest of the addition is the caller's.
-Nothing depends on which block is first: the same bits in every run.
+shorter chain starts later, so that both meet at the sums. Each block stores its sums, and the caller
+adds them up: nothing depends on which block is first, the same bits in every run.
 """
 
 from collections.abc import Sequence
@@ -26,10 +25,8 @@ class Program(Tiles[GradientPlan]):
 
     def __init__(self, plan: GradientPlan, machine: Machine, inputs: Sequence[Any], sums: Any):
         self.set = machine.cluster().divide(plan.segments)
-        self.member = machine.rank()
-        first = self.set * plan.team + self.member
         segment = machine.cluster().modulo(plan.segments)
-        super().__init__(plan, machine, first, segment, plan.sets * plan.team)
+        super().__init__(plan, machine, self.set, segment, plan.sets)
         x, dy, *self.weights = inputs
         self.sums = sums
         self.layout = Columns(plan, None if plan.consecutive else plan.crossing, segment)
@@ -41,14 +38,13 @@ class Program(Tiles[GradientPlan]):
             for at, array in enumerate((x, dy))
         ]
         self.rings_at = BARRIER_BYTES + 2 * slots
-        self.exchange_barrier = 16 * plan.slots
 
     def run(self) -> None:
         """All tiles of this block."""
         plan, m = self.plan, self.machine
         rings = [chain.ring * plan.buffer_bytes for chain in plan.chains]
         with m.when(m.thread().equals(0)):
-            for barrier in range(0, self.exchange_barrier + 1, 8):
+            for barrier in range(0, 16 * plan.slots, 8):
                 m.barrier_init(barrier)
         self.clear(self.rings_at, sum(rings))
         m.synchronize()
@@ -64,12 +60,8 @@ class Program(Tiles[GradientPlan]):
         self.count = self.tile_count()
         zeros = [m.zero()] * (4 * plan.fragments)
         values = m.loop(0, self.count + plan.depth, 1, self.interval, zeros)
-        words = [[m.bits(x) for x in values[at : at + 4]] for at in range(0, len(values), 4)]
-        if plan.team == 1:
-            for index, fragment in enumerate(words):
-                self.store(m.constant(index), fragment)
-        else:
-            self.store_together(words)
+        for index in range(plan.fragments):
+            self.store(index, [m.bits(x) for x in values[4 * index : 4 * index + 4]])
 
     def interval(self, i: Int, carried: Sequence[Any]) -> Sequence[Any]:
         """One step of every tile in the pipeline."""
@@ -146,37 +138,12 @@ class Program(Tiles[GradientPlan]):
             for column in range(first, first + plan.summed.width // 8):
                 add((g[tile : tile + 2], v[column]))
 
-    def store(self, index: Int, words: Sequence[Any]) -> None:
+    def store(self, index: int, words: Sequence[Any]) -> None:
         """Stores one of this thread's fragments."""
         plan, m = self.plan, self.machine
         place = (self.rank * plan.warps + self.warp) * plan.fragments + index
         pitch = 16 * 32 * plan.segments * plan.warps * plan.fragments
         m.store_global(self.sums, self.set, pitch, (place * 32 + self.lane) * 16, words)
-
-    def store_together(self, words: Sequence[Sequence[Any]]) -> None:
-        """Each block of the team adds up and stores its part of the fragments."""
-        plan, m = self.plan, self.machine
-        part = plan.fragments // plan.team
-        barrier = self.exchange_barrier
-
-        def place(member: Int, at: int) -> Int:
-            return ((member * part + at) * plan.threads + m.thread()) * 16 + BARRIER_BYTES
-
-        # all blocks are through with their tiles, and the barrier is there
-        m.cluster_arrive()
-        m.cluster_wait()
-        with m.when(m.thread().equals(0)):
-            m.barrier_expect(barrier, plan.exchange_bytes)
-        for index, fragment in enumerate(words):
-            peer, at = divmod(index, part)
-            m.store_to_peer(m.constant(peer), place(self.member, at), fragment, barrier)
-        m.barrier_wait(barrier, 0)
-        for at in range(part):
-            total = [m.float(word) for word in m.load_shared(place(m.constant(0), at), 4)]
-            for member in range(1, plan.team):
-                more = m.load_shared(place(m.constant(member), at), 4)
-                total = [m.add(x, m.float(y)) for x, y in zip(total, more, strict=True)]
-            self.store(self.member * part + at, [m.bits(value) for value in total])
 
 
 def program(plan: GradientPlan) -> Any:

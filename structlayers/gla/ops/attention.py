@@ -46,12 +46,24 @@ def _check_pallas_tpu(*args: Any, **static: Any) -> None:
     check(*args, **static)
 
 
+def _check_pallas_gpu(*args: Any, **static: Any) -> None:
+    from structlayers.gla.pallas_gpu.support import check
+
+    check(*args, **static)
+
+
+_KERNELS = {
+    "tpu": ("pallas_tpu", "faster than xla by compiled estimates, see kernels.md"),
+    "gpu": ("pallas_gpu", "faster than xla on H200, see kernels.md"),
+}
+
+
 def _prefer(q: Any, *args: Any, platform: str, **static: Any) -> tuple[tuple[str, str], ...]:
-    """On TPU the kernels, from one chunk on, where it is known how arrays are sharded."""
+    """The kernels, from one chunk on, where it is known how arrays are sharded."""
     del args, static
-    if platform != "tpu" or q.shape[-3] < DEFAULT_CHUNK_SIZE or not batch_sharding_is_known():
+    if q.shape[-3] < DEFAULT_CHUNK_SIZE or not batch_sharding_is_known():
         return ()
-    return (("pallas_tpu", "faster than xla by compiled estimates, see kernels.md"),)
+    return (_KERNELS[platform],) if platform in _KERNELS else ()
 
 
 # Every implementation is called with (q, k, v, log_gate, log_value_gate, initial_state, resets,
@@ -70,6 +82,11 @@ dispatcher = Dispatcher(
             "pallas_tpu",
             "structlayers.gla.pallas_tpu.apply:gated_linear_attention",
             _check_pallas_tpu,
+        ),
+        Implementation(
+            "pallas_gpu",
+            "structlayers.gla.pallas_gpu.apply:gated_linear_attention",
+            _check_pallas_gpu,
         ),
     ),
     _prefer,
@@ -169,7 +186,8 @@ def gated_linear_attention(
         precision: of float32 products; None is the highest, true float32. bfloat16 data are
             multiplied as bfloat16 and summed in float32; float16 data in float32.
         implementation: "xla" (chunks), "pallas_tpu" (chunks in kernels; float32 and bfloat16, not
-            with `cu_seqlens` or gates of V channels), "reference" (token by token), "parallel" (all
+            with `cu_seqlens` or gates of V channels), "pallas_gpu" (the same for Hopper; bfloat16,
+            K of 64, 128 or 256, V a multiple of 64), "reference" (token by token), "parallel" (all
             pairs, `O(T^2 K)` memory, not with `cu_seqlens`), or None to choose.
 
     Returns:

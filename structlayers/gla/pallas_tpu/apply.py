@@ -1,34 +1,31 @@
 """Gated linear attention by the kernels, differentiable to any order in reverse mode.
 
 Heads lie side by side in the lanes, so that arrays `(B, T, H, K)` are read where they are if K is a
-multiple of 128, and padded to it otherwise. Residuals are the inputs and the states before every
-step of the kernels. The derivative of the backward pass is that of the same gradients by XLA.
+multiple of 128, and padded to it otherwise. The states before every step of the kernels are kept
+for gradients.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, override
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_batching import custom_vmap
 
+from structlayers._core.batching import merge_batches
 from structlayers._core.pallas import (
     tpu_interpreter,
     tpu_kernels_can_be_partitioned,
     tpu_vmem_bytes,
 )
-from structlayers._core.partitioning import partition_over_batch
+from structlayers.gla.differentiable import Args, Kernels, attend
 from structlayers.gla.gates import with_resets
 from structlayers.gla.packing import Packing
 from structlayers.gla.pallas_tpu import kernels
 from structlayers.gla.pallas_tpu.kernels import Inputs, Settings
 from structlayers.gla.pallas_tpu.memory import padded, plan
-from structlayers.gla.xla import chunks
-
-# q, k, v, log_gate with all axes, what resets add to gates of K channels `(*B, T)`, state
-type Args = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array | None, jax.Array]
 
 # Added to a gate it leaves no weight; finite, because it meets zeros.
 _RESET = -1e30
@@ -81,118 +78,52 @@ def gated_linear_attention(
     if initial_state is None:
         initial_state = jnp.zeros((*lead, groups, key, value), jnp.float32)
     args: Args = (q, k, v, log_gate, resets, initial_state)
+    ours = _Kernels(scale, layout.chunk, precision, settings)
     if lead:
-        return _attend(args, settings)
-    out, final = _attend(jax.tree.map(lambda x: x[None], args), settings)
+        return attend(args, ours)
+    out, final = attend(jax.tree.map(lambda x: x[None], args), ours)
     return out[0], final[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _attend(args: Args, settings: Settings) -> tuple[jax.Array, jax.Array]:
-    return _on_shards(_values, args, settings=settings)
+@dataclasses.dataclass(frozen=True)
+class _Kernels(Kernels):
+    """The kernels for these settings.
 
+    Attributes:
+        settings: of the calls.
+    """
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _attend_and_keep(args: Args, settings: Settings) -> tuple[jax.Array, ...]:
-    """With the states as well, which only `_pull_back` reads: they have no gradient."""
-    return _on_shards(_values_and_states, args, settings=settings)
+    settings: Settings
 
+    @property
+    @override
+    def partitioned(self) -> bool:
+        return tpu_kernels_can_be_partitioned()
 
-def _keep_forward(args: Args, settings: Settings) -> Any:
-    out, final, kept = _attend_and_keep(args, settings)
-    return (out, final, kept), (args, kept)
+    @override
+    def values(self, args: Args) -> tuple[jax.Array, jax.Array]:
+        out, final = _batchable(self.settings, "values")(_layout(args, self.settings))
+        return _outputs(args, out, final)
 
+    @override
+    def values_and_states(self, args: Args) -> tuple[jax.Array, jax.Array, jax.Array]:
+        run = _batchable(self.settings, "values and states")
+        out, final, kept = run(_layout(args, self.settings))
+        return *_outputs(args, out, final), kept.reshape(*args[0].shape[:-3], *kept.shape[1:])
 
-def _keep_backward(settings: Settings, residuals: Any, cotangents: Any) -> tuple[Args]:
-    args, kept = residuals
-    return (_pull_back(args, kept, cotangents[:2], settings),)
-
-
-_attend_and_keep.defvjp(_keep_forward, _keep_backward)
-
-
-def _attend_forward(args: Args, settings: Settings) -> Any:
-    out, final, kept = _attend_and_keep(args, settings)
-    return (out, final), (args, kept)
-
-
-def _attend_backward(settings: Settings, residuals: Any, cotangents: Any) -> tuple[Args]:
-    return (_pull_back(*residuals, cotangents, settings),)
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _pull_back(args: Args, kept: jax.Array, cotangents: Any, settings: Settings) -> Args:
-    return _on_shards(_gradients, args, kept, cotangents, settings=settings)
-
-
-def _pull_back_forward(args: Args, kept: jax.Array, cotangents: Any, settings: Settings) -> Any:
-    return _pull_back(args, kept, cotangents, settings), (args, kept, cotangents)
-
-
-def _pull_back_backward(settings: Settings, residuals: Any, seconds: Args) -> tuple[Any, ...]:
-    args, kept, cotangents = residuals
-    _, pull = jax.vjp(functools.partial(_gradients_by_xla, settings=settings), args, cotangents)
-    dargs, dcotangents = pull(seconds)
-    return dargs, jnp.zeros_like(kept), dcotangents
-
-
-_pull_back.defvjp(_pull_back_forward, _pull_back_backward)
-
-
-def _gradients_by_xla(args: Args, cotangents: Any, *, settings: Settings) -> Args:
-    """The gradients in a form that can be differentiated again."""
-
-    def attend(args: Args) -> tuple[jax.Array, jax.Array]:
-        q, k, v, log_gate, resets, state = args
-        return chunks.gated_linear_attention(
-            q,
-            k,
-            v,
-            log_gate,
-            None,
-            state,
-            None if resets is None else resets < 0,
-            None,
-            scale=settings.scale,
-            chunk_size=settings.layout.chunk,
-            precision=settings.precision,
-        )
-
-    return jax.vjp(attend, args)[1](cotangents)[0]
-
-
-def _on_shards(fn: Callable[..., Any], args: Args, *rest: Any, settings: Settings) -> Any:
-    """Runs a function whose arrays all lead with the batch axes on every shard of them."""
-    if not tpu_kernels_can_be_partitioned():
-        return fn(args, *rest, settings=settings)
-    batched = (True,) * (1 + len(rest))
-    run = partition_over_batch(fn, batched=batched, num_batch_axes=args[0].ndim - 3)
-    return run(args, *rest, settings=settings)
-
-
-def _values(args: Args, *, settings: Settings) -> tuple[jax.Array, jax.Array]:
-    out, final = _batchable(settings, "values")(_layout(args, settings))
-    return _outputs(args, out, final)
-
-
-def _values_and_states(args: Args, *, settings: Settings) -> tuple[jax.Array, ...]:
-    out, final, kept = _batchable(settings, "values and states")(_layout(args, settings))
-    return *_outputs(args, out, final), kept.reshape(*args[0].shape[:-3], *kept.shape[1:])
-
-
-def _gradients(args: Args, kept: jax.Array, cotangents: Any, *, settings: Settings) -> Args:
-    # the functions that lay arrays out are linear: their transposes bring gradients back
-    inputs, lay_back = jax.vjp(functools.partial(_layout, settings=settings), args)
-    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in _outputs_structs(inputs, settings)]
-    lay_out = jax.linear_transpose(functools.partial(_outputs, args), *shapes)
-    kept = kept.reshape(-1, *kept.shape[-4:])
-    gradients = _batchable(settings, "gradients")(inputs, kept, *lay_out(cotangents))
-    if inputs.resets is not None:  # constants
-        gradients = gradients._replace(resets=jnp.zeros_like(inputs.resets))
-    return lay_back(gradients)[0]
+    @override
+    def gradients(self, args: Args, kept: jax.Array, cotangents: Any) -> Args:
+        # the functions that lay arrays out are linear: their transposes bring gradients back
+        settings = self.settings
+        inputs, lay_back = jax.vjp(functools.partial(_layout, settings=settings), args)
+        structs = _outputs_structs(inputs, settings)
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in structs]
+        lay_out = jax.linear_transpose(functools.partial(_outputs, args), *shapes)
+        kept = kept.reshape(-1, *kept.shape[-4:])
+        gradients = _batchable(settings, "gradients")(inputs, kept, *lay_out(cotangents))
+        if inputs.resets is not None:  # constants
+            gradients = gradients._replace(resets=jnp.zeros_like(inputs.resets))
+        return lay_back(gradients)[0]
 
 
 def _outputs_structs(x: Inputs, settings: Settings) -> tuple[Any, Any]:
@@ -255,18 +186,4 @@ def _batchable(settings: Settings, what: str) -> Callable[..., Any]:
         "values and states": functools.partial(kernels.forward, settings=settings, keeps=True),
         "gradients": functools.partial(kernels.backward, settings=settings),
     }
-    run = custom_vmap(calls[what])
-
-    @run.def_vmap
-    def _(size: int, mapped: Sequence[Any], *args: Any) -> Any:
-        leaves, tree = jax.tree.flatten(args)
-        merged = [
-            (x if on else jnp.broadcast_to(x, (size, *x.shape)))
-            for x, on in zip(leaves, jax.tree.leaves(tuple(mapped)), strict=True)
-        ]
-        merged = [x.reshape(-1, *x.shape[2:]) for x in merged]
-        out = run(*jax.tree.unflatten(tree, merged))
-        out = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), out)
-        return out, jax.tree.map(lambda x: True, out)
-
-    return run
+    return merge_batches(calls[what])

@@ -1,0 +1,187 @@
+"""The speed experiment: a phase a shape and mode, measured by `experiments.bench`."""
+
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.bench import runner
+from experiments.bench.ceilings import measure_ceilings
+from experiments.bench.measure import Effort
+from experiments.bench.modes import Mode
+from experiments.bench.registry import Operation, find_operation
+from experiments.bench.rivals import Rival, find_rivals
+from experiments.experiment import Results
+from experiments.gla.speed.config import SpeedConfig
+from experiments.gla.speed.floors import floor_bytes
+from structlayers._core.arg_spec import ArgSpec
+
+# Of a row of the benchmark; what all rows of a run share stands in the result once.
+_KEPT = (
+    "implementation",
+    "kind",
+    "chosen",
+    "seconds_median",
+    "spread",
+    "peak_bytes",
+    "cache",
+    "timer",
+    "error",
+    "failure",
+)
+
+# Metric to the rivals of which the fastest is divided by the chosen implementation's time.
+_RATIOS = {
+    "over_cudnn": ("cudnn_attention", "cudnn_attention_128"),
+    "over_xla_attention": ("xla_attention",),
+    "over_fla": ("fla",),
+    "over_xla": ("xla",),
+}
+
+
+@functools.cache
+def _ceilings() -> dict[str, float]:
+    return measure_ceilings()
+
+
+@dataclass(frozen=True)
+class Measure:
+    """All candidates at one shape in one mode."""
+
+    config: SpeedConfig
+    spec: ArgSpec
+    mode: Mode
+    num_steps: int = 1
+    rows: list[dict[str, Any]] = field(default_factory=list, compare=False)
+
+    @property
+    def key(self) -> str:
+        """E.g. "gla_b8_t2048_h4_k128_v256_bfloat16/forward"."""
+        return f"{self.spec.name}/{self.mode}"
+
+    @property
+    def name(self) -> str:
+        """The key as a file name."""
+        return self.key.replace("/", "_")
+
+    def candidates(self, operation: Operation) -> tuple[tuple[str, ...], tuple[Rival, ...]]:
+        """Implementations to measure, the chosen one among them, and rivals."""
+        _, choice = operation.trace(self.spec, None)
+        chosen = choice.name if choice else None
+        wanted = {chosen, *self.config.candidates}
+        rivals = find_rivals(operation.family, operation.name)
+        return (
+            tuple(name for name in operation.implementations() if name in wanted),
+            tuple(rival for rival in rivals if rival.name in wanted),
+        )
+
+    def init(self) -> np.ndarray:
+        """Nothing measured."""
+        return np.zeros(1)
+
+    def advance(self, state: np.ndarray, step: int, num: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """Measures every candidate; logs seconds by name."""
+        del step, num
+        self.rows[:] = list(self._measure())
+        seconds = {row["implementation"]: row["seconds_median"] for row in self.rows}
+        return state + 1, {name: value for name, value in seconds.items() if value is not None}
+
+    def _measure(self) -> Iterator[dict[str, Any]]:
+        config = self.config
+        operation = find_operation(self.spec.op)
+        implementations, rivals = self.candidates(operation)
+        plan = runner.Plan(
+            operation,
+            (self.spec,),
+            (self.mode,),
+            implementations,
+            rivals,
+            Effort(config.repeats, config.sample_seconds, config.timer),
+            _ceilings(),
+            f"python -m experiments run configs/gla/{config.experiment}.py",
+            compare=config.compare,
+        )
+        for row in runner.run(plan):
+            yield {name: getattr(row, name) for name in _KEPT}
+
+    def host_state(self) -> dict[str, Any]:
+        """The rows, which are no arrays."""
+        return {"rows": self.rows}
+
+    def set_host_state(self, state: dict[str, Any]) -> None:
+        """Takes the rows back."""
+        self.rows[:] = state["rows"]
+
+    def finish(self, state: np.ndarray) -> dict[str, Any]:
+        """The rows, and what they are held against."""
+        del state
+        result, _ = find_operation(self.spec.op).trace(self.spec, None)
+        return {
+            "key": self.key,
+            "spec": self.spec.name,
+            "mode": self.mode,
+            "bytes": floor_bytes(self.spec, result, self.mode),
+            "rows": self.rows,
+            "ceilings": _ceilings(),
+        }
+
+
+@dataclass(frozen=True)
+class SpeedExperiment:
+    """A phase a shape and mode."""
+
+    config: SpeedConfig
+
+    def phases(self) -> Sequence[Measure]:
+        """Shape by shape."""
+        return [Measure(self.config, spec, mode) for spec, mode in self.config.cells()]
+
+    def finish(self, results: Results) -> dict[str, float]:
+        """Times, shares and ratios of every shape and mode."""
+        return {
+            f"{result['key']}/{name}": value
+            for result in results.values()
+            for name, value in ratios(result).items()
+        }
+
+    def plot(self, results: Results, metrics: Mapping[str, Any], path: Path) -> None:
+        """Times of all candidates beside the floors."""
+        from experiments.gla.speed.plots import draw_times
+
+        draw_times(results, path)
+
+
+def ratios(result: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers of one shape and mode.
+
+    The chosen implementation is the one that the op runs by itself; one that failed, or was too
+    short to time, has NaN.
+
+    - `us`: microseconds of the chosen implementation; `NAME/us`: of every candidate.
+    - `share`: time to move the floor's bytes at the rate of a copy, over the chosen one's time.
+    - `over_...`: a rival's time over the chosen one's; of cuDNN's attention the faster form's.
+
+    Example:
+        >>> rows = [
+        ...     {"implementation": "xla", "chosen": True, "seconds_median": 2e-6},
+        ...     {"implementation": "cudnn_attention", "chosen": False, "seconds_median": 6e-6},
+        ... ]
+        >>> found = ratios({"rows": rows, "bytes": 4000, "ceilings": {"copy": 4e9}})
+        >>> found["share"], found["over_cudnn"]
+        (0.5, 3.0)
+    """
+    seconds = {row["implementation"]: row["seconds_median"] or math.nan for row in result["rows"]}
+    metrics = {f"{name}/us": 1e6 * value for name, value in seconds.items()}
+    own = next((seconds[row["implementation"]] for row in result["rows"] if row["chosen"]), None)
+    if own is None:
+        return metrics
+    metrics |= {"us": 1e6 * own, "share": result["bytes"] / result["ceilings"]["copy"] / own}
+    for name, rivals in _RATIOS.items():
+        times = [seconds[rival] for rival in rivals if math.isfinite(seconds.get(rival, math.nan))]
+        if times:
+            metrics[name] = min(times) / own
+    return metrics

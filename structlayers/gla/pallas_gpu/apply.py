@@ -1,0 +1,145 @@
+"""Gated linear attention by the kernels, differentiable to any order in reverse mode.
+
+The states before every chunk are kept in bfloat16 for gradients.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, override
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from structlayers._core.batching import merge_batches
+from structlayers.gla.differentiable import Args, Kernels, attend, gradients_by_xla
+from structlayers.gla.gates import with_resets
+from structlayers.gla.packing import Packing
+from structlayers.gla.pallas_gpu import calls
+from structlayers.gla.pallas_gpu.support import LARGEST_GRADIENT_KEY
+
+
+def gated_linear_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    log_gate: jax.Array | None,
+    log_value_gate: jax.Array | None,
+    initial_state: jax.Array | None,
+    resets: jax.Array | None,
+    packing: Packing | None,
+    *,
+    scale: float,
+    chunk_size: int,
+    precision: lax.Precision,
+) -> tuple[jax.Array, jax.Array]:
+    """The recurrence in the reference, for what `support.check` lets pass.
+
+    Args:
+        q: bfloat16 `(*B, T, H, K)`.
+        k: `(*B, T, G, K)`.
+        v: `(*B, T, G, V)`.
+        log_gate: float32 `(*B, T, G, K)`, axes of 1 are broadcast; or None.
+        log_value_gate: None.
+        initial_state: float32 `(*B, G, K, V)`, None is zero.
+        resets: bool `(*B, T)`, where a sequence begins; or None.
+        packing: None.
+        scale: of the outputs.
+        chunk_size: of second derivatives; the kernels have 64.
+        precision: of those too.
+
+    Returns:
+        o `(*B, T, H, V)` in bfloat16, and the final states, float32 `(*B, G, K, V)`.
+    """
+    del log_value_gate, packing
+    *lead, _, groups, key = k.shape
+    log_gate = with_resets(log_gate, resets)
+    log_gate = jnp.zeros((1, 1, 1), jnp.float32) if log_gate is None else log_gate
+    log_gate = jnp.broadcast_to(log_gate, k.shape)
+    ours = _Kernels(scale, chunk_size, precision, initial_state is not None)
+    if initial_state is None:
+        initial_state = jnp.zeros((*lead, groups, key, v.shape[-1]), jnp.float32)
+    args: Args = (q, k, v, log_gate, None, initial_state)
+    if lead:
+        return attend(args, ours)
+    out, final = attend(jax.tree.map(lambda x: x[None], args), ours)
+    return out[0], final[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kernels(Kernels):
+    """The kernels.
+
+    Attributes:
+        starts: whether there is an initial state.
+    """
+
+    starts: bool
+
+    @property
+    @override
+    def partitioned(self) -> bool:
+        return True
+
+    @override
+    def values(self, args: Args) -> tuple[jax.Array, jax.Array]:
+        final, out = self._forward(args, keeps=False)
+        return out, final
+
+    @override
+    def values_and_states(self, args: Args) -> tuple[jax.Array, jax.Array, jax.Array]:
+        q = args[0]
+        if q.shape[-1] > LARGEST_GRADIENT_KEY:
+            return *self.values(args), jnp.zeros((*q.shape[:-3], 0), jnp.bfloat16)
+        final, out, kept = self._forward(args, keeps=True)
+        return out, final, kept
+
+    def _forward(self, args: Args, *, keeps: bool) -> list[jax.Array]:
+        q, k, v, gate, _, state = args
+        lead = q.shape[:-3]
+        flat = [_flat(x, len(lead)) for x in (q, k, v, gate, state)]
+        run = _batchable("forward", scale=self.scale, keeps=keeps)
+        results = run(*flat[:4], flat[4] if self.starts else None)
+        return [x.reshape(*lead, *x.shape[1:]) for x in results]
+
+    @override
+    def gradients(self, args: Args, kept: jax.Array, cotangents: Any) -> Args:
+        q, k, v, gate, _, state = args
+        dout, dfinal = cotangents
+        if q.shape[-1] > LARGEST_GRADIENT_KEY:
+            return gradients_by_xla(args, cotangents, kernels=self)
+        heads, groups = q.shape[-2], k.shape[-2]
+        # the final state is that of the first query head of those that share it
+        first = jnp.arange(heads // groups)[:, None, None] == 0
+        dfinal = jnp.where(first, dfinal[..., None, :, :], 0.0)
+        dfinal = dfinal.reshape(*dfinal.shape[:-4], heads, *dfinal.shape[-2:])
+        lead = q.shape[:-3]
+        flat = [_flat(x, len(lead)) for x in (q, k, v, gate, kept, dout, dfinal)]
+        dq, dk, dv, dgate, dstate = _batchable("backward", scale=self.scale)(*flat)
+        dk, dv, dgate = (
+            _sum_shared(dx, groups, -2).reshape(x.shape).astype(x.dtype)
+            for dx, x in ((dk, k), (dv, v), (dgate, gate))
+        )
+        dstate = _sum_shared(dstate, groups, -3).reshape(state.shape)
+        return dq.reshape(q.shape), dk, dv, dgate, None, dstate
+
+
+def _flat(x: jax.Array, lead: int) -> jax.Array:
+    return x.reshape(-1, *x.shape[lead:])
+
+
+def _sum_shared(x: jax.Array, groups: int, axis: int) -> jax.Array:
+    """Sums over the query heads of each key head."""
+    axis += x.ndim
+    heads = x.shape[axis]
+    if heads == groups:
+        return x
+    x = x.reshape(*x.shape[:axis], groups, heads // groups, *x.shape[axis + 1 :])
+    return jnp.sum(x, axis + 1, dtype=jnp.float32)
+
+
+@functools.lru_cache(maxsize=256)
+def _batchable(what: str, **static: Any) -> Callable[..., Any]:
+    """A call of kernels with a rule for `jax.vmap`: one more axis of the batch."""
+    return merge_batches(functools.partial(getattr(calls, what), **static))

@@ -1,0 +1,100 @@
+"""Where things lie: the images of chunks in device memory, and tiles in shared memory.
+
+A tile is 16 or 64 rows of bfloat16. It stands in panels of 64 columns, 128 bytes a row; the eight
+units of 16 bytes of a row are permuted by ``unit ^ (row % 8)``, so that neither eight rows of one
+unit nor one row of eight meet in a bank. Images hold tiles as shared memory will have them: one
+copy of consecutive bytes brings in a chunk.
+"""
+
+import dataclasses
+
+from structlayers._core.simt.machine import Int, IntLike
+
+CHUNK, ROWS = 64, 16
+# Rows of the values that a block of threads of the recurrence holds: 16 for each of 4 warps.
+VALUE_TILE = 64
+SCORE_BYTES = CHUNK * CHUNK * 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Sizes of a call.
+
+    Attributes:
+        batch: B.
+        time: T.
+        heads: H, query heads.
+        groups: G, key heads.
+        key: K, a multiple of 64.
+        value: V, a multiple of 64.
+        scale: of the outputs.
+    """
+
+    batch: int
+    time: int
+    heads: int
+    groups: int
+    key: int
+    value: int
+    scale: float
+
+    @property
+    def chunks(self) -> int:
+        """Of a sequence."""
+        return -(-self.time // CHUNK)
+
+    @property
+    def sequences(self) -> int:
+        """Of query heads, in the whole batch."""
+        return self.batch * self.heads
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the last chunk is not full."""
+        return self.time % CHUNK != 0
+
+    @property
+    def shared(self) -> int:
+        """Query heads of a key head."""
+        return self.heads // self.groups
+
+    @property
+    def tile_bytes(self) -> int:
+        """Of 64 rows of K."""
+        return CHUNK * self.key * 2
+
+    # an image: queries, keys, scores, decay of the chunk
+
+    @property
+    def scores_at(self) -> int:
+        """Where the scores start in an image."""
+        return 2 * self.tile_bytes
+
+    @property
+    def decay_at(self) -> int:
+        """Where the decay of the chunk starts in an image, K float32."""
+        return self.scores_at + SCORE_BYTES
+
+    @property
+    def image_bytes(self) -> int:
+        """Of a chunk of a query head."""
+        return self.decay_at + 4 * self.key
+
+
+def permuted(unit: IntLike, row: Int) -> Int:
+    """Byte in its row of a panel where a unit (0 to 7) stands."""
+    return ((row & 7) ^ unit) << 4
+
+
+def lane_row(lane: Int, *, rows_first: bool) -> tuple[Int, Int]:
+    """Which row and unit of a 16 x 16 tile a lane addresses for `load_matrices`.
+
+    Args:
+        lane: of the warp.
+        rows_first: whether the second of the four matrices is the lower one (a left operand, or a
+            right one that is transposed), or that of the next columns.
+    """
+    inner, second, fourth = lane & 7, (lane >> 3) & 1, lane >> 4
+    if rows_first:
+        return inner + second * 8, fourth
+    return inner + fourth * 8, second

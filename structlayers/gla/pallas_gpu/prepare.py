@@ -1,0 +1,200 @@
+"""What the recurrence needs of a chunk beside its values: an image, for all chunks at once."""
+
+from collections.abc import Sequence
+from typing import Any, override
+
+from structlayers._core.simt.machine import Int, IntLike, Machine
+from structlayers.gla.pallas_gpu.chunk import (
+    DIAGONAL,
+    FAR_KEYS,
+    FAR_QUERIES,
+    HALVES,
+    KEYS,
+    QUERIES,
+    TILES,
+    Chunk,
+    Pair,
+    Weighed,
+    across,
+    each,
+)
+from structlayers.gla.pallas_gpu.layout import CHUNK, ROWS, SCORE_BYTES, Sizes
+
+# Blocks of 16 x 16 scores: row and column of the block, tiles of queries and of keys. Those above
+# the diagonal are zero, whatever is multiplied.
+_BLOCKS = (
+    *((i, i, QUERIES + i, DIAGONAL + i) for i in range(4)),
+    (1, 0, QUERIES + 1, KEYS),
+    (3, 2, QUERIES + 3, KEYS + 2),
+    (2, 0, QUERIES + 2, FAR_KEYS),
+    (2, 1, QUERIES + 2, KEYS + 1),
+    (3, 0, FAR_QUERIES, FAR_KEYS),
+    (3, 1, FAR_QUERIES, KEYS + 1),
+    *((i, j, QUERIES, KEYS) for i in range(4) for j in range(i + 1, 4)),
+)
+
+
+# Threads of a block, in teams: so many that registers are shared by as many as hide latencies.
+THREADS = 512
+# Blocks that run at a time: while one computes, the L2 gets what the one after it will load.
+_AT_A_TIME = 132
+
+
+def teams(sizes: Sizes) -> int:
+    """Chunks that a block takes, each with a team of its threads."""
+    return THREADS // (2 * sizes.key)
+
+
+def team_bytes(sizes: Sizes) -> int:
+    """Scratch of a team: decays, tiles, scores."""
+    return 16 * sizes.key + TILES * ROWS * sizes.key * 2 + SCORE_BYTES
+
+
+def blocks(sizes: Sizes) -> int:
+    """Size of the grid."""
+    return -(-sizes.sequences * sizes.chunks // teams(sizes))
+
+
+def shared_bytes(sizes: Sizes) -> int:
+    """Scratch of a block."""
+    return teams(sizes) * team_bytes(sizes)
+
+
+class Program(Chunk):
+    """The block's program, for the chunk of a team."""
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        machine: Machine,
+        inputs: Sequence[Any],
+        image: Any,
+        *,
+        from_end: bool,
+    ):
+        super().__init__(sizes, machine, inputs, team_bytes=team_bytes(sizes))
+        self.image = image
+        self.rows_at = self.panel * (CHUNK * 128) + self.part * (ROWS * 128)
+        self.scores_at = self.tiles_at + TILES * self.tile_bytes
+        warps = self.threads // 32
+        self.rounds = [_BLOCKS[i : i + warps] for i in range(0, len(_BLOCKS), warps)]
+        count, index = sizes.sequences * sizes.chunks, machine.cluster() * teams(sizes) + self.team
+        later = index + _AT_A_TIME * teams(sizes)
+        with machine.when(later < count):
+            self.locate(later, from_end=from_end)
+            self.prefetch()
+        # the last block may have more teams than chunks
+        self.locate(index.minimum(count - 1), from_end=from_end)
+
+    def run(self) -> None:
+        """The chunk."""
+        m, sizes = self.machine, self.sizes
+        weighed = self.weigh()
+        with m.when(self.part.equals(0)):
+            offset = self.pair * 8 + sizes.decay_at
+            words = [m.bits(x) for x in weighed.whole]
+            m.store_global(self.image, self.block, sizes.image_bytes, offset, words)
+        self.synchronize()
+        found = [self.scores(row_blocks) for row_blocks in self.rounds]
+        # the blocks on the diagonal are those of the first four warps
+        found[0] = list(m.loop(0, weighed.slow, 1, lambda _, one: self.halve(one), found[0]))
+        for one, row_blocks in zip(found, self.rounds, strict=True):
+            row, column = self.among(row_blocks, 0), self.among(row_blocks, 1)
+            self.store_block(self.scores_at, row, column, one)
+        self.synchronize()
+        self.copy_scores()
+
+    @override
+    def took_query(self, row: int, values: Pair, known: Weighed) -> None:
+        self.store_image(row, self.times(values, known.before))
+
+    @override
+    def took_key(self, row: int, values: Pair, known: Weighed) -> None:
+        self.store_image(row, self.times(values, known.after), self.sizes.tile_bytes)
+
+    def store_image(self, row: int, values: Pair, at: int = 0) -> None:
+        """This thread's words of a row of the queries or keys in the image."""
+        m, sizes = self.machine, self.sizes
+        m.store_global(
+            self.image,
+            self.block,
+            sizes.image_bytes,
+            self.words[row & 7] + self.rows_at,
+            [m.pack(*values)],
+            displacement=at + 128 * row,
+        )
+
+    def among(self, blocks: Sequence[tuple[int, ...]], field: int) -> Int:
+        """A field of the block of this warp."""
+        return self.listed([block[field] for block in blocks], self.warp)
+
+    def scores(self, blocks: Sequence[tuple[int, ...]]) -> list[Any]:
+        """One block of 16 x 16 for each warp, zero above the diagonal."""
+        left, right = self.among(blocks, 2), self.among(blocks, 3)
+        found = self.product(left * self.tile_bytes, right * self.tile_bytes)
+        below = (self.among(blocks, 0) - self.among(blocks, 1)) * ROWS
+        return self.where(lambda row, column: column < below + row + 1, found)
+
+    def product(self, left: IntLike, right: IntLike) -> list[Any]:
+        """Rows of one tile times rows of another."""
+        m = self.machine
+        lefts = self.operands(left, rows_first=True)
+        rights = self.operands(right, rows_first=False)
+        found = [[m.zero()] * 4, [m.zero()] * 4]
+        for step in range(self.sizes.key // 16):
+            offset = self.tiles_at + (step >> 2) * (ROWS * 128)
+            a = m.load_matrices(lefts[step & 3] + offset, transpose=False)
+            b = m.load_matrices(rights[step & 3] + offset, transpose=False)
+            for half in range(2):
+                found[half] = list(m.tensor_product(found[half], a, b[2 * half : 2 * half + 2]))
+        return found[0] + found[1]
+
+    def halve(self, found: Sequence[Any]) -> list[Any]:
+        """The blocks on the diagonal, by halving; other warps keep what they have."""
+        m = self.machine
+        weights = [each(m.exp2, gate) for gate in self.load_gates()]
+        queries, keys = self.load_unweighted()
+        self.synchronize()
+        self.store_tile(self.part + QUERIES, queries)
+        self.store_tile(self.part + KEYS, keys)
+        self.synchronize()
+        found = self.replace(found, QUERIES, KEYS, lambda row, column: row.equals(column))
+        for half in HALVES:
+            self.store_level(weights, half)
+            self.synchronize()
+
+            def split(row: Int, column: Int, half: int = half) -> Int:
+                return across(row, column, half) & (column < row)
+
+            found = self.replace(found, DIAGONAL, DIAGONAL, split)
+            self.synchronize()
+        return found
+
+    def replace(self, found: Sequence[Any], left: int, right: int, chosen: Any) -> list[Any]:
+        """Some pairs of the blocks on the diagonal by products of two tiles."""
+        own = (self.warp & 3) * self.tile_bytes
+        product = self.product(own + left * self.tile_bytes, own + right * self.tile_bytes)
+        return self.where(lambda *place: chosen(*place) & (self.warp < 4), product, found)
+
+    def copy_scores(self) -> None:
+        """The scores to the image."""
+        m, sizes = self.machine, self.sizes
+        for start in range(0, SCORE_BYTES, 16 * self.threads):
+            place = self.thread * 16 + start
+            words = m.load_shared(place + self.scores_at, 4)
+            offset = place + sizes.scores_at
+            m.store_global(self.image, self.block, sizes.image_bytes, offset, words)
+
+
+def program(sizes: Sizes, *, from_end: bool) -> Any:
+    """The program for `launch` or `simulate`: (q, k, log gate) to images.
+
+    Args:
+        sizes: of the call.
+        from_end: whether the last chunks come first; the recurrence should start with the others.
+    """
+
+    def run(machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        Program(sizes, machine, inputs, outputs[0], from_end=from_end).run()
+
+    return run

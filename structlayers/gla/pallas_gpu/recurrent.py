@@ -1,0 +1,333 @@
+"""The recurrence over the chunks of a sequence: outputs, states and the final state.
+
+A block of threads holds 64 values of one head's state, transposed, in registers: 16 values of all
+keys a warp, as the result of a tensor-core product, which is at once the left operand of the next.
+Images of chunks and rows of values come in by asynchronous copies, some chunks ahead.
+
+    out^T   = S^T Q^T + V^T P^T            S before the chunk
+    S'^T    = S^T * decay + V^T K          Q and K weighted, see `prepare`
+
+Run from the end, with cotangents of outputs as values, queries and keys in each other's places and
+the scores transposed, the same gives gradients of values and of states.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from structlayers._core.simt.machine import Int, Machine
+from structlayers.gla.pallas_gpu.layout import CHUNK, VALUE_TILE, Sizes, lane_row, permuted
+
+THREADS = 128
+_SHARED_LIMIT = 232_448 // 1024 * 1024
+# Rows of values and of outputs in shared memory stand so far apart that no two of eight meet.
+_PITCH = VALUE_TILE * 2 + 16
+_OUT_BYTES = CHUNK * _PITCH
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one launch does.
+
+    Attributes:
+        sizes: of the call.
+        stages: chunks on their way.
+        transposed: whether it runs from the end, as above.
+        keeps: whether it writes the state before every chunk.
+        reads: whether it writes outputs; else the final state is all.
+    """
+
+    sizes: Sizes
+    stages: int
+    transposed: bool = False
+    keeps: bool = False
+    reads: bool = True
+
+    @property
+    def stage_bytes(self) -> int:
+        """An image and its rows of values, in whole panels' alignment."""
+        return -(-(self.sizes.image_bytes + CHUNK * _PITCH) // 1024) * 1024
+
+    @property
+    def barriers_at(self) -> int:
+        """Where barriers start, after stages, two tiles of outputs and two of states."""
+        return self.states_at + 2 * self.state_bytes * self.keeps
+
+    @property
+    def state_bytes(self) -> int:
+        """64 values of a state in bfloat16."""
+        return VALUE_TILE * self.sizes.key * 2
+
+    @property
+    def outputs_at(self) -> int:
+        """Where outputs wait for their copy."""
+        return self.stages * self.stage_bytes
+
+    @property
+    def states_at(self) -> int:
+        """Where states wait for theirs."""
+        return self.outputs_at + 2 * _OUT_BYTES
+
+    @property
+    def shared_bytes(self) -> int:
+        """Scratch of a block."""
+        return self.barriers_at + 8 * self.stages
+
+    @property
+    def tiles(self) -> int:
+        """Blocks of threads for one head."""
+        return self.sizes.value // VALUE_TILE
+
+    @property
+    def blocks(self) -> int:
+        """Size of the grid."""
+        return self.sizes.sequences * self.tiles
+
+
+def make_plan(
+    sizes: Sizes, *, transposed: bool = False, keeps: bool = False, reads: bool = True
+) -> Plan:
+    """The plan with three stages, or two."""
+    for stages in (3, 2):
+        plan = Plan(sizes, stages, transposed, keeps, reads)
+        if plan.shared_bytes <= _SHARED_LIMIT:
+            return plan
+    raise NotImplementedError(f"a chunk of K = {sizes.key} does not fit in shared memory")
+
+
+class Program:
+    """The block's program for one tile of values of one sequence."""
+
+    def __init__(self, plan: Plan, machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]):
+        self.plan, self.sizes, self.machine = plan, plan.sizes, machine
+        self.image, self.values, *rest = inputs
+        self.initial = rest[0] if rest else None
+        self.final, *rest = outputs
+        self.out = rest[0] if plan.reads else None
+        self.states = rest[1] if plan.keeps else None
+        m, sizes = machine, plan.sizes
+        block = m.cluster()
+        self.tile, self.sequence = block.modulo(plan.tiles), block.divide(plan.tiles)
+        self.head = self.sequence.modulo(sizes.heads)
+        self.batch = self.sequence.divide(sizes.heads)
+        self.group = self.head.divide(sizes.shared) if sizes.shared > 1 else self.head
+        self.thread, self.lane, self.warp = m.thread(), m.lane(), m.warp()
+        # values and states are those of key heads, cotangents and theirs those of query heads
+        self.value_heads, self.value_head = sizes.groups, self.group
+        if plan.transposed:
+            self.value_heads, self.value_head = sizes.heads, self.head
+        # weighted queries and keys, as the products take them
+        self.reading, self.writing = 0, sizes.tile_bytes
+        if plan.transposed:
+            self.reading, self.writing = self.writing, self.reading
+
+    def run(self) -> None:
+        """All chunks."""
+        plan, m, sizes = self.plan, self.machine, self.sizes
+        with m.when(self.thread.equals(0)):
+            for stage in range(plan.stages):
+                m.barrier_init(plan.barriers_at + 8 * stage)
+        m.synchronize()
+        for stage in range(plan.stages):
+            self.fetch(m.constant(stage))
+        m.wait_loads(plan.stages - 1)
+        m.synchronize()
+        state = self.load_state()
+        state = m.loop(0, sizes.chunks, 1, self.step, state)
+        self.store_state(state)
+        if plan.keeps:
+            m.wait_out(0)
+
+    # copies ----------------------------------------------------------------------------------
+
+    def place(self, step: Int) -> Int:
+        """The chunk of a step."""
+        return step * -1 + (self.sizes.chunks - 1) if self.plan.transposed else step
+
+    def row(self, step: Int, row: Int, heads: int, head: Int) -> Int:
+        """Row of an array `(B, T, heads, ...)`; that of the last token past the end."""
+        place = self.place(step) * CHUNK + row
+        if self.sizes.ragged:
+            place = place.minimum(self.sizes.time - 1)
+        return (self.batch * self.sizes.time + place) * heads + head
+
+    def fetch(self, step: Int) -> None:
+        """Starts the copies of a step's chunk, if there is one."""
+        plan, m, sizes = self.plan, self.machine, self.sizes
+        stage = step.modulo(plan.stages)
+        barrier, start = stage * 8 + plan.barriers_at, stage * plan.stage_bytes
+        with m.when(step < sizes.chunks):
+            with m.when(self.thread.equals(0)):
+                m.barrier_expect(barrier, sizes.image_bytes)
+                image = self.sequence * sizes.chunks + self.place(step)
+                size, zero = sizes.image_bytes, m.constant(0)
+                m.copy_in(start, self.image, image, size, zero, size, barrier)
+            for row, unit in self.pieces():
+                target = start + sizes.image_bytes + row * _PITCH + unit * 16
+                source = self.row(step, row, self.value_heads, self.value_head)
+                offset = self.tile * (VALUE_TILE * 2) + unit * 16
+                m.load_ahead(target, self.values, source, 2 * sizes.value, offset)
+        m.reconverge()
+        m.commit_loads()
+
+    def pieces(self) -> list[tuple[Int, Int]]:
+        """Rows and units of a tile of values that this thread copies."""
+        units = VALUE_TILE // 8
+        unit, row = self.thread & (units - 1), self.thread >> (units.bit_length() - 1)
+        return [(row + i, unit) for i in range(0, CHUNK, THREADS // units)]
+
+    def write_out(self, step: Int, source: Int) -> None:
+        """Outputs of a chunk to device memory."""
+        m, sizes = self.machine, self.sizes
+        for row, unit in self.pieces():
+            words = m.load_shared(source + row * _PITCH + unit * 16, 4)
+            target = self.row(step, row, sizes.heads, self.head)
+            offset = self.tile * (VALUE_TILE * 2) + unit * 16
+            with m.when(self.place(step) * CHUNK + row < sizes.time):
+                m.store_global(self.out, target, 2 * sizes.value, offset, words)
+
+    def write_state(self, step: Int, source: Int) -> None:
+        """Starts the copy of the state before a chunk."""
+        plan, m, sizes = self.plan, self.machine, self.sizes
+        with m.when(self.thread.equals(0)):
+            row = self.sequence * sizes.chunks + self.place(step)
+            row, size = row * plan.tiles + self.tile, plan.state_bytes
+            m.copy_out(self.states, row, size, m.constant(0), source, size)
+            m.commit_out()
+        m.reconverge()
+
+    # the state -------------------------------------------------------------------------------
+
+    def state_place(self, index: int) -> tuple[Int, Int]:
+        """Row (key) of an array of states `(B, heads, K, V)`, and byte in it, of a register."""
+        sizes = self.sizes
+        key = (self.lane & 3) * 2 + (8 * (index >> 2) + (index & 1))
+        value = self.tile * VALUE_TILE + self.warp * 16 + (self.lane >> 2) + 8 * (index >> 1 & 1)
+        head = self.batch * self.value_heads + self.value_head
+        return head * sizes.key + key, value * 4
+
+    def load_state(self) -> list[Any]:
+        """Registers of the state: those of 16 x 8 tiles, keys along their columns."""
+        m, sizes = self.machine, self.sizes
+        if self.initial is None:
+            return [m.zero()] * (sizes.key // 2)
+        state = []
+        for index in range(sizes.key // 2):
+            row, offset = self.state_place(index)
+            (word,) = m.load_global(self.initial, offset, 1, row, 4 * sizes.value)
+            state.append(m.float(word))
+        return state
+
+    def store_state(self, state: Sequence[Any]) -> None:
+        """To the array of final states, once for the query heads that share it."""
+        m, sizes = self.machine, self.sizes
+        shared = 1 if self.plan.transposed else sizes.shared
+        with m.when(self.head.modulo(shared).equals(0)):
+            for index, value in enumerate(state):
+                row, offset = self.state_place(index)
+                m.store_global(self.final, row, 4 * sizes.value, offset, [m.bits(value)])
+
+    # a chunk ---------------------------------------------------------------------------------
+
+    def step(self, step: Int, state: Sequence[Any]) -> list[Any]:
+        """Outputs of one chunk, and the state after it."""
+        plan, m, sizes = self.plan, self.machine, self.sizes
+        stage = step.modulo(plan.stages)
+        start = stage * plan.stage_bytes
+        m.barrier_wait(stage * 8 + plan.barriers_at, step.divide(plan.stages) & 1)
+        values = self.load_values(start + sizes.image_bytes)
+        kept = (step & 1) * plan.state_bytes + plan.states_at
+        if plan.keeps:
+            self.stage_state(state, kept)
+        out = (step & 1) * _OUT_BYTES + plan.outputs_at
+        found = self.attend(state, values, start) if plan.reads else []
+        state = self.next_state(state, values, start)
+        if plan.reads:
+            self.stage_outputs(m.warpgroup_wait(1, found), out)
+        state = m.warpgroup_wait(0, state)
+        if plan.keeps:
+            m.wait_out(0)
+            m.release_to_copies()
+        m.wait_loads(plan.stages - 2)
+        m.synchronize()
+        self.fetch(step + plan.stages)
+        if plan.keeps:
+            self.write_state(step, kept)
+        if plan.reads:
+            self.write_out(step, out)
+        return state
+
+    def pack(self, values: Sequence[Any]) -> list[Any]:
+        """16 x 16 results in bfloat16: a left operand."""
+        return [self.machine.pack(*values[i : i + 2]) for i in range(0, 8, 2)]
+
+    def load_values(self, start: Int) -> list[list[Any]]:
+        """Left operands: 16 values of this warp by 16 tokens, for the four parts of the chunk."""
+        m = self.machine
+        unit, row = (self.lane >> 3) & 1, (self.lane & 7) + (self.lane >> 4) * 8
+        at = start + row * _PITCH + unit * 16 + self.warp * 32
+        return [
+            m.load_matrices(at + part * 16 * _PITCH, transpose=True) for part in range(CHUNK // 16)
+        ]
+
+    def attend(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
+        """Starts `S^T Q^T + V^T P^T`, 16 values a warp by 64 tokens."""
+        m, sizes, transposed = self.machine, self.sizes, self.plan.transposed
+        packed = [word for i in range(0, len(state), 8) for word in self.pack(state[i : i + 8])]
+        flat = [word for words in values for word in words]
+        count = CHUNK // 2
+        made = m.warpgroup_begin([*[m.zero()] * count, *packed, *flat])
+        found, packed = made[:count], made[count : count + len(packed)]
+        flat = made[count + len(packed) :]
+        for step in range(sizes.key // 16):
+            at = start + (self.reading + (step >> 2) * (CHUNK * 128) + (step & 3) * 32)
+            words = packed[4 * step : 4 * step + 4]
+            found = m.warpgroup_product(found, words, at, transpose=False, panel=0)
+        for part in range(CHUNK // 16):
+            at = start + (sizes.scores_at + part * (16 * 128 if transposed else 32))
+            words = flat[4 * part : 4 * part + 4]
+            found = m.warpgroup_product(found, words, at, transpose=transposed, panel=CHUNK * 128)
+        m.warpgroup_commit()
+        return found
+
+    def next_state(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
+        """Starts `S^T * decay + V^T K`."""
+        m, sizes = self.machine, self.sizes
+        at, decayed = start + sizes.decay_at + (self.lane & 3) * 8, []
+        for index in range(0, len(state), 4):
+            low, high = (m.float(word) for word in m.load_shared(at + 8 * index, 2))
+            for i, value in enumerate(state[index : index + 4]):
+                decayed.append(m.multiply(value, low if i % 2 == 0 else high))
+        state = m.warpgroup_begin(decayed)
+        for part, words in enumerate(values):
+            at = start + (self.writing + part * 16 * 128)
+            state = m.warpgroup_product(state, words, at, transpose=True, panel=CHUNK * 128)
+        m.warpgroup_commit()
+        return state
+
+    def stage_outputs(self, found: Sequence[Any], start: Int) -> None:
+        """Outputs, transposed, to their rows."""
+        m = self.machine
+        unit, row = (self.lane >> 3) & 1, (self.lane & 7) + (self.lane >> 4) * 8
+        at = start + row * _PITCH + unit * 16 + self.warp * 32
+        for part in range(CHUNK // 16):
+            words = self.pack(found[8 * part : 8 * part + 8])
+            m.store_matrices(at + part * 16 * _PITCH, words, transpose=True)
+
+    def stage_state(self, state: Sequence[Any], start: Int) -> None:
+        """The state in bfloat16, values along rows, to its tile."""
+        m = self.machine
+        row, unit = lane_row(self.lane, rows_first=True)
+        at = start + (row + self.warp * 16) * 128
+        for step in range(self.sizes.key // 16):
+            place = at + permuted(unit ^ (2 * (step & 3)), row) + (step >> 2) * (VALUE_TILE * 128)
+            m.store_matrices(place, self.pack(state[8 * step : 8 * step + 8]), transpose=False)
+
+
+def program(plan: Plan) -> Any:
+    """The program for `launch` or `simulate`: (images, values, state) to (state, outputs)."""
+
+    def run(machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        Program(plan, machine, inputs, outputs).run()
+
+    return run
