@@ -121,6 +121,19 @@ def decay_of(log_decays: Sequence[jax.Array]) -> jax.Array:
     return functools.reduce(jnp.multiply, others, first)
 
 
+def sums_after(log_decay: jax.Array, axis: int) -> jax.Array:
+    """For every entry along an axis the sum of those after it, which leaves out its own.
+
+    Example:
+        >>> sums_after(jnp.array([-jnp.inf, -2.0, -1.0]), 0).tolist()
+        [-3.0, -1.0, 0.0]
+    """
+    shifted = jnp.roll(log_decay, -1, axis)
+    index = jax.lax.broadcasted_iota(jnp.int32, shifted.shape, axis % shifted.ndim)
+    shifted = jnp.where(index == shifted.shape[axis] - 1, 0, shifted)
+    return jnp.flip(jnp.cumsum(jnp.flip(shifted, axis), axis), axis)
+
+
 def decayed_sum(states: jax.Array, log_decays: Sequence[jax.Array], axis: int) -> jax.Array:
     """What a row of states adds up to, each decayed by all after it: `sum_n decay(m > n) * S_n`.
 
@@ -137,12 +150,4 @@ def decayed_sum(states: jax.Array, log_decays: Sequence[jax.Array], axis: int) -
         >>> decayed_sum(states, [halves], 0).item()
         1.75
     """
-
-    def after(log_decay: jax.Array) -> jax.Array:
-        # sums that leave out their own term: a difference would not survive -inf
-        shifted = jnp.roll(log_decay, -1, axis)
-        index = jax.lax.broadcasted_iota(jnp.int32, shifted.shape, axis % shifted.ndim)
-        shifted = jnp.where(index == shifted.shape[axis] - 1, 0, shifted)
-        return jnp.flip(jnp.cumsum(jnp.flip(shifted, axis), axis), axis)
-
-    return jnp.sum(decay_of([after(x) for x in log_decays]) * states, axis)
+    return jnp.sum(decay_of([sums_after(x, axis) for x in log_decays]) * states, axis)

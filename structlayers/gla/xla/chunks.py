@@ -21,6 +21,7 @@ from structlayers.gla.gates import (
     interval_sums,
     pairs,
     pairwise_sums,
+    sums_after,
     with_resets,
 )
 from structlayers.gla.packing import Packing
@@ -102,13 +103,23 @@ def own_state(
         k: jax.Array, v: jax.Array, log_gate: jax.Array, log_value_gate: jax.Array | None
     ) -> tuple[jax.Array, list[jax.Array]]:
         product = product_for(k.dtype, precision)
-        k, v = (_heads_first(x.astype(accumulation_dtype(x.dtype)), chunk_size) for x in (k, v))
-        _, sums = interval_sums(_heads_first(log_gate, chunk_size), chunk_size)
-        value_sums = None
+        k, v = (x.astype(accumulation_dtype(x.dtype)) for x in (k, v))
+
+        def decayed(x: jax.Array, log_gate: jax.Array) -> tuple[jax.Array, jax.Array]:
+            """Rows, decayed by all gates after them, and the sum of all gates."""
+            _, (prefix, suffix) = interval_sums(_heads_first(log_gate, chunk_size), chunk_size)
+            totals = prefix[..., -1:, :]
+            weights = jnp.exp(suffix + sums_after(totals, -3))
+            rows = _blocks(_heads_first(x, chunk_size), chunk_size) * weights
+            return rows.reshape(*rows.shape[:-3], -1, rows.shape[-1]), jnp.sum(totals, -3)
+
+        keys, total = decayed(k, log_gate)
+        log_decays = [jnp.swapaxes(total, -1, -2)]
+        values = _heads_first(v, chunk_size)
         if log_value_gate is not None:
-            _, value_sums = interval_sums(_heads_first(log_value_gate, chunk_size), chunk_size)
-        updates, log_decays = _chunk_updates(k, v, sums, value_sums, product)
-        return _total(updates, log_decays)
+            values, total = decayed(v, log_value_gate)
+            log_decays.append(total)
+        return product("...tk,...tv->...kv", keys, values), log_decays
 
     log_gate = _with_resets(log_gate, resets, k)
     return jax.checkpoint(summarize)(k, v, log_gate, log_value_gate)
@@ -155,8 +166,9 @@ def _attend(
             out = out + _across_split(q, k, v, level, value_level, product)
     updates, log_decays = _chunk_updates(k, v, sums, value_sums, product)
     if sequence_axis is not None:
-        own, total_decays = _total(updates, log_decays)
-        initial_state = sequence_axis.incoming_state(own, total_decays, initial_state)
+        own = decayed_sum(updates, log_decays, -3)
+        totals = [jnp.sum(x, -3) for x in log_decays]
+        initial_state = sequence_axis.incoming_state(own, totals, initial_state)
     states, final = _states(decay_of(log_decays), updates, initial_state, packing)
     from_states = _from_states(q, states, sums[0], value_sums, product)
     # XLA's CPU backend fuses this sum with a product of which one operand is a broadcast, such as a
@@ -238,11 +250,6 @@ def _chunk_updates(
         values = values * jnp.exp(value_sums[1])
         log_decays.append(value_sums[0][..., -1:, :])
     return product("...jk,...jv->...kv", keys, values), log_decays
-
-
-def _total(updates: jax.Array, log_decays: list[jax.Array]) -> tuple[jax.Array, list[jax.Array]]:
-    """What all chunks together add to the state, and the log decays of what was before."""
-    return decayed_sum(updates, log_decays, -3), [jnp.sum(x, -3) for x in log_decays]
 
 
 def _from_states(
