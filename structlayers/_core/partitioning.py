@@ -262,7 +262,7 @@ def _run(local: _Local, leaves: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
         axes = {0: named} if batches and batches[0] % size == 0 else {}
         return _shard_mapped(local, mesh, tuple(axes.items()))(*leaves)
     if mesh.manual_axes:
-        return local.fn(*_vary_alike(leaves))
+        return local.fn(*vary_alike(leaves))
     typed = [jax.typeof(leaf).sharding for leaf in leaves]
     explicit = next((s.mesh for s in typed if AxisType.Explicit in s.mesh.axis_types), None)
     if explicit is None:
@@ -280,8 +280,13 @@ def _varying(leaf: jax.Array) -> frozenset[str]:
     return jax.typeof(leaf).manual_axis_type.varying
 
 
-def _vary_alike(leaves: Sequence[jax.Array]) -> list[jax.Array]:
-    """Arrays marked as varying over the same manual axes, which kernels demand of operands."""
+def vary_alike(leaves: Sequence[jax.Array]) -> list[jax.Array]:
+    """Arrays marked as varying over the same manual axes, which kernels demand of operands.
+
+    Example:
+        >>> [x.shape for x in vary_alike([jnp.ones(2), jnp.ones(())])]
+        [(2,), ()]
+    """
     everything = frozenset().union(*map(_varying, leaves))
     missing = [tuple(sorted(everything - _varying(leaf))) for leaf in leaves]
     return [

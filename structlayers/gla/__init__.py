@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from structlayers.gla.ops import (
     gated_linear_attention,
+    gated_linear_attention_decode,
     gated_linear_attention_step,
+    sequence_parallel_gated_linear_attention,
     short_convolution,
 )
 
@@ -30,7 +32,9 @@ __all__ = [
     "GatedLinearAttention",
     "GatedLinearAttentionState",
     "gated_linear_attention",
+    "gated_linear_attention_decode",
     "gated_linear_attention_step",
+    "sequence_parallel_gated_linear_attention",
     "short_convolution",
 ]
 

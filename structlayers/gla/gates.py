@@ -6,6 +6,9 @@ of 1e-5 in every later weight), and is undefined after a gate of -inf. The sums 
 doubling, from disjoint intervals, so they are relatively exact and all weights are at most 1.
 """
 
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -102,3 +105,49 @@ def pairwise_sums(levels: list[tuple[jax.Array, jax.Array]], prefix: jax.Array) 
         upper = jnp.concatenate([left, jnp.full_like(left, -jnp.inf)], axis=-1)
         sums = jnp.concatenate([upper, jnp.concatenate([below, right], axis=-1)], axis=-2)
     return sums
+
+
+def decay_of(log_decays: Sequence[jax.Array]) -> jax.Array:
+    """What is left of a state, `exp(a) * exp(b)`, by its log decays.
+
+    Args:
+        log_decays: a `(..., K, 1)`, b `(..., 1, V)`, or one of both.
+
+    Example:
+        >>> decay_of([jnp.zeros((2, 1)), jnp.full((1, 1), -jnp.inf)]).tolist()
+        [[0.0], [0.0]]
+    """
+    first, *others = (jnp.exp(x) for x in log_decays)
+    return functools.reduce(jnp.multiply, others, first)
+
+
+def sums_after(log_decay: jax.Array, axis: int) -> jax.Array:
+    """For every entry along an axis the sum of those after it, which leaves out its own.
+
+    Example:
+        >>> sums_after(jnp.array([-jnp.inf, -2.0, -1.0]), 0).tolist()
+        [-3.0, -1.0, 0.0]
+    """
+    shifted = jnp.roll(log_decay, -1, axis)
+    index = jax.lax.broadcasted_iota(jnp.int32, shifted.shape, axis % shifted.ndim)
+    shifted = jnp.where(index == shifted.shape[axis] - 1, 0, shifted)
+    return jnp.flip(jnp.cumsum(jnp.flip(shifted, axis), axis), axis)
+
+
+def decayed_sum(states: jax.Array, log_decays: Sequence[jax.Array], axis: int) -> jax.Array:
+    """What a row of states adds up to, each decayed by all after it: `sum_n decay(m > n) * S_n`.
+
+    Args:
+        states: `(..., K, V)` with N states along `axis`.
+        log_decays: `(..., K, 1)` and `(..., 1, V)`, or one of both: what each does to those before.
+        axis: an axis in front of K.
+
+    Returns:
+        As `states`, without `axis`.
+
+    Example:
+        >>> states, halves = jnp.ones((3, 1, 1)), jnp.full((3, 1, 1), jnp.log(0.5))
+        >>> decayed_sum(states, [halves], 0).item()
+        1.75
+    """
+    return jnp.sum(decay_of([sums_after(x, axis) for x in log_decays]) * states, axis)

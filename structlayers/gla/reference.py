@@ -52,6 +52,48 @@ def step(
     return out.reshape(*batch, heads, v.shape[-1]).astype(q.dtype), state
 
 
+def decode(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    gate_logits: jax.Array,
+    state: jax.Array,
+    output_gate: jax.Array,
+    norm_scale: jax.Array,
+    *,
+    scale: float,
+    gate_logit_normalizer: float,
+    norm_epsilon: float,
+    precision: PrecisionLike = None,
+) -> tuple[jax.Array, jax.Array]:
+    """`swish(r) * w * o / sqrt(mean(o^2) + epsilon)` of a step with gates `sigmoid(x)^(1 / tau)`.
+
+    Args:
+        q: `(*B, H, K)`.
+        k: `(*B, G, K)`.
+        v: `(*B, G, V)`.
+        gate_logits: x, `(*B, G, K)`.
+        state: S, `(*B, G, K, V)`.
+        output_gate: r, `(*B, H, V)`.
+        norm_scale: w, `(V,)`.
+        scale: of the output o.
+        gate_logit_normalizer: tau.
+        norm_epsilon: epsilon.
+        precision: not used: products are true.
+
+    Returns:
+        `(*B, H, V)` in the dtype of q, and S'.
+    """
+    del precision
+    dtype = state.dtype
+    gate = jax.nn.log_sigmoid(gate_logits.astype(dtype)) / gate_logit_normalizer
+    out, state = step(q.astype(dtype), k, v, gate, None, state, scale=scale)
+    mean = jnp.mean(out**2, axis=-1, keepdims=True)
+    weights = norm_scale.astype(dtype).reshape((1,) * (out.ndim - 1) + (-1,))
+    normalized = weights * out / jnp.sqrt(mean + norm_epsilon)
+    return (jax.nn.swish(output_gate.astype(dtype)) * normalized).astype(q.dtype), state
+
+
 def gated_linear_attention(
     q: jax.Array,
     k: jax.Array,

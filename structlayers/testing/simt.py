@@ -34,6 +34,12 @@ _OPERATIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "ge": np.greater_equal,
     "eq": np.equal,
 }
+_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "abs": np.abs,
+    "exp": np.exp,
+    "log1p": np.log1p,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+}
 
 
 class RaceError(AssertionError):
@@ -54,7 +60,7 @@ def simulate(
 
     Args:
         program: The block's program.
-        inputs: Arrays.
+        inputs: Arrays; the program may write to them.
         outputs: Shapes and dtypes of the results, which start as NaN or the largest integer.
         clusters: Size of the grid.
         cluster_size: Blocks of a cluster; they run in step.
@@ -298,6 +304,7 @@ class NumpyMachine(Machine):
         pitch: int = 0,
         *,
         displacement: int = 0,
+        constant: bool = True,
     ) -> list[Any]:
         loaded = np.zeros((words, self.threads), np.uint32)
         first = self._each(row) * pitch + self._each(offset) + displacement
@@ -460,6 +467,10 @@ class NumpyMachine(Machine):
         return np.full(self.threads, value, np.uint32)
 
     @override
+    def number(self, value: float) -> Any:
+        return np.full(self.threads, value, np.float32)
+
+    @override
     def float(self, word: Any) -> Any:
         return word.astype(np.uint32).view(np.float32)
 
@@ -491,6 +502,14 @@ class NumpyMachine(Machine):
     @override
     def negate(self, value: Any) -> Any:
         return -value
+
+    @override
+    def unary(self, function: str, value: Any) -> Any:
+        return _FUNCTIONS[function](value)
+
+    @override
+    def divide(self, left: Any, right: Any) -> Any:
+        return left / right
 
     @override
     def fma(self, left: Any, right: Any, term: Any) -> Any:

@@ -9,6 +9,7 @@ import pytest
 
 from structlayers.gla import (
     gated_linear_attention,
+    gated_linear_attention_decode,
     gated_linear_attention_step,
     short_convolution,
 )
@@ -163,6 +164,30 @@ def test_bad_steps_are_refused(rng):
         gated_linear_attention_step(q, k[:1], v, gate, memory)
     with pytest.raises(ValueError, match="log_gate must be at most 0"):
         gated_linear_attention_step(q, k, v, -gate, memory)
+
+
+def test_bad_decodes_are_refused(rng):
+    q, k, v, gate = (x[:, 0] for x in inputs(rng, (2,), 1, 4, 2, 3, 5))
+    memory, output_gate, scale = state(rng, 2, 2, 3, 5), state(rng, 2, 4, 5), state(rng, 5)
+
+    def decode(**changes):
+        options: dict[str, Any] = {"output_gate": output_gate, "norm_scale": scale}
+        options |= {"gate_logits": gate} | changes
+        return gated_linear_attention_decode(q, k, v, state=memory, **options)
+
+    assert decode(gate_logits=-gate)[0].shape == (2, 4, 5)
+    with pytest.raises(ValueError, match=r"gate_logits must have shape \(2, 2, 3\)"):
+        decode(gate_logits=gate[..., :1])
+    with pytest.raises(ValueError, match=r"output_gate must have shape \(2, 4, 5\)"):
+        decode(output_gate=output_gate[:, :2])
+    with pytest.raises(ValueError, match=r"norm_scale must have shape \(5,\)"):
+        decode(norm_scale=scale[:4])
+    with pytest.raises(TypeError, match="output_gate must have the dtype of q, float32, got"):
+        decode(output_gate=output_gate.astype(np.float16))
+    with pytest.raises(TypeError, match="gate_logits must be real floating point"):
+        decode(gate_logits=gate.astype(int))
+    with pytest.raises(ValueError, match="gate_logit_normalizer must be above 0"):
+        decode(gate_logit_normalizer=0)
 
 
 def test_bad_convolutions_are_refused():

@@ -7,13 +7,14 @@ import pytest
 
 from structlayers.gla import (
     gated_linear_attention,
+    gated_linear_attention_decode,
     gated_linear_attention_step,
     short_convolution,
 )
 from structlayers.gla.gates import interval_sums
 from structlayers.gla.packing import chunk_packing, pack, unpack
 from structlayers.testing import assert_close, assert_gradients_match
-from tests.gla.cases import inputs, log_gates, recurrence, state
+from tests.gla.cases import inputs, log_gates, log_sigmoid, recurrence, state
 
 
 @pytest.mark.parametrize("implementation", ["xla", "reference", None])
@@ -39,6 +40,37 @@ def test_a_step_is_the_definition(form, implementation, rng):
     for b in range(3):
         wanted, last = recurrence(q[b], k[b], v[b], gate[b], value_gate[b], memory[b], 0.5)
         assert_close("step", (out[b], new[b]), (wanted[0], last), 3e-7)
+
+
+@pytest.mark.parametrize("implementation", ["xla", "reference", None])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_decode_is_gate_step_norm_and_output_gate(dtype, implementation, rng):
+    q, k, v, logits = (np.asarray(x)[:, 0] for x in inputs(rng, (3,), 1, 4, 2, 5, 7, "0", dtype))
+    logits = logits + 5 * rng.standard_normal(logits.shape).astype(np.float32)
+    memory, weights = state(rng, 3, 2, 5, 7), state(rng, 7)
+    gate = np.asarray(jnp.asarray(rng.standard_normal((3, 4, 7)), dtype))
+    out, new = gated_linear_attention_decode(
+        q,
+        k,
+        v,
+        logits,
+        memory,
+        gate,
+        weights,
+        gate_logit_normalizer=4,
+        norm_epsilon=0.1,
+        implementation=implementation,
+    )
+    assert out.dtype == dtype
+    exact = np.asarray(gate, np.float64)
+    for b in range(3):
+        log_gate = log_sigmoid(logits[b : b + 1].astype(np.float64)) / 4
+        row = slice(b, b + 1)
+        o, last = recurrence(q[row], k[row], v[row], log_gate, np.zeros(1), memory[b], 5**-0.5)
+        o = o[0] / np.sqrt(np.mean(o[0] ** 2, -1, keepdims=True) + 0.1) * weights
+        wanted = exact[b] / (1 + np.exp(-exact[b])) * o
+        assert_close("output", out[b], wanted, 5e-7 if dtype == "float32" else 5e-3)
+        assert_close("state", new[b], last, 3e-7)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

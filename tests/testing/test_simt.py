@@ -95,6 +95,29 @@ def test_tensor_product_is_the_matrix_product():
     assert np.allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_functions_of_float32_and_halves_of_words():
+    values = np.linspace(0.25, 8, 32, dtype=np.float32)
+    halves = np.stack([-values, values], 1).astype(ml_dtypes.bfloat16)
+    names = ("abs", "exp", "log1p", "rsqrt")
+
+    def program(m, inputs, outputs):
+        (word,) = m.load_global(inputs[0], m.thread() * 4, 1, constant=False)
+        x = m.float(word)
+        results = [m.unary(name, x) for name in names]
+        results += [m.divide(m.number(3.0), x), *m.unpack(m.pack(m.negate(x), x))]
+        for row, value in enumerate(results):
+            m.store_global(outputs[0], m.constant(row), 128, m.thread() * 4, [m.bits(value)])
+        m.store_global(inputs[0], m.constant(0), 0, m.thread() * 4, [m.bits(m.negate(x))])
+
+    array = values.copy()
+    outputs = [jax.ShapeDtypeStruct((7, 32), np.float32)]
+    (found,) = run(program, [array], outputs, threads=32)
+    exact = values.astype(np.float64)
+    wanted = [exact, np.exp(exact), np.log1p(exact), exact**-0.5, 3 / exact, *halves.T]
+    assert np.allclose(found, np.stack(wanted).astype(np.float64), rtol=3e-7)
+    assert np.array_equal(array, -values)
+
+
 @pytest.mark.parametrize("transpose", [True, False])
 def test_warpgroup_product_is_the_matrix_product(transpose):
     """The right operand in panels of 64 columns of permuted rows, beyond the start of a panel."""

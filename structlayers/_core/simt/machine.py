@@ -212,10 +212,12 @@ class Machine(abc.ABC):
         pitch: int = 0,
         *,
         displacement: int = 0,
+        constant: bool = True,
     ) -> list[Any]:
         """Loads 1, 2 or 4 words at byte ``row * pitch + offset``, computed in 64 bits.
 
-        The displacement is added to it, at no cost below 2**23.
+        The displacement is added to it, at no cost below 2**23. Of an array
+        that the kernel writes too, the words are not `constant`.
         """
 
     @abc.abstractmethod
@@ -307,6 +309,10 @@ class Machine(abc.ABC):
         """A word of 32 bits."""
 
     @abc.abstractmethod
+    def number(self, value: float) -> Any:
+        """The same float32 in every thread."""
+
+    @abc.abstractmethod
     def float(self, word: Any) -> Any:
         """A word read as float32."""
 
@@ -337,6 +343,14 @@ class Machine(abc.ABC):
     @abc.abstractmethod
     def negate(self, value: Any) -> Any:
         """A float32 with its sign changed."""
+
+    @abc.abstractmethod
+    def unary(self, function: str, value: Any) -> Any:
+        """abs, exp, log1p or rsqrt of a float32."""
+
+    @abc.abstractmethod
+    def divide(self, left: Any, right: Any) -> Any:
+        """Quotient of two float32."""
 
     @abc.abstractmethod
     def fma(self, left: Any, right: Any, term: Any) -> Any:

@@ -35,12 +35,13 @@ _CONDITIONS = {
     "ge": arith.CmpIPredicate.sge,
     "eq": arith.CmpIPredicate.eq,
 }
+_FUNCTIONS = {"abs": math.absf, "exp": math.exp, "log1p": math.log1p, "rsqrt": math.rsqrt}
 _VECTOR = {1: "", 2: ".v2", 4: ".v4"}
 
 
 def launch(
     program: Callable[..., None],
-    inputs: Sequence[jax.Array],
+    inputs: Sequence[jax.Array | jax.Ref],
     outputs: Sequence[jax.ShapeDtypeStruct],
     *,
     clusters: int,
@@ -53,7 +54,7 @@ def launch(
 
     Args:
         program: The block's program.
-        inputs: Arrays in device memory.
+        inputs: Arrays in device memory; those that the program writes too are `jax.Ref`.
         outputs: Shapes of the results.
         clusters: Size of the grid.
         cluster_size: Blocks of a cluster, which can copy to each other's shared memory.
@@ -246,10 +247,12 @@ class MosaicMachine(Machine):
         pitch: int = 0,
         *,
         displacement: int = 0,
+        constant: bool = True,
     ) -> list[Any]:
         row = row if isinstance(row, Int) else self.constant(row)
         address = self._global_address(array, row, pitch, offset)
-        return self._load("global.nc", address, words, displacement)
+        space = "global.nc" if constant else "global"
+        return self._load(space, address, words, displacement)
 
     @override
     def store_global(
@@ -385,6 +388,10 @@ class MosaicMachine(Machine):
         return arith.constant(self._i32, value)
 
     @override
+    def number(self, value: float) -> Any:
+        return arith.constant(self._f32, value)
+
+    @override
     def float(self, word: Any) -> Any:
         return arith.bitcast(self._f32, word)
 
@@ -415,6 +422,14 @@ class MosaicMachine(Machine):
     @override
     def negate(self, value: Any) -> Any:
         return arith.negf(value)
+
+    @override
+    def unary(self, function: str, value: Any) -> Any:
+        return _FUNCTIONS[function](value)
+
+    @override
+    def divide(self, left: Any, right: Any) -> Any:
+        return arith.divf(left, right)
 
     @override
     def fma(self, left: Any, right: Any, term: Any) -> Any:

@@ -7,8 +7,8 @@ stay in registers, float32, for as long as the kernel runs, and beside them the 
 factor that values or cotangents pass before; hence a launch for each factor.
 
 Tiles of values and cotangents follow each other through these steps as through a pipeline. The
-shorter chain starts later, so that both meet at the sums. Each block stores its sums, and the caller
-adds them up: nothing depends on which block is first, the same bits in every run.
+shorter chain starts later, so that both meet at the sums. Each block stores its sums, and the
+caller adds them up: nothing depends on which block is first, the same bits in every run.
 """
 
 from collections.abc import Sequence

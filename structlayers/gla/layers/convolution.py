@@ -1,5 +1,7 @@
 """The short convolution in front of queries, keys and values."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,7 +9,9 @@ from flax.typing import Dtype
 from jax.typing import ArrayLike
 
 from structlayers._core.layers import PromoteDtype
+from structlayers.gla.layers.timewise import take_tokens
 from structlayers.gla.ops import short_convolution
+from structlayers.gla.sequence_axis import SequenceAxis
 
 
 class ShortConvolution(nnx.Module):
@@ -60,10 +64,58 @@ class ShortConvolution(nnx.Module):
         return jnp.zeros((*batch, taps - 1, features), dtype)
 
 
-def last_inputs(seen: jax.Array, count: int, lengths: jax.Array | None) -> jax.Array:
-    """The last `count` of `(*B, count + T, D)`, before the tokens that `lengths` does not count."""
+def inputs_before(
+    axis: SequenceAxis,
+    parts: Sequence[jax.Array],
+    history: Sequence[jax.Array] | None,
+    count: int,
+    segment_ids: ArrayLike | None,
+) -> Sequence[jax.Array] | None:
+    """The last `count` inputs of the rank before, where its segment goes on, by one message.
+
+    Args:
+        axis: over whose ranks the sequences go on.
+        parts: this rank's inputs, each `(*B, T, D)`.
+        history: inputs before the first rank's, each `(*B, count, D)`; None for zeros.
+        count: `W - 1`.
+        segment_ids: integers `(*B, T)`, or None.
+
+    Returns:
+        For every part `(*B, count, D)`.
+
+    Raises:
+        ValueError: T is less than `count`.
+    """
+    if count == 0:
+        return history
+    time = parts[0].shape[-2]
+    if time < count:
+        raise ValueError(
+            f"inputs must have at least conv_size - 1 = {count} tokens on every rank, "
+            f"got T = {time}"
+        )
+    ends = [sum(part.shape[-1] for part in parts[:i]) for i in range(1, len(parts))]
+    tails = jnp.concatenate([part[..., time - count :, :] for part in parts], axis=-1)
+    seen = axis.from_previous(tails)
+    if segment_ids is not None:
+        ids = jnp.asarray(segment_ids)
+        own = axis.from_previous(ids[..., time - count :]) == ids[..., :1]
+        seen = jnp.where(own[..., None], seen, jnp.zeros_like(seen))
+    received = jnp.split(seen, ends, axis=-1)
+    if history is None:
+        return received
+    first = axis.position == 0
+    return [jnp.where(first, one, other) for one, other in zip(history, received, strict=True)]
+
+
+def last_inputs(
+    seen: jax.Array, count: int, lengths: jax.Array | None, axis: SequenceAxis | None = None
+) -> jax.Array:
+    """The last `count` of `(*B, count + T, D)`, before the tokens that `lengths` does not count.
+
+    With an axis, of all ranks; `lengths` must be given.
+    """
     if lengths is None:
         return seen[..., seen.shape[-2] - count :, :]
     offset = jax.lax.broadcasted_iota(lengths.dtype, (*lengths.shape, count), lengths.ndim)
-    index = lengths[..., None] + offset
-    return jnp.take_along_axis(seen, index[..., None], axis=-2)
+    return take_tokens(seen, lengths[..., None] + offset, axis, before=count)

@@ -1,6 +1,7 @@
 """A layer that mixes tokens by gated linear attention: training, prefill and decoding."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -19,10 +20,17 @@ from structlayers._core.precision import (
     canonicalize_precision,
 )
 from structlayers.gla.layers import timewise
-from structlayers.gla.layers.convolution import ShortConvolution, last_inputs
+from structlayers.gla.layers.convolution import ShortConvolution, inputs_before, last_inputs
 from structlayers.gla.layers.gates import GATES, constant_log_gate
 from structlayers.gla.layers.state import GatedLinearAttentionState
-from structlayers.gla.ops import gated_linear_attention, gated_linear_attention_step
+from structlayers.gla.ops import (
+    gated_linear_attention,
+    gated_linear_attention_decode,
+    gated_linear_attention_step,
+    sequence_parallel_gated_linear_attention,
+)
+from structlayers.gla.ops.step import decode_dispatcher
+from structlayers.gla.sequence_axis import SequenceAxis
 
 _LECUN_NORMAL = nnx.initializers.lecun_normal()
 
@@ -55,7 +63,12 @@ class GatedLinearAttention(nnx.Module):
         kernel_init: initializer of the projections.
         promote_dtype: casts inputs and parameters to `dtype`.
         chunk_size: of `gated_linear_attention`; None chooses.
-        implementation: of `gated_linear_attention`; None chooses.
+        implementation: of `gated_linear_attention`, and of `gated_linear_attention_decode` where
+            that has one of the name; None chooses.
+        sequence_axis: an axis of the mesh that shards T: whole sequences and prompts are then
+            called inside `jax.shard_map`, with this rank's run of every sequence, states and
+            `lengths` alike on all ranks. Ranks exchange states, and the last inputs of short
+            convolutions. None is no axis.
         rngs: random keys; `params` is used.
         in_kernel_metadata: metadata, such as `out_sharding`, of the projections `(d, heads)`.
         out_kernel_metadata: metadata of the output projection `(heads, d)`.
@@ -98,6 +111,7 @@ class GatedLinearAttention(nnx.Module):
         promote_dtype: PromoteDtype = dtypes.promote_dtype,
         chunk_size: int | None = None,
         implementation: str | None = None,
+        sequence_axis: str | None = None,
         rngs: nnx.Rngs,
         in_kernel_metadata: Mapping[str, Any] = MappingProxyType({}),
         out_kernel_metadata: Mapping[str, Any] = MappingProxyType({}),
@@ -125,6 +139,7 @@ class GatedLinearAttention(nnx.Module):
         self.promote_dtype = promote_dtype
         self.chunk_size = chunk_size
         self.implementation = implementation
+        self.sequence_axis = sequence_axis
 
         def linear(inputs: int, outputs: int, *, bias: bool = False, out: bool = False) -> Any:
             return nnx.Linear(
@@ -222,19 +237,43 @@ class GatedLinearAttention(nnx.Module):
         with jax.named_scope("structlayers.GatedLinearAttention"):
             require_features("inputs", inputs, self.features)
             x = jnp.asarray(inputs)[..., None, :]
-            (q, k, v), seen = self._heads(x, state, None)
+            (q, k, v), seen = self._heads(x, state.history, None)
             q, k, v = (part[..., 0, :, :] for part in (q, k, v))
-            log_gate = self._log_gate(x)
-            out, recurrent = gated_linear_attention_step(
-                q,
-                k,
-                v,
-                None if log_gate is None else log_gate[..., 0, :, :],
-                state.recurrent,
-                precision=self.precision,
-            )
-            outputs = self._outputs(x, out[..., None, :, :])[..., 0, :]
+            run = self._decode if self.gate == "channel" else self._step
+            outputs, recurrent = run(x, q, k, v, state.recurrent)
             return outputs, self._next_state(recurrent, seen, None)
+
+    def _decode(
+        self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, state: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Outputs `(*B, features)` and state, from x `(*B, 1, features)`, q, k, v and the state."""
+        logits, output_gate = self._gate_logits(x), self._output_gate(x)
+        norm_scale = self.norm.scale
+        assert norm_scale is not None
+        known = {entry.name for entry in decode_dispatcher.implementations}
+        out, recurrent = gated_linear_attention_decode(
+            q,
+            k,
+            v,
+            logits[..., 0, :, :],
+            state,
+            output_gate[..., 0, :, :],
+            norm_scale[...],
+            gate_logit_normalizer=self.gate_logit_normalizer,
+            norm_epsilon=self.norm.epsilon,
+            precision=self.precision,
+            implementation=self.implementation if self.implementation in known else None,
+        )
+        return self.output(out.reshape(*out.shape[:-2], self.value_features)), recurrent
+
+    def _step(
+        self, x: jax.Array, q: jax.Array, k: jax.Array, v: jax.Array, state: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The same with gates that are not of every channel."""
+        log_gate = self._log_gate(x)
+        gate = None if log_gate is None else log_gate[..., 0, :, :]
+        out, recurrent = gated_linear_attention_step(q, k, v, gate, state, precision=self.precision)
+        return self._outputs(x, out[..., None, :, :])[..., 0, :], recurrent
 
     def initial_state(self, *batch: int, dtype: Dtype | None = None) -> GatedLinearAttentionState:
         """The state before the first token: zeros.
@@ -263,15 +302,21 @@ class GatedLinearAttention(nnx.Module):
     ) -> tuple[jax.Array, GatedLinearAttentionState]:
         with jax.named_scope("structlayers.GatedLinearAttention"):
             x = timewise.sequences(inputs, self.features)
-            counts, valid = timewise.counted(lengths, x.shape[:-1])
-            (q, k, v), seen = self._heads(x, state, segment_ids)
+            name = self.sequence_axis
+            axis = None if name is None else SequenceAxis(name)
+            counts, valid = timewise.counted(lengths, x.shape[:-1], axis)
+            history = None if state is None else state.history
+            (q, k, v), seen = self._heads(x, history, segment_ids, axis)
             log_gate = self._log_gate(x)
             if valid is not None:
                 # no key and no decay: the state stays
                 kept = valid[..., None, None]
                 k = jnp.where(kept, k, 0)
                 log_gate = None if log_gate is None else jnp.where(kept, log_gate, 0)
-            out, recurrent = gated_linear_attention(
+            attend: Any = gated_linear_attention
+            if name is not None:
+                attend = functools.partial(sequence_parallel_gated_linear_attention, axis_name=name)
+            out, recurrent = attend(
                 q,
                 k,
                 v,
@@ -284,48 +329,68 @@ class GatedLinearAttention(nnx.Module):
                 implementation=self.implementation,
             )
             outputs = timewise.zero_uncounted(self._outputs(x, out), valid)
-            return outputs, self._next_state(recurrent, seen, None if valid is None else counts)
+            whole = valid is None and axis is None
+            return outputs, self._next_state(recurrent, seen, None if whole else counts, axis)
 
     def _heads(
         self,
         x: jax.Array,
-        state: GatedLinearAttentionState | None,
+        history: Sequence[jax.Array] | None,
         segment_ids: ArrayLike | None,
+        axis: SequenceAxis | None = None,
     ) -> tuple[list[jax.Array], list[jax.Array]]:
         """Queries, keys and values by heads, and what the convolutions saw, history in front."""
-        parts = [self.query(x), self.key(x), self.value(x)]
-        seen = []
-        for i, conv in enumerate(self.convolutions or ()):
-            history = None if state is None else state.history[i]
-            parts[i], inputs = conv(parts[i], history, segment_ids)
-            seen.append(inputs)
+        parts, seen = [self.query(x), self.key(x), self.value(x)], []
+        if self.convolutions is not None:
+            if axis is not None:
+                history = inputs_before(axis, parts, history, self._kept, segment_ids)
+            for i, conv in enumerate(self.convolutions):
+                parts[i], inputs = conv(parts[i], history[i] if history else None, segment_ids)
+                seen.append(inputs)
         counts = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
         heads = [
             timewise.split_heads(part, count) for part, count in zip(parts, counts, strict=True)
         ]
         return heads, seen
 
+    @property
+    def _kept(self) -> int:
+        """How many inputs of a convolution the next call needs."""
+        return (self.conv_size or 1) - 1
+
+    def _gate_logits(self, x: jax.Array) -> jax.Array:
+        """`x W_1 W_2 + b`, `(*B, T, G, K)`, or `(*B, T, G, 1)` of scalar gates."""
+        assert self.gate_down is not None
+        assert self.gate_up is not None
+        return timewise.split_heads(self.gate_up(self.gate_down(x)), self.num_kv_heads)
+
     def _log_gate(self, x: jax.Array) -> jax.Array | None:
         """Log gates `(*B, T, G, K)` of x, 1 in place of sizes they do not depend on."""
         if self.gate == "constant":
             return constant_log_gate(self.num_kv_heads, x.ndim + 1)
-        if self.gate_down is None or self.gate_up is None:
+        if self.gate == "none":
             return None
-        logits = self.gate_up(self.gate_down(x))
+        logits = self._gate_logits(x)
         logits = logits.astype(accumulation_dtype(logits.dtype))
-        log_gate = nnx.log_sigmoid(logits) / self.gate_logit_normalizer
-        return timewise.split_heads(log_gate, self.num_kv_heads)
+        return nnx.log_sigmoid(logits) / self.gate_logit_normalizer
+
+    def _output_gate(self, x: jax.Array) -> jax.Array:
+        """`x W_r`, `(*B, T, H, V)`."""
+        return timewise.split_heads(self.output_gate(x), self.num_heads)
 
     def _outputs(self, x: jax.Array, out: jax.Array) -> jax.Array:
         """Norm, output gate and projection: `(*B, T, H, V)` to `(*B, T, features)`."""
-        normalized = timewise.normalize(self.norm, out).reshape(*x.shape[:-1], self.value_features)
-        return self.output(nnx.swish(self.output_gate(x)) * normalized)
+        gated = nnx.swish(self._output_gate(x)) * timewise.normalize(self.norm, out)
+        return self.output(gated.reshape(*x.shape[:-1], self.value_features))
 
     def _next_state(
-        self, recurrent: jax.Array, seen: list[jax.Array], lengths: jax.Array | None
+        self,
+        recurrent: jax.Array,
+        seen: list[jax.Array],
+        lengths: jax.Array | None,
+        axis: SequenceAxis | None = None,
     ) -> GatedLinearAttentionState:
-        kept = (self.conv_size or 1) - 1
-        history = (last_inputs(part, kept, lengths) for part in seen)
+        history = (last_inputs(part, self._kept, lengths, axis) for part in seen)
         return GatedLinearAttentionState(recurrent, tuple(history))
 
 

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from structlayers._core.layers import require_features
 from structlayers._core.precision import accumulation_dtype
 from structlayers.gla.ops.arguments import check_lengths
+from structlayers.gla.sequence_axis import SequenceAxis
 
 
 def normalize(norm: nnx.RMSNorm, x: jax.Array) -> jax.Array:
@@ -33,12 +34,16 @@ def split_heads(x: jax.Array, heads: int) -> jax.Array:
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
-def counted(lengths: ArrayLike | None, lead: tuple[int, ...]) -> tuple[jax.Array, jax.Array | None]:
+def counted(
+    lengths: ArrayLike | None, lead: tuple[int, ...], axis: SequenceAxis | None = None
+) -> tuple[jax.Array, jax.Array | None]:
     """How many tokens of each sequence count, and which.
 
     Args:
-        lengths: integers `(*B,)` from 0 to T, or None for T.
-        lead: `(*B, T)`.
+        lengths: integers `(*B,)` from 0 to T, or None for T. Where ranks share the sequences, T is
+            that of all ranks together.
+        lead: `(*B, T)`, of one rank.
+        axis: over whose ranks the sequences go on; or None.
 
     Returns:
         int32 `(*B,)`, and bool `(*B, T)` or None where all count.
@@ -47,15 +52,40 @@ def counted(lengths: ArrayLike | None, lead: tuple[int, ...]) -> tuple[jax.Array
         ValueError: another shape, or known values out of range.
         TypeError: not integers.
     """
+    *batch, time = lead
+    total = time if axis is None else time * axis.size
     if lengths is None:
-        return jnp.full(lead[:-1], lead[-1], jnp.int32), None
-    counts = check_lengths(lengths, lead).astype(jnp.int32)
-    return counts, time_index(lead) < counts[..., None]
+        return jnp.full(batch, total, jnp.int32), None
+    counts = check_lengths(lengths, (*batch, total)).astype(jnp.int32)
+    start = 0 if axis is None else axis.position * time
+    return counts, time_index(lead) + start < counts[..., None]
 
 
 def time_index(lead: tuple[int, ...]) -> jax.Array:
     """int32 `(*B, T)`: 0 to T - 1 in every row."""
     return jax.lax.broadcasted_iota(jnp.int32, lead, len(lead) - 1)
+
+
+def take_tokens(
+    x: jax.Array, index: jax.Array, axis: SequenceAxis | None = None, *, before: int = 0
+) -> jax.Array:
+    """Some tokens of every sequence, on all ranks.
+
+    Args:
+        x: `(*B, W + T, D)`; the first W are those before this rank's T tokens.
+        index: int32 `(*B, n)`, counted from the first rank's x.
+        axis: over whose ranks the sequences go on; or None.
+        before: W.
+
+    Returns:
+        `(*B, n, D)`.
+    """
+    if axis is None:
+        return jnp.take_along_axis(x, index[..., None], axis=-2)
+    index = index - axis.position * (x.shape[-2] - before)
+    taken = jnp.take_along_axis(x, index[..., None], axis=-2, mode="clip")
+    own = (index >= jnp.where(axis.position == 0, 0, before)) & (index < x.shape[-2])
+    return axis.from_owner(taken, own[..., None])
 
 
 def zero_uncounted(outputs: jax.Array, valid: jax.Array | None) -> jax.Array:

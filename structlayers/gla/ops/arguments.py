@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
 
-from structlayers._core.checks import is_known, require_real
+from structlayers._core.checks import (
+    is_known,
+    next_power_of_two,
+    require_power_of_two,
+    require_real,
+)
+from structlayers._core.precision import accumulation_dtype
+from structlayers.gla.packing import Tokens
+
+DEFAULT_CHUNK_SIZE = 64
 
 
 def check_heads(
@@ -86,7 +95,23 @@ def check_gate(
     return jnp.broadcast_to(gate.astype(dtype), (*shape[:-1], gate.shape[-1]))
 
 
-def merge_gates(
+def check_tokens(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    log_gate: ArrayLike | None,
+    log_value_gate: ArrayLike | None,
+    axes: str,
+) -> Tokens:
+    """What `check_heads` and `check_gate` say of them; value gates of one channel merged."""
+    q, k, v = check_heads(q, k, v, axes)
+    dtype = accumulation_dtype(q.dtype)
+    log_gate = check_gate("log_gate", log_gate, k.shape, dtype)
+    log_value_gate = check_gate("log_value_gate", log_value_gate, v.shape, dtype)
+    return q, k, v, *_merge_gates(log_gate, log_value_gate)
+
+
+def _merge_gates(
     log_gate: jax.Array | None, log_value_gate: jax.Array | None
 ) -> tuple[jax.Array | None, jax.Array | None]:
     """A value gate of one channel acts on the whole state: it joins the key gate."""
@@ -128,6 +153,16 @@ def check_scale(scale: int | float | None, width: int) -> float:
     return float(scale)
 
 
+def check_chunk_size(chunk_size: int | None, time: int) -> int:
+    """A power of two, no larger than needed to hold the sequence.
+
+    Raises:
+        ValueError: no power of two.
+    """
+    size = DEFAULT_CHUNK_SIZE if chunk_size is None else chunk_size
+    return min(require_power_of_two("chunk_size", size), next_power_of_two(max(time, 1)))
+
+
 def check_segment_ids(segment_ids: ArrayLike, shape: tuple[int, ...]) -> jax.Array:
     """Integers `(*B, T)` that do not decrease.
 
@@ -141,6 +176,12 @@ def check_segment_ids(segment_ids: ArrayLike, shape: tuple[int, ...]) -> jax.Arr
     if not _holds(segment_ids, lambda values: values[..., 1:] >= values[..., :-1]):
         raise ValueError("segment_ids must not decrease along T")
     return ids
+
+
+def segment_starts(ids: jax.Array) -> jax.Array:
+    """Where a segment begins, bool `(*B, T)`; the first one goes on from the initial state."""
+    changes = ids[..., 1:] != ids[..., :-1]
+    return jnp.pad(changes, [(0, 0)] * (ids.ndim - 1) + [(1, 0)])
 
 
 def check_cu_seqlens(cu_seqlens: ArrayLike, lead: tuple[int, ...]) -> jax.Array:

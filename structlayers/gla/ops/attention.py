@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from structlayers._core.checks import next_power_of_two, require_power_of_two
 from structlayers._core.dispatch import Dispatcher, Implementation
 from structlayers._core.partitioning import batch_sharding_is_known
 from structlayers._core.precision import (
@@ -17,18 +16,16 @@ from structlayers._core.precision import (
     canonicalize_precision,
 )
 from structlayers.gla.ops.arguments import (
+    DEFAULT_CHUNK_SIZE,
+    check_chunk_size,
     check_cu_seqlens,
-    check_gate,
-    check_heads,
     check_scale,
     check_segment_ids,
     check_state,
-    merge_gates,
+    check_tokens,
+    segment_starts,
 )
 from structlayers.gla.packing import Packing, Tokens, chunk_packing, pack, unpack
-
-DEFAULT_CHUNK_SIZE = 64
-
 
 # Weights of all pairs, 4 bytes each, that the parallel form may hold.
 _PARALLEL_WEIGHTS = 2**28
@@ -217,13 +214,11 @@ def gated_linear_attention(
         Sun et al., "Retentive Network", 2023, arXiv:2307.08621.
         Dao, Gu, "Transformers are SSMs", 2024, arXiv:2405.21060.
     """
-    q, k, v = check_heads(q, k, v, "*B, T")
+    tokens = check_tokens(q, k, v, log_gate, log_value_gate, "*B, T")
+    q, k, v, _, _ = tokens
     *batch, time, groups, width = k.shape
     dtype = accumulation_dtype(q.dtype)
-    log_gate = check_gate("log_gate", log_gate, k.shape, dtype)
-    log_value_gate = check_gate("log_value_gate", log_value_gate, v.shape, dtype)
-    log_gate, log_value_gate = merge_gates(log_gate, log_value_gate)
-    size = _chunk_size(chunk_size, time)
+    size = check_chunk_size(chunk_size, time)
     run = functools.partial(
         dispatcher,
         implementation=implementation,
@@ -231,7 +226,6 @@ def gated_linear_attention(
         chunk_size=size,
         precision=canonicalize_precision(precision),
     )
-    tokens: Tokens = (q, k, v, log_gate, log_value_gate)
     state_shape = (groups, width, v.shape[-1])
     ends = ids = None
     if cu_seqlens is not None:
@@ -257,25 +251,13 @@ def gated_linear_attention(
         out = jnp.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
         final = jnp.zeros(state_shape, dtype) if state is None else state
     elif ends is None:
-        out, final = run(*tokens, state, None if ids is None else _resets(ids), None)
+        out, final = run(*tokens, state, None if ids is None else segment_starts(ids), None)
     else:
         out, final = _run_packed(run, tokens, state, ends, size)
     if reverse:
         out = jnp.flip(out, -3)
         final = final if ends is None else jnp.flip(final, 0)
     return (out, final) if output_final_state else out
-
-
-def _chunk_size(chunk_size: int | None, time: int) -> int:
-    """A power of two, no larger than needed to hold the sequence."""
-    size = DEFAULT_CHUNK_SIZE if chunk_size is None else chunk_size
-    return min(require_power_of_two("chunk_size", size), next_power_of_two(max(time, 1)))
-
-
-def _resets(ids: jax.Array) -> jax.Array:
-    """Where a segment begins; the first one goes on from the initial state."""
-    changes = ids[..., 1:] != ids[..., :-1]
-    return jnp.pad(changes, [(0, 0)] * (ids.ndim - 1) + [(1, 0)])
 
 
 def _run_packed(

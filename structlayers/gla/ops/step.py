@@ -1,28 +1,71 @@
-"""`gated_linear_attention_step`: one token, for decoding."""
+"""One token, for decoding: of the recurrence, and of all that a layer does between projections."""
+
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from structlayers._core.checks import require_real, require_shape
 from structlayers._core.dispatch import Dispatcher, Implementation
 from structlayers._core.precision import (
     PrecisionLike,
     accumulation_dtype,
     canonicalize_precision,
 )
-from structlayers.gla.ops.arguments import (
-    check_gate,
-    check_heads,
-    check_scale,
-    check_state,
-    merge_gates,
-)
+from structlayers.gla.ops.arguments import check_scale, check_state, check_tokens
+
+# The one switch of the kernel: bytes of states from which it is taken on Hopper GPUs where no
+# implementation is named. None: nowhere. It wins where the state's buffer may be reused, which
+# cannot be seen here; where it may not, the copy before it costs more than it saves (kernels.md).
+_KERNEL_FROM_BYTES: int | None = None
+
+
+def _check_step(*args: Any, **static: Any) -> None:
+    from structlayers.gla.pallas_gpu.step_support import check_step
+
+    check_step(*args, **static)
+
+
+def _check_decode(*args: Any, **static: Any) -> None:
+    from structlayers.gla.pallas_gpu.step_support import check_decode
+
+    check_decode(*args, **static)
+
+
+def _prefer_step(*args: Any, platform: str, **static: Any) -> tuple[tuple[str, str], ...]:
+    del static
+    return _prefer(args[5], platform)
+
+
+def _prefer_decode(*args: Any, platform: str, **static: Any) -> tuple[tuple[str, str], ...]:
+    del static
+    return _prefer(args[4], platform)
+
+
+def _prefer(state: Any, platform: str) -> tuple[tuple[str, str], ...]:
+    if platform != "gpu" or _KERNEL_FROM_BYTES is None or 4 * state.size < _KERNEL_FROM_BYTES:
+        return ()
+    return (("pallas_gpu", "faster than xla where the state is written in place, see kernels.md"),)
+
 
 dispatcher = Dispatcher(
     "gated_linear_attention_step",
     (
         Implementation("xla", "structlayers.gla.xla.step:step"),
         Implementation("reference", "structlayers.gla.reference:step"),
+        Implementation("pallas_gpu", "structlayers.gla.pallas_gpu.step:step", _check_step),
     ),
+    _prefer_step,
+)
+decode_dispatcher = Dispatcher(
+    "gated_linear_attention_decode",
+    (
+        Implementation("xla", "structlayers.gla.xla.step:decode"),
+        Implementation("reference", "structlayers.gla.reference:decode"),
+        Implementation("pallas_gpu", "structlayers.gla.pallas_gpu.step:decode", _check_decode),
+    ),
+    _prefer_decode,
 )
 
 
@@ -51,7 +94,9 @@ def gated_linear_attention_step(
         log_value_gate: `log b`, the same for `(*B, G, V)`.
         scale: s; None is `1 / sqrt(K)`.
         precision: of the products, which are float32 at least; None is the highest.
-        implementation: "xla", "reference", or None to choose.
+        implementation: "xla", "pallas_gpu" (one launch that writes the state where it was, if its
+            buffer may be reused; bfloat16 and float32, gates of K channels), "reference", or None
+            to choose.
 
     Returns:
         o `(*B, H, V)` in the dtype of q, and S', shaped as S. Derivatives of any kind.
@@ -71,18 +116,95 @@ def gated_linear_attention_step(
         Yang, Wang, Shen, Panda, Kim, "Gated Linear Attention Transformers with Hardware-Efficient
         Training", 2024, arXiv:2312.06635, equation 3.
     """
-    q, k, v = check_heads(q, k, v, "*B")
-    dtype = accumulation_dtype(q.dtype)
-    log_gate = check_gate("log_gate", log_gate, k.shape, dtype)
-    log_value_gate = check_gate("log_value_gate", log_value_gate, v.shape, dtype)
+    tokens = check_tokens(q, k, v, log_gate, log_value_gate, "*B")
+    q, k, v, _, _ = tokens
     shape = (*k.shape, v.shape[-1])
     return dispatcher(
+        *tokens,
+        check_state("state", state, "*B, G, K, V", shape, accumulation_dtype(q.dtype)),
+        implementation=implementation,
+        scale=check_scale(scale, k.shape[-1]),
+        precision=canonicalize_precision(precision),
+    )
+
+
+def gated_linear_attention_decode(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    gate_logits: ArrayLike,
+    state: ArrayLike,
+    output_gate: ArrayLike,
+    norm_scale: ArrayLike,
+    *,
+    gate_logit_normalizer: int | float = 16,
+    norm_epsilon: float = 1e-6,
+    scale: int | float | None = None,
+    precision: PrecisionLike = None,
+    implementation: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """All that `GatedLinearAttention` does for one token between its projections.
+
+    `o, S'` of `gated_linear_attention_step` with gates `sigmoid(x)^(1 / tau)`, and the output
+    `swish(r) * w * o / sqrt(mean(o^2) + epsilon)`, in float32 and rounded once.
+
+    Args:
+        q: `(*B, H, K)`, float32, bfloat16, float16, or float64 under x64.
+        k: `(*B, G, K)` of the same dtype, H a multiple of G.
+        v: `(*B, G, V)` of the same dtype.
+        gate_logits: x, `(*B, G, K)`, real.
+        state: S, float32 (float64 with float64 q), `(*B, G, K, V)`.
+        output_gate: r, `(*B, H, V)` of the dtype of q.
+        norm_scale: w, real `(V,)`.
+        gate_logit_normalizer: tau.
+        norm_epsilon: epsilon.
+        scale: s; None is `1 / sqrt(K)`.
+        precision: of the products, which are float32 at least; None is the highest.
+        implementation: "xla", "pallas_gpu" (one launch), "reference", or None to choose.
+
+    Returns:
+        `(*B, H, V)` in the dtype of q, and S', shaped as S.
+
+    Raises:
+        TypeError: a dtype that does not fit.
+        ValueError: a shape that does not fit, or a normalizer that is not above 0.
+
+    Example:
+        >>> one, state = jnp.ones((1, 2)), jnp.zeros((1, 2, 2))
+        >>> out, state = gated_linear_attention_decode(one, one, one, one, state, 99 * one, one[0])
+        >>> out.round().tolist(), state[0].tolist()
+        ([[99.0, 99.0]], [[1.0, 1.0], [1.0, 1.0]])
+
+    References:
+        Yang, Wang, Shen, Panda, Kim, "Gated Linear Attention Transformers with Hardware-Efficient
+        Training", 2024, arXiv:2312.06635, section 4.4.
+    """
+    q, k, v, _, _ = check_tokens(q, k, v, None, None, "*B")
+    if not gate_logit_normalizer > 0:
+        raise ValueError(f"gate_logit_normalizer must be above 0, got {gate_logit_normalizer}")
+    gate_logits, output_gate = jnp.asarray(gate_logits), jnp.asarray(output_gate)
+    norm_scale = jnp.asarray(norm_scale)
+    for name, array, shape in (
+        ("gate_logits", gate_logits, k.shape),
+        ("output_gate", output_gate, (*q.shape[:-1], v.shape[-1])),
+        ("norm_scale", norm_scale, v.shape[-1:]),
+    ):
+        require_real(name, array)
+        require_shape(name, array, shape)
+    if output_gate.dtype != q.dtype:
+        raise TypeError(f"output_gate must have the dtype of q, {q.dtype}, got {output_gate.dtype}")
+    shape = (*k.shape, v.shape[-1])
+    return decode_dispatcher(
         q,
         k,
         v,
-        *merge_gates(log_gate, log_value_gate),
-        check_state("state", state, "*B, G, K, V", shape, dtype),
+        gate_logits,
+        check_state("state", state, "*B, G, K, V", shape, accumulation_dtype(q.dtype)),
+        output_gate,
+        norm_scale,
         implementation=implementation,
         scale=check_scale(scale, k.shape[-1]),
+        gate_logit_normalizer=float(gate_logit_normalizer),
+        norm_epsilon=float(norm_epsilon),
         precision=canonicalize_precision(precision),
     )

@@ -4,6 +4,7 @@
 - `chunk`: weighted queries and keys of a chunk, which two of the programs begin with;
 - `prepare`, `recurrent`, `gradient`: the programs of the three kernels, for `_core.simt`;
 - `calls`: the kernels on arrays;
+- `step_plan`, `step_program`, `step`, `step_support`: the same for one token, a kernel of its own;
 - `support`: what cannot be served, and why;
 - `apply`: the differentiable function behind the public operation.
 

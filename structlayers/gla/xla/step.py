@@ -40,3 +40,28 @@ def step(
     own = jnp.sum(queries * keys[..., None, :], axis=-1, keepdims=True)
     out = out + own * values[..., None, :]
     return out.reshape(*batch, heads, v.shape[-1]).astype(q.dtype), new
+
+
+def decode(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    gate_logits: jax.Array,
+    state: jax.Array,
+    output_gate: jax.Array,
+    norm_scale: jax.Array,
+    *,
+    scale: float,
+    gate_logit_normalizer: float,
+    norm_epsilon: float,
+    precision: jax.lax.Precision,
+) -> tuple[jax.Array, jax.Array]:
+    """A token of a layer, between its projections; arguments and results as in the reference."""
+    dtype = state.dtype
+    log_gate = jax.nn.log_sigmoid(gate_logits.astype(dtype)) / gate_logit_normalizer
+    out, state = step(q, k, v, log_gate, None, state, scale=scale, precision=precision)
+    wide = out.astype(dtype)
+    inverse = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + norm_epsilon)
+    normalized = wide * inverse * norm_scale.astype(dtype).reshape((1,) * (out.ndim - 1) + (-1,))
+    gated = jax.nn.swish(output_gate.astype(dtype)) * normalized
+    return gated.astype(q.dtype), state

@@ -56,6 +56,8 @@ class LanguageModelConfig:
         precision: of float32 products; None is the highest.
         chunk_size: of `gated_linear_attention`; None chooses.
         implementation: of `gated_linear_attention`; None chooses.
+        sequence_axis: an axis of the mesh that shards T, for models of "gla" alone, called inside
+            `jax.shard_map`; see `GatedLinearAttention`. None is no axis.
         remat: what the backward pass keeps of a block, by the name of a policy in
             `jax.checkpoint_policies`: "nothing_saveable", "dots_saveable" or
             "dots_with_no_batch_dims_saveable". None keeps all.
@@ -98,6 +100,7 @@ class LanguageModelConfig:
     precision: PrecisionLike = None
     chunk_size: int | None = None
     implementation: str | None = None
+    sequence_axis: str | None = None
     remat: str | None = None
     axis_rules: tuple[tuple[str, str | None], ...] | None = None
 

@@ -53,13 +53,14 @@ def _gla(config: LanguageModelConfig, rngs: nnx.Rngs) -> nnx.Module:
         norm_epsilon=config.norm_epsilon,
         chunk_size=config.chunk_size,
         implementation=config.implementation,
+        sequence_axis=config.sequence_axis,
         rngs=rngs,
         **layer_options(config, "heads"),
     )
 
 
 def _retention(config: LanguageModelConfig, rngs: nnx.Rngs) -> nnx.Module:
-    _refuse(config, "retention", "num_kv_heads")
+    _refuse(config, "retention", "num_kv_heads", "sequence_axis")
     return Retention(
         config.features,
         num_heads=config.num_heads,
@@ -75,7 +76,7 @@ def _retention(config: LanguageModelConfig, rngs: nnx.Rngs) -> nnx.Module:
 
 
 def _softmax(config: LanguageModelConfig, rngs: nnx.Rngs) -> nnx.Module:
-    _refuse(config, "softmax", "key_features", "value_features")
+    _refuse(config, "softmax", "key_features", "value_features", "sequence_axis")
     return SoftmaxAttention(
         config.features,
         num_heads=config.num_heads,

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from structlayers._core.checks import is_known, require_choice
 from structlayers._core.precision import accumulation_dtype, canonicalize_precision
 from structlayers.gla.layers import timewise
+from structlayers.gla.sequence_axis import SequenceAxis
 from structlayers.gla.xla.products import product_for
 from structlayers.models.language_model.config import LanguageModelConfig
 from structlayers.models.language_model.mixers import CHANNEL_MIXERS, TOKEN_MIXERS
@@ -204,14 +205,16 @@ class LanguageModel(nnx.Module):
         """
         with jax.named_scope("structlayers.LanguageModel"):
             tokens = _tokens(tokens, 1)
-            counts, _ = timewise.counted(lengths, tokens.shape)
+            name = self.config.sequence_axis
+            axis = None if name is None else SequenceAxis(name)
+            counts, _ = timewise.counted(lengths, tokens.shape, axis)
             if is_known(counts) and bool(np.any(np.asarray(counts) < 1)):
                 raise ValueError(f"lengths must be at least 1, got {np.asarray(counts).tolist()}")
             x, states = self._embed(tokens), []
             for block, state in zip(self.blocks, cache.layers, strict=True):
                 x, state = block.prefill(x, state, lengths=lengths)
                 states.append(state)
-            last = jnp.take_along_axis(x, counts[..., None, None] - 1, axis=-2)[..., 0, :]
+            last = timewise.take_tokens(x, counts[..., None] - 1, axis)[..., 0, :]
             logits = self.logits(timewise.normalize(self.norm, last))
             return logits, LanguageModelCache(tuple(states))
 
