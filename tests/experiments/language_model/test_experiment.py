@@ -150,6 +150,9 @@ def test_bad_texts_end_the_run_with_a_message(command, tmp_path, monkeypatch):
     assert path.read_bytes() == other
     path.unlink()
     assert "STRUCTLAYERS_DATA is not set; put valid.txt" in run("no", "--other-texts", "wikitext")
+    assert "batch must be a multiple of accumulation times mesh.data times mesh.fsdp, 6; got 8" in (
+        run("mesh", "--fsdp", 3)
+    )
 
 
 @pytest.mark.parametrize(
