@@ -125,10 +125,10 @@ class LanguageModelRun:
         return LanguageModelExperiment(self)
 
     def smoke(self) -> Self:
-        """Seconds on a CPU: synthetic text as bytes, two small models."""
+        """Seconds on a CPU: synthetic text as bytes, one or two small models."""
         return replace(
             self,
-            variants=("gla", "transformer"),
+            variants=("gla",) if self.test_contexts else ("gla", "transformer"),
             corpus="synthetic",
             other_texts=(),
             tokenizer="bytes",
