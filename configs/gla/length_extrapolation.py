@@ -8,7 +8,7 @@ longest window.
 Paper: Yang et al. 2024, arXiv:2312.06635, figure 5 (1.3 billion parameters, 100 billion tokens):
 curves, no printed numbers; GLA goes on to improve or to hold beyond 2048, softmax attention is not
 shown.
-Expected: GLA and retention at 20480 no worse than at 2048.
+Expected: GLA at 20480 no worse than at 2048.
 Data: books and tokenizers in $STRUCTLAYERS_DATA, or their token files in $STRUCTLAYERS_CACHE.
 Hardware: one GPU of 80 GB; minutes on an H200 are in the stored result.
 Command: python -m experiments run configs/gla/length_extrapolation.py

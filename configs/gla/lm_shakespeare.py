@@ -8,7 +8,7 @@ Paper: Yang et al. 2024, arXiv:2312.06635, tables 4 and 2: 340 million parameter
 only the order can be compared.
 Expected: perplexity over that of GLA: 1.57 without a gate, 1.12 constant, 1.05 scalar.
 Data: input.txt in $STRUCTLAYERS_DATA/tinyshakespeare; the smoke preset makes its own text.
-Hardware: 2-core CPU, 9 minutes while it had other work.
+Hardware: 2-core CPU, 8 to 16 minutes while it had other work.
 Command: python -m experiments run configs/gla/lm_shakespeare.py
 """
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.errors import CommandError
 from experiments.experiment import Results
 from experiments.language_model.batches import Batches, Windows
 from experiments.language_model.config import LanguageModelRun
@@ -67,7 +68,7 @@ class TrainModel:
         """The model, the mesh and the optimiser.
 
         Raises:
-            ValueError: the mesh does not fit the devices, or the batch not the mesh.
+            CommandError: the mesh does not fit the devices, or the batch not the mesh.
         """
         config = self.config
         base = LanguageModelConfig(
@@ -85,7 +86,7 @@ class TrainModel:
         mesh = config.mesh.make()
         parts = batch_parts(mesh) * config.accumulation
         if config.batch % parts:
-            raise ValueError(
+            raise CommandError(
                 f"batch must be a multiple of accumulation times mesh.data times mesh.fsdp, "
                 f"{parts}; got {config.batch}"
             )
@@ -206,11 +207,10 @@ class TrainModel:
             found = self.evaluate(state, corpus)
             results[f"{name}_perplexity"] = found.perplexity
             results[f"{name}_bits_per_byte"] = found.bits_per_byte
-        results["by_place"] = {}
         for length in config.test_contexts:
             found = self.evaluate(state, config.corpus, length)
             results[f"perplexity_{length}"] = found.perplexity
-            results["by_place"][str(length)] = found.by_place(min(config.context, length))
+            results.setdefault("by_place", {})[str(length)] = found.by_place(config.context)
         return results
 
 

@@ -9,6 +9,8 @@ import optax
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from experiments.errors import CommandError
+
 AXES = ("data", "fsdp", "tensor", "sequence")
 # Logical axes of the model's parameters on the axes of the mesh.
 AXIS_RULES = (("embed", "fsdp"), ("heads", "tensor"), ("mlp", "tensor"), ("vocab", "tensor"))
@@ -53,7 +55,7 @@ class MeshShape:
             devices: all by default.
 
         Raises:
-            ValueError: the sizes do not fit the number of devices. One process may leave devices
+            CommandError: the sizes do not fit the number of devices. One process may leave devices
                 unused, several may not.
 
         Example:
@@ -66,7 +68,7 @@ class MeshShape:
         used = data * others
         exact = self.data is None or jax.process_count() > 1
         if not 0 < used <= len(devices) or (exact and used != len(devices)):
-            raise ValueError(f"{self} does not fit {len(devices)} devices")
+            raise CommandError(f"{self} does not fit {len(devices)} devices")
         sizes = (data, self.fsdp, self.tensor, self.sequence)
         kinds = (AxisType.Auto,) * len(AXES)
         return jax.make_mesh(sizes, AXES, kinds, devices=devices[:used])
@@ -90,7 +92,7 @@ def parameter_shardings(mesh: Mesh, parameters: nnx.State) -> Any:
         parameters: abstract or not, made with `AXIS_RULES`.
 
     Raises:
-        ValueError: an axis of the mesh does not divide the axis of a parameter; it is named.
+        CommandError: an axis of the mesh does not divide that of a parameter; it is named.
     """
     specs = nnx.to_pure_dict(nnx.get_partition_spec(parameters))
     shapes = nnx.to_pure_dict(parameters)
@@ -99,7 +101,7 @@ def parameter_shardings(mesh: Mesh, parameters: nnx.State) -> Any:
         for size, axis in zip(leaf.shape, spec, strict=False):
             if axis is not None and size % mesh.shape[axis]:
                 name = jax.tree_util.keystr(path, simple=True, separator=".")
-                raise ValueError(
+                raise CommandError(
                     f"mesh.{axis} = {mesh.shape[axis]} does not divide parameter {name} of shape "
                     f"{leaf.shape}"
                 )

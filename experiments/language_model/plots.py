@@ -39,7 +39,7 @@ def _draw_bars(config: LanguageModelRun, results: Results, path: Path) -> None:
 def _draw_places(config: LanguageModelRun, results: Results, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     longest = str(max(config.test_contexts))
-    width = min(config.context, int(longest))
+    width = config.context
     for name, result in results.items():
         values = result["by_place"][longest]
         axes.plot(width * np.arange(1, len(values) + 1), values, marker="o", ms=3, label=name)

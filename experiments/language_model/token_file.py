@@ -127,6 +127,7 @@ def write_token_file(path: Path, text: str, tokenizer: Tokenizer) -> TokenFile:
             file.write(header.ljust(SIZE, b"\0") + payload)
             file.flush()
             os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)  # temporary files are for their maker alone
             os.replace(file.name, path)
         except BaseException:
             os.unlink(file.name)

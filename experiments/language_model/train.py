@@ -133,7 +133,7 @@ class Trainer:
         """Of a state.
 
         Raises:
-            ValueError: the mesh does not divide a parameter.
+            CommandError: the mesh does not divide a parameter.
         """
         with self.on_mesh():
             abstract = jax.eval_shape(self.parameters, jax.random.key(0))

@@ -39,6 +39,7 @@ def test_a_token_file_gives_back_the_text(tmp_path, tokenizer, width):
     assert file.text_bytes == len(TEXT.encode())
     assert file.path.stat().st_size == SIZE + width * len(file)
     assert not file.tokens.flags.writeable
+    assert file.path.stat().st_mode & 0o777 == 0o644
     assert write_token_file(file.path, TEXT, tokenizer).tokens.tolist() == file.tokens.tolist()
     assert [path.name for path in file.path.parent.iterdir()] == ["a.tokens"]
 

@@ -150,6 +150,9 @@ def test_bad_texts_end_the_run_with_a_message(command, tmp_path, monkeypatch):
     assert path.read_bytes() == other
     path.unlink()
     assert "STRUCTLAYERS_DATA is not set; put valid.txt" in run("no", "--other-texts", "wikitext")
+    assert "batch must be a multiple of accumulation times mesh.data times mesh.fsdp, 6; got 8" in (
+        run("mesh", "--fsdp", 3)
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,4 +183,4 @@ def test_goals_are_the_papers_order():
     assert config.smoke().goals() == ()
     assert set(config.variants) < set(VARIANTS)
     longer = load(CONFIGS / "gla" / "length_extrapolation.py").config
-    assert "gla/perplexity_20480_over_2048" in {goal.metric for goal in longer.goals()}
+    assert [goal.metric for goal in longer.goals()] == ["gla/perplexity_20480_over_2048"]

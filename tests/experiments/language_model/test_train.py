@@ -11,6 +11,7 @@ import optax
 import pytest
 from flax import nnx
 
+from experiments.errors import CommandError
 from experiments.language_model.evaluate import evaluate
 from experiments.language_model.flops import forward_flops, peak_flops, training_flops
 from experiments.language_model.mesh import AXIS_RULES, MeshShape
@@ -182,10 +183,10 @@ def test_bad_meshes_are_refused():
     with pytest.raises(ValueError, match=r"mesh.sequence must be 1"):
         MeshShape(sequence=2)
     for shape in (MeshShape(fsdp=3), MeshShape(fsdp=9), MeshShape(data=3, tensor=3)):
-        with pytest.raises(ValueError, match=r"MeshShape\(data=.* does not fit 8 devices"):
+        with pytest.raises(CommandError, match=r"MeshShape\(data=.* does not fit 8 devices"):
             shape.make()
     with pytest.raises(
-        ValueError, match=r"mesh.tensor = 8 does not divide parameter embedding\.embedding"
+        CommandError, match=r"mesh.tensor = 8 does not divide parameter embedding\.embedding"
     ):
         initialize(trainer(MeshShape(tensor=8), vocab_size=257), jax.random.key(0))
 
