@@ -108,6 +108,10 @@ class Chunk:
         """A float32 from its bits."""
         return self.machine.float(self.machine.word(bits))
 
+    def nothing(self) -> Pair:
+        """Zeros."""
+        return self.machine.zero(), self.machine.zero()
+
     def times(self, left: Pair, right: Pair) -> Pair:
         """The product in both channels."""
         return each(self.machine.multiply, left, right)
@@ -195,7 +199,7 @@ class Chunk:
         slow = m.synchronize_any(weak[0] | weak[1], self.team, self.threads)
         keys = self.load_keys()  # not before, for the registers
         decays = [self.load_pair(self.scratch + part * 4 * sizes.key) for part in range(4)]
-        one, zero = (self.one, self.one), (m.zero(), m.zero())
+        one, zero = (self.one, self.one), self.nothing()
         before, after, whole = one, one, decays[0]
         for part in range(3):
             before = self.times(before, self.choose(self.part >= part + 1, decays[part], one))
