@@ -48,8 +48,8 @@ def simulated(monkeypatch):
         return list(jax.pure_callback(run, tuple(outputs), *inputs))
 
     monkeypatch.setattr(calls, "_launch", launch)
-    for module in (prepare, gradient_products):  # so that blocks prefetch for others
-        monkeypatch.setattr(module, "MULTIPROCESSORS", 1)
+    # so that blocks prefetch for others
+    monkeypatch.setattr(gradient_products, "MULTIPROCESSORS", 1)
     monkeypatch.setattr(apply._Kernels, "partitioned", False)
     with assume_platform("gpu"):
         yield

@@ -106,6 +106,20 @@ class Products(Chunk):
             self.chunk, self.block, self.head, self.first, self.group = here
         m.reconverge()
 
+    def prefetch(self) -> None:
+        """Brings queries, keys and gates of the chunk into the L2, a line of each by a thread."""
+        m, key = self.machine, self.sizes.key
+        shift = (key // 32).bit_length() - 1
+        row, line = self.place(self.thread >> shift)[0], self.thread & (key // 32 - 1)
+        m.prefetch(self.gate, row * self.sizes.groups + self.group, 4 * key, line * 128)
+        thread = self.thread & (key - 1)
+        row, line = self.place(thread >> (shift - 1))[0], thread & (key // 64 - 1)
+        with m.when(self.thread < key):
+            m.prefetch(self.q, row * self.sizes.heads + self.head, 2 * key, line * 128)
+        with m.when(self.thread >= key):
+            m.prefetch(self.k, row * self.sizes.groups + self.group, 2 * key, line * 128)
+        m.reconverge()
+
     def read_values(self, tiles: int) -> tuple[list[Any], list[Any]]:
         """Gradients of queries and keys in the image, in registers, and of scores, as a tile."""
         m, plan = self.machine, self.plan

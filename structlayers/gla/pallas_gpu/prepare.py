@@ -18,7 +18,7 @@ from structlayers.gla.pallas_gpu.chunk import (
     across,
     each,
 )
-from structlayers.gla.pallas_gpu.layout import CHUNK, MULTIPROCESSORS, ROWS, SCORE_BYTES, Sizes
+from structlayers.gla.pallas_gpu.layout import CHUNK, ROWS, SCORE_BYTES, Sizes
 
 # Blocks of 16 x 16 scores: row and column of the block, tiles of queries and of keys. Those above
 # the diagonal are zero, whatever is multiplied.
@@ -77,11 +77,6 @@ class Program(Chunk):
         warps = self.threads // 32
         self.rounds = [_BLOCKS[i : i + warps] for i in range(0, len(_BLOCKS), warps)]
         count, index = sizes.sequences * sizes.chunks, machine.cluster() * teams(sizes) + self.team
-        # while this block computes, the L2 gets what the one after it will load
-        later = index + MULTIPROCESSORS * teams(sizes)
-        with machine.when(later < count):
-            self.locate(later, from_end=from_end)
-            self.prefetch()
         # the last block may have more teams than chunks
         self.locate(index.minimum(count - 1), from_end=from_end)
 
