@@ -7,11 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from structlayers.gla.pallas_gpu import gradient, prepare, recurrent
-from structlayers.gla.pallas_gpu.layout import CHUNK, VALUE_TILE, Sizes
+from structlayers.gla.pallas_gpu import gradient, gradient_layout, prepare, recurrent
+from structlayers.gla.pallas_gpu.layout import CHUNK, MULTIPROCESSORS, VALUE_TILE, Sizes
 
-# Blocks of threads that the recurrence should have: the multiprocessors of an H100 or H200.
-_BLOCKS = 132
 # Chunks that a segment should have at least.
 _SEGMENT_CHUNKS = 8
 
@@ -65,7 +63,7 @@ def backward(
     image = _images(q, k, gate, sizes, from_end=False)
     ends = _starts(image, dout, dfinal, sizes, count, transposed=True)
     dstate, dv, pulled = _recur(image, dout, ends, sizes, transposed=True, keeps=True)
-    plan = gradient.make_plan(sizes)
+    plan = gradient_layout.make_plan(sizes)
     outputs = (
         jax.ShapeDtypeStruct(q.shape, q.dtype),
         jax.ShapeDtypeStruct(q.shape, q.dtype),
@@ -96,7 +94,7 @@ def segments(batch: int, time: int, heads: int, value: int) -> int:
         time % CHUNK == 0
         and chunks % (2 * count) == 0
         and chunks // (2 * count) >= _SEGMENT_CHUNKS
-        and 2 * count * blocks <= _BLOCKS
+        and 2 * count * blocks <= MULTIPROCESSORS
     ):
         count *= 2
     return count

@@ -108,6 +108,10 @@ class Chunk:
         """A float32 from its bits."""
         return self.machine.float(self.machine.word(bits))
 
+    def nothing(self) -> Pair:
+        """Zeros."""
+        return self.machine.zero(), self.machine.zero()
+
     def times(self, left: Pair, right: Pair) -> Pair:
         """The product in both channels."""
         return each(self.machine.multiply, left, right)
@@ -165,20 +169,6 @@ class Chunk:
         groups = self.sizes.groups
         return [self.load(self.k, row, groups, self.group, 2)[0] for row in range(ROWS)]
 
-    def prefetch(self) -> None:
-        """Brings queries, keys and gates of the chunk into the L2, a line of each by a thread."""
-        m, key = self.machine, self.sizes.key
-        shift = (key // 32).bit_length() - 1
-        row, line = self.place(self.thread >> shift)[0], self.thread & (key // 32 - 1)
-        m.prefetch(self.gate, row * self.sizes.groups + self.group, 4 * key, line * 128)
-        thread = self.thread & (key - 1)
-        row, line = self.place(thread >> (shift - 1))[0], thread & (key // 64 - 1)
-        with m.when(self.thread < key):
-            m.prefetch(self.q, row * self.sizes.heads + self.head, 2 * key, line * 128)
-        with m.when(self.thread >= key):
-            m.prefetch(self.k, row * self.sizes.groups + self.group, 2 * key, line * 128)
-        m.reconverge()
-
     # weights ---------------------------------------------------------------------------------
 
     def weigh(self) -> Weighed:
@@ -195,7 +185,7 @@ class Chunk:
         slow = m.synchronize_any(weak[0] | weak[1], self.team, self.threads)
         keys = self.load_keys()  # not before, for the registers
         decays = [self.load_pair(self.scratch + part * 4 * sizes.key) for part in range(4)]
-        one, zero = (self.one, self.one), (m.zero(), m.zero())
+        one, zero = (self.one, self.one), self.nothing()
         before, after, whole = one, one, decays[0]
         for part in range(3):
             before = self.times(before, self.choose(self.part >= part + 1, decays[part], one))

@@ -14,6 +14,10 @@ CHUNK, ROWS = 64, 16
 # Rows of the values that a block of threads of the recurrence holds: 16 for each of 4 warps.
 VALUE_TILE = 64
 SCORE_BYTES = CHUNK * CHUNK * 2
+# Rows of 64 values in shared memory stand so far apart that no two of eight meet in a bank.
+ROW_PITCH = VALUE_TILE * 2 + 16
+# Of an H100 or H200.
+MULTIPROCESSORS, SHARED_LIMIT = 132, 227 << 10
 
 
 @dataclasses.dataclass(frozen=True)

@@ -36,8 +36,6 @@ _BLOCKS = (
 
 # Threads of a block, in teams: so many that registers are shared by as many as hide latencies.
 THREADS = 512
-# Blocks that run at a time: while one computes, the L2 gets what the one after it will load.
-_AT_A_TIME = 132
 
 
 def teams(sizes: Sizes) -> int:
@@ -79,10 +77,6 @@ class Program(Chunk):
         warps = self.threads // 32
         self.rounds = [_BLOCKS[i : i + warps] for i in range(0, len(_BLOCKS), warps)]
         count, index = sizes.sequences * sizes.chunks, machine.cluster() * teams(sizes) + self.team
-        later = index + _AT_A_TIME * teams(sizes)
-        with machine.when(later < count):
-            self.locate(later, from_end=from_end)
-            self.prefetch()
         # the last block may have more teams than chunks
         self.locate(index.minimum(count - 1), from_end=from_end)
 

@@ -16,13 +16,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from structlayers._core.simt.machine import Int, Machine
-from structlayers.gla.pallas_gpu.layout import CHUNK, VALUE_TILE, Sizes, lane_row, permuted
+from structlayers.gla.pallas_gpu.layout import (
+    CHUNK,
+    ROW_PITCH,
+    SHARED_LIMIT,
+    VALUE_TILE,
+    Sizes,
+    lane_row,
+    permuted,
+)
 
 THREADS = 128
-_SHARED_LIMIT = 232_448 // 1024 * 1024
-# Rows of values and of outputs in shared memory stand so far apart that no two of eight meet.
-_PITCH = VALUE_TILE * 2 + 16
-_OUT_BYTES = CHUNK * _PITCH
+_OUT_BYTES = CHUNK * ROW_PITCH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Plan:
     @property
     def stage_bytes(self) -> int:
         """An image and its rows of values, in whole panels' alignment."""
-        return -(-(self.sizes.image_bytes + CHUNK * _PITCH) // 1024) * 1024
+        return -(-(self.sizes.image_bytes + CHUNK * ROW_PITCH) // 1024) * 1024
 
     @property
     def barriers_at(self) -> int:
@@ -90,7 +95,7 @@ def make_plan(
     """The plan with three stages, or two."""
     for stages in (3, 2):
         plan = Plan(sizes, stages, transposed, keeps, reads)
-        if plan.shared_bytes <= _SHARED_LIMIT:
+        if plan.shared_bytes <= SHARED_LIMIT:
             return plan
     raise NotImplementedError(f"a chunk of K = {sizes.key} does not fit in shared memory")
 
@@ -163,7 +168,7 @@ class Program:
                 size, zero = sizes.image_bytes, m.constant(0)
                 m.copy_in(start, self.image, image, size, zero, size, barrier)
             for row, unit in self.pieces():
-                target = start + sizes.image_bytes + row * _PITCH + unit * 16
+                target = start + sizes.image_bytes + row * ROW_PITCH + unit * 16
                 source = self.row(step, row, self.value_heads, self.value_head)
                 offset = self.tile * (VALUE_TILE * 2) + unit * 16
                 m.load_ahead(target, self.values, source, 2 * sizes.value, offset)
@@ -180,7 +185,7 @@ class Program:
         """Outputs of a chunk to device memory."""
         m, sizes = self.machine, self.sizes
         for row, unit in self.pieces():
-            words = m.load_shared(source + row * _PITCH + unit * 16, 4)
+            words = m.load_shared(source + row * ROW_PITCH + unit * 16, 4)
             target = self.row(step, row, sizes.heads, self.head)
             offset = self.tile * (VALUE_TILE * 2) + unit * 16
             with m.when(self.place(step) * CHUNK + row < sizes.time):
@@ -265,9 +270,10 @@ class Program:
         """Left operands: 16 values of this warp by 16 tokens, for the four parts of the chunk."""
         m = self.machine
         unit, row = (self.lane >> 3) & 1, (self.lane & 7) + (self.lane >> 4) * 8
-        at = start + row * _PITCH + unit * 16 + self.warp * 32
+        at = start + row * ROW_PITCH + unit * 16 + self.warp * 32
         return [
-            m.load_matrices(at + part * 16 * _PITCH, transpose=True) for part in range(CHUNK // 16)
+            m.load_matrices(at + part * 16 * ROW_PITCH, transpose=True)
+            for part in range(CHUNK // 16)
         ]
 
     def attend(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
@@ -309,10 +315,10 @@ class Program:
         """Outputs, transposed, to their rows."""
         m = self.machine
         unit, row = (self.lane >> 3) & 1, (self.lane & 7) + (self.lane >> 4) * 8
-        at = start + row * _PITCH + unit * 16 + self.warp * 32
+        at = start + row * ROW_PITCH + unit * 16 + self.warp * 32
         for part in range(CHUNK // 16):
             words = self.pack(found[8 * part : 8 * part + 8])
-            m.store_matrices(at + part * 16 * _PITCH, words, transpose=True)
+            m.store_matrices(at + part * 16 * ROW_PITCH, words, transpose=True)
 
     def stage_state(self, state: Sequence[Any], start: Int) -> None:
         """The state in bfloat16, values along rows, to its tile."""
