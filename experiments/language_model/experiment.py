@@ -18,7 +18,7 @@ from experiments.language_model.config import LanguageModelRun
 from experiments.language_model.corpora import token_file
 from experiments.language_model.evaluate import Evaluation, evaluate
 from experiments.language_model.flops import peak_flops, training_flops
-from experiments.language_model.mesh import AXIS_RULES, batch_parts
+from experiments.language_model.mesh import AXIS_RULES, SEQUENCE, batch_parts
 from experiments.language_model.token_file import TokenFile
 from experiments.language_model.tokenizer import make_tokenizer
 from experiments.language_model.train import (
@@ -90,6 +90,15 @@ class TrainModel:
                 f"batch must be a multiple of accumulation times mesh.data times mesh.fsdp, "
                 f"{parts}; got {config.batch}"
             )
+        model, pieces = variant_model(base, self.name), mesh.shape[SEQUENCE]
+        if config.context % pieces:
+            raise CommandError(
+                f"context must be a multiple of mesh.sequence = {pieces}, got {config.context}"
+            )
+        if pieces > 1 and set(model.layer_mixers) != {"gla"}:
+            raise CommandError(
+                f"mesh.sequence must be 1 for {self.name}: only models of gla are split in time"
+            )
         optimizer = Optimizer(
             learning_rate=config.learning_rate,
             final_learning_rate=config.final_learning_rate,
@@ -100,7 +109,6 @@ class TrainModel:
             beta2=config.beta2,
             clip=config.clip,
         )
-        model = variant_model(base, self.name)
         return Trainer(model, optimizer, mesh, config.loss_chunk, min(config.recent, config.steps))
 
     @cached_property

@@ -11,7 +11,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.errors import CommandError
 
-AXES = ("data", "fsdp", "tensor", "sequence")
+SEQUENCE = "sequence"
+AXES = ("data", "fsdp", "tensor", SEQUENCE)
 # Logical axes of the model's parameters on the axes of the mesh.
 AXIS_RULES = (("embed", "fsdp"), ("heads", "tensor"), ("mlp", "tensor"), ("vocab", "tensor"))
 BATCH = PartitionSpec(None, ("data", "fsdp"), None)  # steps of accumulation, windows, time
@@ -27,7 +28,8 @@ class MeshShape:
         fsdp: parts of the batch whose devices hold a part of each parameter and of the optimiser's
             state, and gather parameters when they are used.
         tensor: parts of heads, hidden features and vocabulary.
-        sequence: parts of the time axis. Reserved: 1 is what mixers know today.
+        sequence: parts of the time axis in training, for models of "gla" alone; each device has a
+            run of every sequence, and they exchange states.
     """
 
     data: int | None = None
@@ -36,7 +38,7 @@ class MeshShape:
     sequence: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses sizes below 1 and an axis that nothing is sharded over.
+        """Refuses sizes below 1, and what cannot be compiled.
 
         Raises:
             ValueError: names the field, its value and what is wanted.
@@ -45,8 +47,11 @@ class MeshShape:
             size = getattr(self, axis)
             if size is not None and size < 1:
                 raise ValueError(f"mesh.{axis} must be at least 1, got {size}")
-        if self.sequence != 1:
-            raise ValueError(f"mesh.sequence must be 1, no mixer is split in time; got {self}")
+        if min(self.fsdp, self.tensor, self.sequence) > 1:
+            raise ValueError(
+                "one of mesh.fsdp, mesh.tensor and mesh.sequence must be 1: XLA cannot partition "
+                f"the embedding over all three; got {self}"
+            )
 
     def make(self, devices: list[jax.Device] | None = None) -> Mesh:
         """The mesh.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.language_model import mesh as meshes
 from structlayers.models import LanguageModel, LanguageModelConfig
@@ -96,13 +96,42 @@ class Trainer:
     @cached_property
     def graph(self) -> Any:
         """The model without its parameters."""
+        return self._graph(self.model)
+
+    @cached_property
+    def graph_of_a_run(self) -> Any:
+        """The same, called with a run of every sequence inside `jax.shard_map`."""
+        return self._graph(replace(self.model, sequence_axis=meshes.SEQUENCE))
+
+    def _graph(self, model: LanguageModelConfig) -> Any:
         with self.on_mesh():
-            build = partial(LanguageModel, self.model)
+            build = partial(LanguageModel, model)
             return nnx.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))), nnx.Param)[0]
 
     def merge(self, parameters: Any) -> LanguageModel:
         """The model with these parameters."""
         return nnx.merge(self.graph, parameters)
+
+    def loss(self, parameters: Any, tokens: jax.Array) -> jax.Array:
+        """Mean of `-log p` over all tokens of a batch `(B, T + 1)`, in nats."""
+        inputs, wanted = tokens[:, :-1], tokens[:, 1:]
+        if self.mesh.shape[meshes.SEQUENCE] == 1:
+            return _losses(self.merge(parameters), inputs, wanted, self.loss_chunk).mean()
+
+        graph = self.graph_of_a_run
+
+        def of_a_run(parameters: Any, inputs: jax.Array, wanted: jax.Array) -> jax.Array:
+            model = nnx.merge(graph, parameters)
+            found = _losses(model, inputs, wanted, self.loss_chunk)
+            return jax.lax.pmean(found.mean(), meshes.SEQUENCE)
+
+        time = PartitionSpec(None, meshes.SEQUENCE)
+        return jax.shard_map(
+            of_a_run,
+            in_specs=(PartitionSpec(), time, time),
+            out_specs=PartitionSpec(),
+            axis_names={meshes.SEQUENCE},
+        )(parameters, inputs, wanted)
 
     @contextmanager
     def on_mesh(self) -> Iterator[None]:
@@ -179,7 +208,12 @@ def token_losses(model: LanguageModel, tokens: jax.Array, chunk: int) -> jax.Arr
     Returns:
         float32 `(B, T)`.
     """
-    hidden, wanted = model.hidden(tokens[:, :-1]), tokens[:, 1:]
+    return _losses(model, tokens[:, :-1], tokens[:, 1:], chunk)
+
+
+def _losses(model: LanguageModel, inputs: jax.Array, wanted: jax.Array, chunk: int) -> jax.Array:
+    """The same of inputs and the tokens after them."""
+    hidden = model.hidden(inputs)
     batch, time = wanted.shape
     size = min(chunk, time)
     count = -(-time // size)
@@ -189,7 +223,11 @@ def token_losses(model: LanguageModel, tokens: jax.Array, chunk: int) -> jax.Arr
 
     @jax.checkpoint
     def losses(piece: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return optax.softmax_cross_entropy_with_integer_labels(model.logits(piece[0]), piece[1])
+        logits = model.logits(piece[0])
+        # not by indices: XLA cannot partition their gather on a mesh of tensor and sequence
+        return optax.softmax_cross_entropy(
+            logits, jax.nn.one_hot(piece[1], logits.shape[-1], dtype=logits.dtype)
+        )
 
     pieces = tuple(
         jnp.moveaxis(x.reshape(batch, count, size, *x.shape[2:]), 1, 0) for x in (hidden, wanted)
@@ -211,11 +249,8 @@ def train_step(trainer: Trainer, state: State, batch: jax.Array) -> tuple[State,
         The state after it; "loss", in nats a token, and "gradient_norm", before clipping.
     """
 
-    def loss(parameters: Any, tokens: jax.Array) -> jax.Array:
-        return token_losses(trainer.merge(parameters), tokens, trainer.loss_chunk).mean()
-
     def add(total: Any, tokens: jax.Array) -> tuple[Any, None]:
-        found = jax.value_and_grad(loss)(state["parameters"], tokens)
+        found = jax.value_and_grad(trainer.loss)(state["parameters"], tokens)
         return jax.tree.map(jnp.add, total, found), None
 
     zeros = jax.tree.map(jnp.zeros_like, state["parameters"])

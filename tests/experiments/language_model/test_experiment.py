@@ -153,6 +153,10 @@ def test_bad_texts_end_the_run_with_a_message(command, tmp_path, monkeypatch):
     assert "batch must be a multiple of accumulation times mesh.data times mesh.fsdp, 6; got 8" in (
         run("mesh", "--fsdp", 3)
     )
+    assert "context must be a multiple of mesh.sequence = 3" in run("run", "--sequence", 3)
+    assert "mesh.sequence must be 1 for transformer: only models of gla" in (
+        run("transformer", "--sequence", 2)
+    )
 
 
 @pytest.mark.parametrize(

@@ -151,8 +151,10 @@ def test_accumulated_gradients_are_those_of_the_batch(single):
         (MeshShape(fsdp=4), "softmax"),
         (MeshShape(data=2, fsdp=2, tensor=2), "softmax"),
         (MeshShape(data=2, fsdp=2, tensor=2), "gla"),
+        (MeshShape(data=1, sequence=8), "gla"),
+        (MeshShape(data=2, tensor=2, sequence=2), "gla"),
     ],
-    ids=["data and fsdp", "all", "all, gla"],
+    ids=["data and fsdp", "all", "all, gla", "time", "data, tensor and time"],
 )
 def test_a_mesh_changes_no_number(shape, mixer):
     """Eight devices give what one gives; parameters and moments lie in parts."""
@@ -177,11 +179,11 @@ def test_bfloat16_computes_on_float32_weights():
 
 
 def test_bad_meshes_are_refused():
-    for field in ("data", "fsdp", "tensor"):
+    for field in ("data", "fsdp", "tensor", "sequence"):
         with pytest.raises(ValueError, match=rf"mesh.{field} must be at least 1, got 0"):
             MeshShape(**{field: 0})
-    with pytest.raises(ValueError, match=r"mesh.sequence must be 1"):
-        MeshShape(sequence=2)
+    with pytest.raises(ValueError, match=r"one of mesh.fsdp, mesh.tensor and mesh.sequence must"):
+        MeshShape(fsdp=2, tensor=2, sequence=2)
     for shape in (MeshShape(fsdp=3), MeshShape(fsdp=9), MeshShape(data=3, tensor=3)):
         with pytest.raises(CommandError, match=r"MeshShape\(data=.* does not fit 8 devices"):
             shape.make()
