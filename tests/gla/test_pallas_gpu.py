@@ -71,6 +71,7 @@ CASES = {
     "segments": (1, 100, 1, 1, 64, 64, {"segment_ids": IDS}),
     "reverse": (1, 70, 1, 1, 64, 64, {"reverse": True}),
     "two slabs of keys": (1, 130, 1, 1, 128, 64, {}),
+    "sizes that are padded": (1, 70, 2, 1, 40, 72, {}),
 }
 
 
@@ -252,7 +253,6 @@ def choose(q=None, implementation="pallas_gpu", platform="gpu", rest=(None,) * 5
         ({"q": struct(2, 256, 4, 64, dtype="float32")}, "not float32"),
         ({"rest": (None, struct(2, 256, 4, 64), None, None, None)}, "no log_value_gate"),
         ({"rest": (None, None, None, None, object())}, "no cu_seqlens"),
-        ({"size": 96}, "K = 96"),
         ({"size": 512}, "K = 512"),
         ({"q": struct(0, 256, 4, 64)}, "nothing to do"),
         ({"platform": "tpu"}, "this is tpu"),
@@ -276,7 +276,9 @@ def test_the_choice_on_gpu(monkeypatch):
     assert "faster than xla" in choose(implementation=None).why
     assert choose(struct(2, 32, 4, 64), None).name == "xla"
     assert choose(struct(2, 256, 4, 64, dtype="float32"), None).name == "xla"
-    assert "K = 96" in choose(implementation=None, size=96).rejected["pallas_gpu"]
+    assert choose(implementation=None, size=96).name == "pallas_gpu"
+    assert choose(implementation=None, size=16).name == "xla"  # 16 times as large when padded
+    assert choose(size=16).name == "pallas_gpu"
 
 
 @pytest.mark.gpu

@@ -58,10 +58,16 @@ _KERNELS = {
 }
 
 
-def _prefer(q: Any, *args: Any, platform: str, **static: Any) -> tuple[tuple[str, str], ...]:
+def _prefer(
+    q: Any, k: Any, v: Any, *args: Any, platform: str, **static: Any
+) -> tuple[tuple[str, str], ...]:
     """The kernels, from one chunk on, where it is known how arrays are sharded."""
+    from structlayers.gla.pallas_gpu.support import padding_pays
+
     del args, static
     if q.shape[-3] < DEFAULT_CHUNK_SIZE or not batch_sharding_is_known():
+        return ()
+    if platform == "gpu" and not padding_pays(k.shape[-1], v.shape[-1]):
         return ()
     return (_KERNELS[platform],) if platform in _KERNELS else ()
 
@@ -187,7 +193,7 @@ def gated_linear_attention(
             multiplied as bfloat16 and summed in float32; float16 data in float32.
         implementation: "xla" (chunks), "pallas_tpu" (chunks in kernels; float32 and bfloat16, not
             with `cu_seqlens` or gates of V channels), "pallas_gpu" (the same for Hopper; bfloat16,
-            K of 64, 128 or 256, V a multiple of 64), "reference" (token by token), "parallel" (all
+            K up to 256), "reference" (token by token), "parallel" (all
             pairs, `O(T^2 K)` memory, not with `cu_seqlens`), or None to choose.
 
     Returns:

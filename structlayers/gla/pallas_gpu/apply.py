@@ -17,7 +17,7 @@ from structlayers.gla.differentiable import Args, Kernels, attend, gradients_by_
 from structlayers.gla.gates import with_resets
 from structlayers.gla.packing import Packing
 from structlayers.gla.pallas_gpu import calls
-from structlayers.gla.pallas_gpu.support import LARGEST_GRADIENT_KEY
+from structlayers.gla.pallas_gpu.support import LARGEST_GRADIENT_KEY, padded_sizes
 
 
 def gated_linear_attention(
@@ -58,13 +58,31 @@ def gated_linear_attention(
     log_gate = jnp.zeros((1, 1, 1), jnp.float32) if log_gate is None else log_gate
     log_gate = jnp.broadcast_to(log_gate, k.shape)
     ours = _Kernels(scale, chunk_size, precision, initial_state is not None)
+    value = v.shape[-1]
+    sizes = padded_sizes(key, value)
     if initial_state is None:
-        initial_state = jnp.zeros((*lead, groups, key, v.shape[-1]), jnp.float32)
-    args: Args = (q, k, v, log_gate, None, initial_state)
+        initial_state = jnp.zeros((*lead, groups, *sizes), jnp.float32)
+    args: Args = (
+        *(_padded(x, sizes[0]) for x in (q, k)),
+        _padded(v, sizes[1]),
+        _padded(log_gate, sizes[0]),
+        None,
+        _padded(initial_state, *sizes),
+    )
     if lead:
-        return attend(args, ours)
-    out, final = attend(jax.tree.map(lambda x: x[None], args), ours)
-    return out[0], final[0]
+        out, final = attend(args, ours)
+    else:
+        out, final = (x[0] for x in attend(jax.tree.map(lambda x: x[None], args), ours))
+    return out[..., :value], final[..., :key, :value]
+
+
+def _padded(x: jax.Array, *sizes: int) -> jax.Array:
+    """Zeros after the last axes: keys of 0 leave states of 0, which gates of 0 keep."""
+    last = x.shape[-len(sizes) :]
+    if last == sizes:
+        return x
+    pads = [(0, size - have) for size, have in zip(sizes, last, strict=True)]
+    return jnp.pad(x, [(0, 0)] * (x.ndim - len(sizes)) + pads)
 
 
 @dataclasses.dataclass(frozen=True)

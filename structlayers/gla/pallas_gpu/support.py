@@ -1,11 +1,15 @@
 """What the GPU kernels serve, from shapes and dtypes alone; imports no Pallas."""
 
+import math
 from typing import Any
 
 from structlayers._core.pallas import gpu_compute_capability
 
 _KEYS = (64, 128, 256)
 _VALUES = 64
+# `None` takes the kernels where padding makes states at most so many times as large: at sizes that
+# fit they are 3 to 14 times as fast as XLA's chunks (kernels.md); padded ones are not measured.
+_MOST_PADDING = 4
 # Buffers of the gradient kernel for larger K exceed shared memory: those gradients are XLA's.
 LARGEST_GRADIENT_KEY = 128
 
@@ -42,10 +46,24 @@ def check(
         raise NotImplementedError("it knows no log_value_gate of V channels")
     if packing is not None:
         raise NotImplementedError("it knows no cu_seqlens; take segment_ids")
-    key, value = k.shape[-1], v.shape[-1]
-    if key not in _KEYS or value % _VALUES:
-        raise NotImplementedError(
-            f"it takes K in {_KEYS} and V a multiple of {_VALUES}, not K = {key} and V = {value}"
-        )
-    if 0 in q.shape:
-        raise NotImplementedError(f"nothing to do for q {q.shape}")
+    if k.shape[-1] > _KEYS[-1]:
+        raise NotImplementedError(f"it takes K up to {_KEYS[-1]}, not K = {k.shape[-1]}")
+    if 0 in q.shape or 0 in v.shape:
+        raise NotImplementedError(f"nothing to do for q {q.shape} and v {v.shape}")
+
+
+def padded_sizes(key: int, value: int) -> tuple[int, int]:
+    """K and V that the kernels have for these, of which the rest is zeros.
+
+    Example:
+        >>> padded_sizes(48, 128), padded_sizes(128, 200)
+        ((64, 128), (128, 256))
+    """
+    return min(size for size in _KEYS if size >= key), -(-value // _VALUES) * _VALUES
+
+
+def padding_pays(key: int, value: int) -> bool:
+    """Whether the kernels are taken by choice at these sizes."""
+    if not 0 < key <= _KEYS[-1] or value < 1:
+        return False
+    return math.prod(padded_sizes(key, value)) <= _MOST_PADDING * key * value
