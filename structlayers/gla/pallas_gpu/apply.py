@@ -63,7 +63,8 @@ def gated_linear_attention(
     if initial_state is None:
         initial_state = jnp.zeros((*lead, groups, *sizes), jnp.float32)
     args: Args = (
-        *(_padded(x, sizes[0]) for x in (q, k)),
+        _padded(q, sizes[0]),
+        _padded(k, sizes[0]),
         _padded(v, sizes[1]),
         _padded(log_gate, sizes[0]),
         None,
