@@ -127,3 +127,18 @@ def gpu_compute_capability() -> str | None:
     if jax.default_backend() != "gpu":
         return None
     return getattr(jax.devices()[0], "compute_capability", None) or "unknown"
+
+
+def require_hopper(platform: str) -> None:
+    """Refuses what is no Hopper GPU; on a machine without a GPU, programs may be lowered for one.
+
+    Raises:
+        NotImplementedError: the platform is another, or the GPU at hand.
+    """
+    if platform != "gpu":
+        raise NotImplementedError(f"it is for Hopper GPUs, this is {platform}")
+    capability = gpu_compute_capability()
+    if capability not in (None, "9.0"):
+        raise NotImplementedError(
+            f"it is for Hopper GPUs, compute capability 9.0; this one has {capability}"
+        )

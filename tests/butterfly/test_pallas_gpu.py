@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from structlayers._core import pallas
 from structlayers._core.dispatch import assume_platform
 from structlayers.butterfly import (
     butterfly_multiply,
@@ -19,7 +20,7 @@ from structlayers.butterfly import (
 )
 from structlayers.butterfly.ops.multiply import dispatcher
 from structlayers.butterfly.pallas_gpu import hadamard as gpu_hadamard
-from structlayers.butterfly.pallas_gpu import plans, scalar_program, support, tensor_program
+from structlayers.butterfly.pallas_gpu import plans, scalar_program, tensor_program
 from structlayers.butterfly.pallas_gpu.weights import fragments, merged_factors
 from structlayers.butterfly.walsh import reference as walsh
 from structlayers.testing import error_ratio
@@ -188,7 +189,7 @@ def test_refuses_other_gpus(monkeypatch):
     x = jax.ShapeDtypeStruct((4096, 1024), "float32")
     twiddle = jax.ShapeDtypeStruct(twiddle_shape(1024), "float32")
     assert dispatcher.choose(x, twiddle, None, platform="gpu").name == "pallas_gpu"
-    monkeypatch.setattr(support, "gpu_compute_capability", lambda: "8.0")
+    monkeypatch.setattr(pallas, "gpu_compute_capability", lambda: "8.0")
     with pytest.raises(NotImplementedError, match=r"9\.0; this one has 8\.0"):
         dispatcher.choose(x, twiddle, None, implementation="pallas_gpu", platform="gpu")
     assert dispatcher.choose(x, twiddle, None, platform="gpu").name == "xla"

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from structlayers._core import pallas
 from structlayers._core.dispatch import assume_platform
 from structlayers.gla import gated_linear_attention
 from structlayers.gla.ops.attention import dispatcher
@@ -265,7 +266,7 @@ def test_what_is_not_served_is_refused_with_the_reason(options, reason):
 
 def test_other_gpus_are_refused(monkeypatch):
     assert choose().name == "pallas_gpu"
-    monkeypatch.setattr(support, "gpu_compute_capability", lambda: "8.0")
+    monkeypatch.setattr(pallas, "gpu_compute_capability", lambda: "8.0")
     with pytest.raises(NotImplementedError, match=r"9\.0; this one has 8\.0"):
         choose()
 

@@ -1,17 +1,16 @@
 """The speed experiment: a phase a sweep and size, measured by `experiments.bench`."""
 
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import numpy as np
 
 from experiments.bench import runner
-from experiments.bench.ceilings import measure_ceilings
 from experiments.bench.measure import Effort
+from experiments.bench.phase import KEPT, MeasuredPhase, ceilings
 from experiments.bench.registry import Operation, find_operation
 from experiments.bench.rivals import find_rivals, select_rivals
 from experiments.butterfly.speed.config import SpeedConfig, Sweep
@@ -19,21 +18,6 @@ from experiments.butterfly.speed.host import host_seconds
 from experiments.experiment import Results
 from structlayers._core.arg_spec import ArgSpec
 from structlayers.butterfly.arg_specs import multiply_spec
-
-# Of a row of the benchmark; what all rows of a run share stands in the result once.
-_KEPT = (
-    "implementation",
-    "kind",
-    "chosen",
-    "seconds_median",
-    "spread",
-    "peak_bytes",
-    "precision",
-    "cache",
-    "timer",
-    "error",
-    "failure",
-)
 
 _LARGE = 2048  # from this size on a butterfly is to beat a dense product anywhere
 
@@ -50,30 +34,19 @@ _RATIOS = {
 }
 
 
-@functools.cache
-def _ceilings() -> dict[str, float]:
-    return measure_ceilings()
-
-
 @dataclass(frozen=True)
-class Measure:
+class Measure(MeasuredPhase):
     """All candidates at one size: every implementation that can serve, and the rivals."""
 
     config: SpeedConfig
     sweep: Sweep
     n: int
-    num_steps: int = 1
-    rows: list[dict[str, Any]] = field(default_factory=list, compare=False)
 
     @property
+    @override
     def key(self) -> str:
         """E.g. "float32/b256/n01024/forward"."""
         return self.sweep.key(self.n)
-
-    @property
-    def name(self) -> str:
-        """The key as a file name."""
-        return self.key.replace("/", "_")
 
     @property
     def spec(self) -> ArgSpec:
@@ -93,18 +66,9 @@ class Measure:
             )
         )
 
-    def init(self) -> np.ndarray:
-        """Nothing measured."""
-        return np.zeros(1)
-
-    def advance(self, state: np.ndarray, step: int, num: int) -> tuple[np.ndarray, dict[str, Any]]:
-        """Measures every candidate; logs seconds by name."""
-        del step, num
-        self.rows[:] = list(self._measure())
-        seconds = {row["implementation"]: row["seconds_median"] for row in self.rows}
-        return state + 1, {name: value for name, value in seconds.items() if value is not None}
-
-    def _measure(self) -> Iterator[dict[str, Any]]:
+    @override
+    def measure(self) -> Iterator[dict[str, Any]]:
+        """All candidates."""
         config = self.config
         operation = find_operation("butterfly_multiply")
         found = find_rivals(operation.family, operation.name)
@@ -115,13 +79,13 @@ class Measure:
             self.implementations(operation),
             select_rivals(found, config.rivals),
             Effort(config.repeats, config.sample_seconds, config.timer),
-            _ceilings(),
+            ceilings(),
             f"python -m experiments run configs/butterfly/{config.experiment}.py",
             compare=config.compare,
         )
         for row in runner.run(plan):
             copy_seconds = row.bytes / row.ceilings["copy"]
-            kept = {name: getattr(row, name) for name in _KEPT}
+            kept = {name: getattr(row, name) for name in KEPT}
             yield {**kept, "copy_seconds": copy_seconds}
         if config.host and self.sweep.mode == "forward":
             for name, value in host_seconds(self.n, self.sweep.batch, config.repeats).items():
@@ -132,14 +96,6 @@ class Measure:
                     "seconds_median": value,
                 }
 
-    def host_state(self) -> dict[str, Any]:
-        """The rows, which are no arrays."""
-        return {"rows": self.rows}
-
-    def set_host_state(self, state: dict[str, Any]) -> None:
-        """Takes the rows back."""
-        self.rows[:] = state["rows"]
-
     def finish(self, state: np.ndarray) -> dict[str, Any]:
         """The rows, and where they belong."""
         del state
@@ -148,7 +104,7 @@ class Measure:
             "n": self.n,
             "key": self.key,
             "rows": self.rows,
-            "ceilings": _ceilings(),
+            "ceilings": ceilings(),
         }
 
 

@@ -1,38 +1,23 @@
 """The speed experiment: a phase a shape and mode, measured by `experiments.bench`."""
 
-import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import numpy as np
 
 from experiments.bench import runner
-from experiments.bench.ceilings import measure_ceilings
 from experiments.bench.measure import Effort
 from experiments.bench.modes import Mode
+from experiments.bench.phase import KEPT, MeasuredPhase, ceilings
 from experiments.bench.registry import Operation, find_operation
 from experiments.bench.rivals import Rival, find_rivals
 from experiments.experiment import Results
 from experiments.gla.speed.config import SpeedConfig
 from experiments.gla.speed.floors import floor_bytes
 from structlayers._core.arg_spec import ArgSpec
-
-# Of a row of the benchmark; what all rows of a run share stands in the result once.
-_KEPT = (
-    "implementation",
-    "kind",
-    "chosen",
-    "seconds_median",
-    "spread",
-    "peak_bytes",
-    "cache",
-    "timer",
-    "error",
-    "failure",
-)
 
 # Metric to the rivals of which the fastest is divided by the chosen implementation's time.
 _RATIOS = {
@@ -43,30 +28,19 @@ _RATIOS = {
 }
 
 
-@functools.cache
-def _ceilings() -> dict[str, float]:
-    return measure_ceilings()
-
-
 @dataclass(frozen=True)
-class Measure:
+class Measure(MeasuredPhase):
     """All candidates at one shape in one mode."""
 
     config: SpeedConfig
     spec: ArgSpec
     mode: Mode
-    num_steps: int = 1
-    rows: list[dict[str, Any]] = field(default_factory=list, compare=False)
 
     @property
+    @override
     def key(self) -> str:
         """E.g. "gla_b8_t2048_h4_k128_v256_bfloat16/forward"."""
         return f"{self.spec.name}/{self.mode}"
-
-    @property
-    def name(self) -> str:
-        """The key as a file name."""
-        return self.key.replace("/", "_")
 
     def candidates(self, operation: Operation) -> tuple[tuple[str, ...], tuple[Rival, ...]]:
         """Implementations to measure, the chosen one among them, and rivals."""
@@ -79,18 +53,9 @@ class Measure:
             tuple(rival for rival in rivals if rival.name in wanted),
         )
 
-    def init(self) -> np.ndarray:
-        """Nothing measured."""
-        return np.zeros(1)
-
-    def advance(self, state: np.ndarray, step: int, num: int) -> tuple[np.ndarray, dict[str, Any]]:
-        """Measures every candidate; logs seconds by name."""
-        del step, num
-        self.rows[:] = list(self._measure())
-        seconds = {row["implementation"]: row["seconds_median"] for row in self.rows}
-        return state + 1, {name: value for name, value in seconds.items() if value is not None}
-
-    def _measure(self) -> Iterator[dict[str, Any]]:
+    @override
+    def measure(self) -> Iterator[dict[str, Any]]:
+        """All candidates."""
         config = self.config
         operation = find_operation(self.spec.op)
         implementations, rivals = self.candidates(operation)
@@ -101,20 +66,12 @@ class Measure:
             implementations,
             rivals,
             Effort(config.repeats, config.sample_seconds, config.timer),
-            _ceilings(),
+            ceilings(),
             f"python -m experiments run configs/gla/{config.experiment}.py",
             compare=config.compare,
         )
         for row in runner.run(plan):
-            yield {name: getattr(row, name) for name in _KEPT}
-
-    def host_state(self) -> dict[str, Any]:
-        """The rows, which are no arrays."""
-        return {"rows": self.rows}
-
-    def set_host_state(self, state: dict[str, Any]) -> None:
-        """Takes the rows back."""
-        self.rows[:] = state["rows"]
+            yield {name: getattr(row, name) for name in KEPT}
 
     def finish(self, state: np.ndarray) -> dict[str, Any]:
         """The rows, and what they are held against."""
@@ -126,7 +83,7 @@ class Measure:
             "mode": self.mode,
             "bytes": floor_bytes(self.spec, result, self.mode),
             "rows": self.rows,
-            "ceilings": _ceilings(),
+            "ceilings": ceilings(),
         }
 
 

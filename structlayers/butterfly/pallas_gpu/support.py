@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from structlayers._core.pallas import gpu_compute_capability
+from structlayers._core.pallas import require_hopper
 from structlayers.butterfly.factors import twiddle_sizes
 from structlayers.butterfly.monarch.shapes import monarch_sizes
 from structlayers.butterfly.pallas_gpu.plans import served_sizes
@@ -28,13 +28,7 @@ def check_rows(x: Any, size: int, *, platform: str) -> None:
     Raises:
         NotImplementedError: they do not; the message says why.
     """
-    if platform != "gpu":
-        raise NotImplementedError(f"it is for Hopper GPUs, this is {platform}")
-    capability = gpu_compute_capability()
-    if capability not in (None, "9.0"):
-        raise NotImplementedError(
-            f"it is for Hopper GPUs, compute capability 9.0; this one has {capability}"
-        )
+    require_hopper(platform)
     served = served_sizes(x.dtype.name)
     if not served:
         raise NotImplementedError(f"it takes bfloat16, float32 and complex64, not {x.dtype.name}")

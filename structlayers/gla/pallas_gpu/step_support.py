@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from structlayers._core.pallas import gpu_compute_capability
+from structlayers._core.pallas import require_hopper
 from structlayers.gla.pallas_gpu.step_plan import MOST_QUERIES, tile_columns
 
 
@@ -54,13 +54,7 @@ def check_decode(
 
 
 def _check(q: Any, k: Any, v: Any, state: Any, platform: str) -> None:
-    if platform != "gpu":
-        raise NotImplementedError(f"it is for Hopper GPUs, this is {platform}")
-    capability = gpu_compute_capability()
-    if capability not in (None, "9.0"):
-        raise NotImplementedError(
-            f"it is for Hopper GPUs, compute capability 9.0; this one has {capability}"
-        )
+    require_hopper(platform)
     if q.dtype.name not in ("bfloat16", "float32"):
         raise NotImplementedError(f"it takes bfloat16 and float32, not {q.dtype.name}")
     if 0 in state.shape:

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from structlayers._core.pallas import gpu_compute_capability
+from structlayers._core.pallas import require_hopper
 
 _KEYS = (64, 128, 256)
 _VALUES = 64
@@ -33,13 +33,7 @@ def check(
         NotImplementedError: they do not; the message says why.
     """
     del log_gate, initial_state, resets, static
-    if platform != "gpu":
-        raise NotImplementedError(f"it is for Hopper GPUs, this is {platform}")
-    capability = gpu_compute_capability()
-    if capability not in (None, "9.0"):
-        raise NotImplementedError(
-            f"it is for Hopper GPUs, compute capability 9.0; this one has {capability}"
-        )
+    require_hopper(platform)
     if q.dtype.name != "bfloat16":
         raise NotImplementedError(f"it takes bfloat16, not {q.dtype.name}")
     if log_value_gate is not None:

@@ -68,7 +68,7 @@ def test_summary_counts_the_chosen_implementation_alone():
 
 @pytest.fixture
 def no_ceilings(monkeypatch):
-    monkeypatch.setattr(experiment, "_ceilings", lambda: {"copy": 1e10, "float32": 1e10})
+    monkeypatch.setattr(experiment, "ceilings", lambda: {"copy": 1e10, "float32": 1e10})
 
 
 def test_measures_every_candidate_and_keeps_the_rows(no_ceilings):

@@ -94,7 +94,7 @@ def test_floor_of_a_step_is_its_state():
 
 @pytest.fixture
 def no_ceilings(monkeypatch):
-    monkeypatch.setattr(experiment, "_ceilings", lambda: {"copy": 1e10, "float32": 1e10})
+    monkeypatch.setattr(experiment, "ceilings", lambda: {"copy": 1e10, "float32": 1e10})
 
 
 def test_measures_the_candidates_and_keeps_the_rows(no_ceilings):
