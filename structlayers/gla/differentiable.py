@@ -108,7 +108,7 @@ def _pull_back_forward(args: Args, kept: jax.Array, cotangents: Any, kernels: Ke
 
 def _pull_back_backward(kernels: Kernels, residuals: Any, seconds: Args) -> tuple[Any, ...]:
     args, kept, cotangents = residuals
-    gradients = functools.partial(gradients_by_xla, kernels=kernels)
+    gradients = functools.partial(_gradients_by_xla, kernels=kernels)
     _, pull = jax.vjp(gradients, args, cotangents)
     dargs, dcotangents = pull(seconds)
     return dargs, jnp.zeros_like(kept), dcotangents
@@ -117,7 +117,7 @@ def _pull_back_backward(kernels: Kernels, residuals: Any, seconds: Args) -> tupl
 _pull_back.defvjp(_pull_back_forward, _pull_back_backward)
 
 
-def gradients_by_xla(args: Args, cotangents: Any, *, kernels: Kernels) -> Args:
+def _gradients_by_xla(args: Args, cotangents: Any, *, kernels: Kernels) -> Args:
     """The gradients in a form that can be differentiated again."""
 
     def call(args: Args) -> tuple[jax.Array, jax.Array]:

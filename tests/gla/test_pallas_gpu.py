@@ -73,6 +73,7 @@ CASES = {
     "reverse": (1, 70, 1, 1, 64, 64, {"reverse": True}),
     "two slabs of keys": (1, 130, 1, 1, 128, 64, {}),
     "sizes that are padded": (1, 70, 2, 1, 40, 72, {}),
+    "keys in halves": (1, 66, 2, 1, 256, 64, {}),
 }
 
 
@@ -226,7 +227,7 @@ def struct(*shape, dtype="bfloat16"):
 @pytest.mark.pallas
 @pytest.mark.parametrize(
     ("time", "heads", "groups", "key", "value", "launches"),
-    [(300, 2, 1, 128, 256, 5), (64, 1, 1, 64, 64, 5), (128, 1, 1, 256, 512, 2)],
+    [(300, 2, 1, 128, 256, 5), (64, 1, 1, 64, 64, 5), (128, 1, 1, 256, 512, 5)],
 )
 def test_kernels_lower_for_cuda(time, heads, groups, key, value, launches):
     def loss(*arrays):

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from structlayers._core.batching import merge_batches
-from structlayers.gla.differentiable import Args, Kernels, attend, gradients_by_xla
+from structlayers.gla.differentiable import Args, Kernels, attend
 from structlayers.gla.gates import with_resets
 from structlayers.gla.packing import Packing
 from structlayers.gla.pallas_gpu import calls
-from structlayers.gla.pallas_gpu.support import LARGEST_GRADIENT_KEY, padded_sizes
+from structlayers.gla.pallas_gpu.support import padded_sizes
 
 
 def gated_linear_attention(
@@ -108,9 +108,6 @@ class _Kernels(Kernels):
 
     @override
     def values_and_states(self, args: Args) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q = args[0]
-        if q.shape[-1] > LARGEST_GRADIENT_KEY:
-            return *self.values(args), jnp.zeros((*q.shape[:-3], 0), jnp.bfloat16)
         final, out, kept = self._forward(args, keeps=True)
         return out, final, kept
 
@@ -126,8 +123,6 @@ class _Kernels(Kernels):
     def gradients(self, args: Args, kept: jax.Array, cotangents: Any) -> Args:
         q, k, v, gate, _, state = args
         dout, dfinal = cotangents
-        if q.shape[-1] > LARGEST_GRADIENT_KEY:
-            return gradients_by_xla(args, cotangents, kernels=self)
         heads, groups = q.shape[-2], k.shape[-2]
         # the final state is that of the first query head of those that share it
         first = jnp.arange(heads // groups)[:, None, None] == 0

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from structlayers.gla.pallas_gpu import gradient, gradient_layout, prepare, recurrent
+from structlayers.gla.pallas_gpu import gradient, gradient_layout, halves, prepare, recurrent
 from structlayers.gla.pallas_gpu.layout import CHUNK, MULTIPROCESSORS, VALUE_TILE, Sizes
+from structlayers.gla.pallas_gpu.support import LARGEST_GRADIENT_KEY
 
 # Chunks that a segment should have at least.
 _SEGMENT_CHUNKS = 8
@@ -25,6 +26,11 @@ def forward(
     keeps: bool,
 ) -> list[jax.Array]:
     """Final states, outputs, and if kept the states before every chunk, which lead with B."""
+    if keeps and q.shape[-1] > LARGEST_GRADIENT_KEY:
+        q, k, gate = map(halves.split_keys, (q, k, gate))
+        start = None if state is None else halves.split_states(state)
+        final, out, kept = forward(q, k, halves.for_both(v), gate, start, scale=scale, keeps=True)
+        return [halves.join_states(final), halves.sum_both(out), kept]
     sizes, count = _sizes(q, k, v, scale)
     q, k, v, gate = (_split(x, count) for x in (q, k, v, gate))
     image = _images(q, k, gate, sizes, from_end=True)
@@ -58,6 +64,13 @@ def backward(
         dfinal: float32 `(B, H, K, V)`, of the final state as each query head has it.
         scale: of queries.
     """
+    if q.shape[-1] > LARGEST_GRADIENT_KEY:
+        q, k, gate = map(halves.split_keys, (q, k, gate))
+        v, dout = map(halves.for_both, (v, dout))
+        dfinal = halves.split_states(dfinal)
+        dq, dk, dv, dgate, dstate = backward(q, k, v, gate, kept, dout, dfinal, scale=scale)
+        dq, dk, dgate = map(halves.join_keys, (dq, dk, dgate))
+        return dq, dk, halves.sum_both(dv), dgate, halves.join_states(dstate)
     sizes, count = _sizes(q, k, v, scale)
     q, k, v, gate, dout = (_split(x, count) for x in (q, k, v, gate, dout))
     image = _images(q, k, gate, sizes, from_end=False)
