@@ -21,9 +21,11 @@ import jax
 from experiments.experiment import Goal
 from experiments.gla.sequence_parallel import RanksPhase, SequenceParallel, Sizes
 
-_MODEL_340M = Sizes(batch=1, heads=4, key=128, value=256, dtype="float32")
-_MODEL_1B = Sizes(batch=1, heads=4, key=256, value=512, dtype="bfloat16")
-_SMALL = Sizes(batch=1, heads=1, key=8, value=8, dtype="float32")
+_SIZES = {
+    "small": Sizes(batch=1, heads=1, key=8, value=8, dtype="float32"),
+    "340M": Sizes(batch=1, heads=4, key=128, value=256, dtype="float32"),
+    "1.3B": Sizes(batch=1, heads=4, key=256, value=512, dtype="bfloat16"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,12 @@ class Config:
     experiment: str = "sequence_parallel"
     ranks: tuple[int, ...] = (2, 4)
     """Numbers of devices; those that are not there are left out."""
-    equality: Sizes = _MODEL_340M
-    """Sizes at which results are compared."""
+    equality: str = "340M"
+    """Model whose layer has the sizes at which results are compared, or "small"."""
     equality_tokens: int = 1000
     """Tokens on every device, there."""
-    timing: Sizes = _MODEL_1B
-    """Sizes at which times are taken."""
+    timing: str = "1.3B"
+    """The same for times."""
     timing_tokens: int = 32768
     """Tokens on every device, there."""
     implementation: str | None = None
@@ -55,6 +57,10 @@ class Config:
         """
         if not self.ranks or min(self.ranks) < 1:
             raise ValueError(f"ranks must be numbers of devices, at least 1, got {self.ranks}")
+        for field in ("equality", "timing"):
+            if getattr(self, field) not in _SIZES:
+                known, found = ", ".join(_SIZES), getattr(self, field)
+                raise ValueError(f"{field} must be one of {known}; got {found!r}")
 
     def build(self) -> SequenceParallel:
         """One phase for every number of devices.
@@ -73,9 +79,9 @@ class Config:
             tuple(
                 RanksPhase(
                     ranks,
-                    self.equality,
+                    _SIZES[self.equality],
                     self.equality_tokens,
-                    self.timing,
+                    _SIZES[self.timing],
                     self.timing_tokens,
                     self.implementation,
                     self.repeats,
@@ -103,9 +109,9 @@ class Config:
         return replace(
             self,
             ranks=(1,),
-            equality=_SMALL,
+            equality="small",
             equality_tokens=13,
-            timing=_SMALL,
+            timing="small",
             timing_tokens=16,
             repeats=2,
         )
