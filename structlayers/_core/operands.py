@@ -54,8 +54,10 @@ def operand_dtypes(x: DTypeLike, weights: DTypeLike) -> tuple[np.dtype, np.dtype
     return common, common
 
 
-def pad_features(x: jax.Array, size: int) -> jax.Array:
-    """Zeros after the last axis, up to ``size``."""
-    if x.shape[-1] == size:
+def pad_features(x: jax.Array, *sizes: int) -> jax.Array:
+    """Zeros after the last axes, one for each of ``sizes``, up to these."""
+    last = x.shape[-len(sizes) :]
+    if last == sizes:
         return x
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])])
+    pads = [(0, size - have) for size, have in zip(sizes, last, strict=True)]
+    return jnp.pad(x, [(0, 0)] * (x.ndim - len(sizes)) + pads)

@@ -108,7 +108,7 @@ def partition_over_batch(
         outputs: "batch" where an output leads with the batch axes; "sum" where it is a sum over
             the batch, such as the gradient of a weight, added up over the shards. One word, or a
             prefix of the pytree that `fn` returns.
-        num_batch_axes: how many leading axes are batch axes.
+        num_batch_axes: how many leading axes are batch axes. With 0, `fn` sees one axis of size 1.
 
     Returns:
         A function of the same arguments.
@@ -123,6 +123,10 @@ def partition_over_batch(
          [0. 1.]]
     """
     batched = tuple(batched)
+    if num_batch_axes == 0:
+        return _without_batch(
+            partition_over_batch(fn, batched=batched, outputs=outputs), batched, outputs
+        )
 
     @functools.wraps(fn)
     def call(*args: Any, **static: Any) -> Any:
@@ -144,6 +148,22 @@ def partition_over_batch(
         out_dims = tuple(tuple(range(num_batch_axes)) if k == "batch" else () for k in kinds)
         outs = _run(_Local(flat, arg_dims, out_dims), leaves)
         return jax.tree.unflatten(jax.tree.structure(out_shapes), outs)
+
+    return call
+
+
+def _without_batch(
+    run: Callable[..., Any], batched: tuple[bool, ...], outputs: Any
+) -> Callable[..., Any]:
+    """The function of arguments that lack the one batch axis of `run`."""
+
+    @functools.wraps(run)
+    def call(*args: Any, **static: Any) -> Any:
+        marks = jax.tree.broadcast(batched, args)
+        rows = jax.tree.map(lambda x, mark: jnp.asarray(x)[None] if mark else x, args, marks)
+        found = run(*rows, **static)
+        kinds = jax.tree.broadcast(outputs, found)
+        return jax.tree.map(lambda x, kind: x[0] if kind == "batch" else x, found, kinds)
 
     return call
 

@@ -55,14 +55,22 @@ class Kernels(abc.ABC):
         """Gradients of all arguments."""
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def attend(args: Args, kernels: Kernels) -> tuple[jax.Array, jax.Array]:
-    """Outputs and final states, on every shard of the batch axes.
+    """Outputs and final states, on every shard of the batch axes, if there are any.
 
     Args:
         args: the arrays.
         kernels: that compute them.
     """
+    if args[0].ndim > 3:
+        return _attend(args, kernels)
+    out, final = _attend(jax.tree.map(lambda x: x[None], args), kernels)
+    return out[0], final[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _attend(args: Args, kernels: Kernels) -> tuple[jax.Array, jax.Array]:
+    """The same, with a batch."""
     return _on_shards(_values, args, kernels=kernels)
 
 
@@ -94,7 +102,7 @@ def _attend_backward(kernels: Kernels, residuals: Any, cotangents: Any) -> tuple
     return (_pull_back(*residuals, cotangents, kernels),)
 
 
-attend.defvjp(_attend_forward, _attend_backward)
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -301,6 +301,20 @@ def test_equal_calls_are_traced_once(operands):
     assert len(traces) == count
 
 
+def test_without_batch_axes():
+    def fn(x, w):
+        assert x["a"].shape == (1, 3)
+        return x["a"] @ w, jnp.sum(x["a"], 0)
+
+    x, w = {"a": jnp.arange(3.0)}, jnp.ones((3, 2))
+    run = partition_over_batch(
+        fn, batched=(True, False), outputs=("batch", "sum"), num_batch_axes=0
+    )
+    product, total = jax.jit(run)(x, w)
+    assert product.tolist() == [3, 3]
+    assert total.tolist() == [0, 1, 2]
+
+
 def test_bad_calls_are_refused():
     x, w = jnp.ones((4, 3)), jnp.ones((3, 3))
     with pytest.raises(ValueError, match="batched names 2 arguments, got 1"):

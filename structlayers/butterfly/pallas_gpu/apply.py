@@ -54,12 +54,8 @@ def apply_factors(x: jax.Array, factors: jax.Array, increasing: bool) -> jax.Arr
     Returns:
         Array ``(*B, N)`` of the dtype of ``x``.
     """
-    lead = x.shape[:-1]
-    run = partition_over_batch(
-        _apply_to_shard, batched=(True, False), num_batch_axes=max(len(lead), 1)
-    )
-    out = run(x if lead else x[None], factors, increasing=increasing)
-    return out if lead else out[0]
+    run = partition_over_batch(_apply_to_shard, batched=(True, False), num_batch_axes=x.ndim - 1)
+    return run(x, factors, increasing=increasing)
 
 
 def _apply_to_shard(x: jax.Array, factors: jax.Array, *, increasing: bool) -> jax.Array:

@@ -39,17 +39,13 @@ def gradients(x: jax.Array, factors: jax.Array, dy: jax.Array, increasing: bool)
     Returns:
         Arrays like ``x`` and like ``factors``.
     """
-    lead = x.shape[:-1]
     run = partition_over_batch(
         _of_shard,
         batched=(True, False, True),
         outputs=("batch", "sum"),
-        num_batch_axes=max(len(lead), 1),
+        num_batch_axes=x.ndim - 1,
     )
-    if lead:
-        return run(x, factors, dy, increasing=increasing)
-    dx, dfactors = run(x[None], factors, dy[None], increasing=increasing)
-    return dx[0], dfactors
+    return run(x, factors, dy, increasing=increasing)
 
 
 def _of_shard(x: jax.Array, factors: jax.Array, dy: jax.Array, *, increasing: bool) -> Gradients:

@@ -47,12 +47,10 @@ def monarch_multiply(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _apply(x: jax.Array, low: jax.Array, high: jax.Array, increasing: bool) -> jax.Array:
     """Two factors, low ``(k, 1, p, p)`` first where increasing, high ``(1, p, k, k)``."""
-    lead = x.shape[:-1]
     run = partition_over_batch(
-        _apply_to_shard, batched=(True, False, False), num_batch_axes=max(len(lead), 1)
+        _apply_to_shard, batched=(True, False, False), num_batch_axes=x.ndim - 1
     )
-    out = run(x if lead else x[None], low, high, increasing=increasing)
-    return out if lead else out[0]
+    return run(x, low, high, increasing=increasing)
 
 
 def _apply_to_shard(x: jax.Array, low: jax.Array, high: jax.Array, *, increasing: bool) -> Any:

@@ -43,12 +43,8 @@ def apply_chain(x: jax.Array, blocks: Blocks, precision: lax.Precision) -> jax.A
     settings = Settings(precision, tpu_vmem_bytes(), tpu_interpreter())
     if not tpu_kernels_can_be_partitioned():
         return _apply_to_shard(x, blocks, settings=settings)
-    lead = x.shape[:-1]
-    run = partition_over_batch(
-        _apply_to_shard, batched=(True, False), num_batch_axes=max(len(lead), 1)
-    )
-    out = run(x if lead else x[None], blocks, settings=settings)
-    return out if lead else out[0]
+    run = partition_over_batch(_apply_to_shard, batched=(True, False), num_batch_axes=x.ndim - 1)
+    return run(x, blocks, settings=settings)
 
 
 def _apply_to_shard(x: jax.Array, blocks: Blocks, *, settings: Settings) -> jax.Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from structlayers._core.batching import merge_batches
+from structlayers._core.operands import pad_features
 from structlayers.gla.differentiable import Args, Kernels, attend
 from structlayers.gla.gates import with_resets
 from structlayers.gla.packing import Packing
@@ -62,28 +63,17 @@ def gated_linear_attention(
     sizes = padded_sizes(key, value)
     if initial_state is None:
         initial_state = jnp.zeros((*lead, groups, *sizes), jnp.float32)
+    # keys of 0 leave states of 0, which gates of 0 keep
     args: Args = (
-        _padded(q, sizes[0]),
-        _padded(k, sizes[0]),
-        _padded(v, sizes[1]),
-        _padded(log_gate, sizes[0]),
+        pad_features(q, sizes[0]),
+        pad_features(k, sizes[0]),
+        pad_features(v, sizes[1]),
+        pad_features(log_gate, sizes[0]),
         None,
-        _padded(initial_state, *sizes),
+        pad_features(initial_state, *sizes),
     )
-    if lead:
-        out, final = attend(args, ours)
-    else:
-        out, final = (x[0] for x in attend(jax.tree.map(lambda x: x[None], args), ours))
+    out, final = attend(args, ours)
     return out[..., :value], final[..., :key, :value]
-
-
-def _padded(x: jax.Array, *sizes: int) -> jax.Array:
-    """Zeros after the last axes: keys of 0 leave states of 0, which gates of 0 keep."""
-    last = x.shape[-len(sizes) :]
-    if last == sizes:
-        return x
-    pads = [(0, size - have) for size, have in zip(sizes, last, strict=True)]
-    return jnp.pad(x, [(0, 0)] * (x.ndim - len(sizes)) + pads)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,16 +64,9 @@ def decode(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _apply(options: Options, *operands: jax.Array) -> Outputs:
-    lead = operands[0].ndim - 2
-    batched = (True,) * 6 + (False,)
-    run = partition_over_batch(
-        _on_shard, batched=batched[: len(operands)], num_batch_axes=max(lead, 1)
-    )
-    if lead:
-        return run(*operands, options=options)
-    rows = [x[None] if mark else x for x, mark in zip(operands, batched, strict=False)]
-    out, state = run(*rows, options=options)
-    return out[0], state[0]
+    batched = (*[True] * 6, False)[: len(operands)]
+    run = partition_over_batch(_on_shard, batched=batched, num_batch_axes=operands[0].ndim - 2)
+    return run(*operands, options=options)
 
 
 def _forward(options: Options, *operands: jax.Array) -> tuple[Outputs, tuple[jax.Array, ...]]:

@@ -79,10 +79,7 @@ def gated_linear_attention(
         initial_state = jnp.zeros((*lead, groups, key, value), jnp.float32)
     args: Args = (q, k, v, log_gate, resets, initial_state)
     ours = _Kernels(scale, layout.chunk, precision, settings)
-    if lead:
-        return attend(args, ours)
-    out, final = attend(jax.tree.map(lambda x: x[None], args), ours)
-    return out[0], final[0]
+    return attend(args, ours)
 
 
 @dataclasses.dataclass(frozen=True)

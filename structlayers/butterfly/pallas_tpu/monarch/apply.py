@@ -61,15 +61,10 @@ def monarch_multiply(
         tpu_interpreter(),
     )
     x = pad_features(x, sizes.in_features)
-    lead = x.shape[:-1]
-    run = functools.partial(_apply_to_shard, settings=settings)
+    run = _apply_to_shard
     if tpu_kernels_can_be_partitioned():
-        split = partition_over_batch(
-            _apply_to_shard, batched=(True, False, False), num_batch_axes=max(len(lead), 1)
-        )
-        run = functools.partial(split, settings=settings)
-    out = run(x if lead else x[None], blocks1, blocks2)
-    return (out if lead else out[0])[..., :out_features]
+        run = partition_over_batch(run, batched=(True, False, False), num_batch_axes=x.ndim - 1)
+    return run(x, blocks1, blocks2, settings=settings)[..., :out_features]
 
 
 def _apply_to_shard(
