@@ -16,6 +16,7 @@ from structlayers.butterfly import (
     merge_butterfly,
     sorf_multiply,
     twiddle_shape,
+    untie_butterfly,
     xla,
 )
 from structlayers.butterfly.ops.multiply import dispatcher
@@ -32,6 +33,7 @@ TWO_LAUNCHES = {
     *(("float32", size) for size in (4096, 8192, 16384)),
     *(("complex64", size) for size in (2048, 4096, 8192, 16384)),
 }
+GRADIENTS_BY_XLA = {("bfloat16", 64), ("bfloat16", 128)}
 SIZES = [(dtype, size) for dtype in BOUNDS for size in plans.served_sizes(dtype)]
 
 
@@ -51,7 +53,7 @@ def random_twiddle(seed, size, dtype, **kwargs):
 def exact(x, twiddle, increasing):
     """The product in float64 or complex128, factor by factor."""
     values = np.asarray(x).astype(np.complex128 if x.dtype.kind == "c" else np.float64)
-    factors = np.asarray(twiddle)[0, 0]
+    factors = np.asarray(untie_butterfly(twiddle))[0, 0]
     levels = range(len(factors))
     for level in levels if increasing else reversed(levels):
         stride = 2**level
@@ -64,23 +66,36 @@ def exact(x, twiddle, increasing):
 def simulated(x, twiddle, increasing, rounds=2):
     """The launches of the kernel on grids so small that a block has several tiles."""
     launches = tensor_launches if x.dtype == jnp.bfloat16 else scalar_launches
-    y = np.asarray(x)
-    for program, weights, plan, grid in launches(x, twiddle, increasing, rounds):
+    size = x.shape[-1]
+    y = side_by_side(np.asarray(x), plans.side_by_side(size))
+    for program, weights, plan, grid in launches(len(y), x, twiddle, increasing, rounds):
         assert plan.shared_bytes <= 232_448
         (y,) = simulate(
             program,
             [y, np.asarray(weights)],
-            [jax.ShapeDtypeStruct(x.shape, x.dtype)],
+            [jax.ShapeDtypeStruct(y.shape, x.dtype)],
             threads=plan.threads,
             shared_bytes=plan.shared_bytes,
             **grid,
         )
-    return y
+    return y.reshape(-1, size)[: len(x)]
 
 
-def tensor_launches(x, twiddle, increasing, rounds):
-    rows, size = x.shape
-    blocks = merged_factors(twiddle[0, 0], plans.tensor_radices(size), increasing)
+def side_by_side(x, count):
+    filled = np.concatenate([x, np.zeros((-len(x) % count, x.shape[1]), x.dtype)])
+    return filled.reshape(-1, count * x.shape[1])
+
+
+def tensor_launches(rows, x, twiddle, increasing, rounds):
+    size, factors = x.shape[-1], twiddle[0, 0]
+    if plans.merges_itself(size):
+        tied = factors.ndim == 3
+        plan = plans.unmerged_plan(size, rows, increasing=increasing, tied=tied)
+        plan = dataclasses.replace(plan, clusters=rounds)
+        grid = {"clusters": plan.clusters, "cluster_size": 1}
+        yield tensor_program.program(plan), factors, plan, grid
+        return
+    blocks = merged_factors(factors, plans.tensor_radices(size), increasing)
     launches = plans.tensor_plans(size, rows, increasing=increasing)
     factors = [factor for plan in launches for factor in plan.factors]
     weights = fragments([blocks[factor.stride] for factor in factors])
@@ -90,8 +105,8 @@ def tensor_launches(x, twiddle, increasing, rounds):
         yield tensor_program.program(plan), weights, plan, grid
 
 
-def scalar_launches(x, twiddle, increasing, rounds):
-    rows, size = x.shape
+def scalar_launches(rows, x, twiddle, increasing, rounds):
+    size = x.shape[-1]
     for plan in plans.scalar_plans(size, rows, x.dtype.name, increasing=increasing):
         plan = dataclasses.replace(plan, blocks=rounds * plan.segments)
         grid = {"clusters": plan.blocks, "cluster_size": 1}
@@ -105,10 +120,20 @@ def scalar_launches(x, twiddle, increasing, rounds):
 )
 def test_simulated_kernel_gives_the_product(dtype, size, increasing):
     # rows that fill neither a tile nor a round of tiles
-    x, twiddle = random_array(0, (21, size), dtype), random_twiddle(1, size, dtype)
+    rows = 20 * plans.side_by_side(size) + 1
+    x, twiddle = random_array(0, (rows, size), dtype), random_twiddle(1, size, dtype)
     y = simulated(x, twiddle, increasing)
     assert y.dtype == (ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype))
     assert error_ratio(y, exact(x, twiddle, increasing)) <= BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("increasing", [True, False])
+@pytest.mark.parametrize("size", [64, 128, 256])
+def test_simulated_kernel_merges_tied_factors_itself(size, increasing):
+    x = random_array(0, (81, size), "bfloat16")
+    twiddle = random_twiddle(1, size, "bfloat16", tied=True)
+    y = simulated(x, twiddle, increasing)
+    assert error_ratio(y, exact(x, twiddle, increasing)) <= BOUNDS["bfloat16"]
 
 
 @pytest.mark.parametrize("rows", [1, 8, 9])
@@ -156,16 +181,17 @@ def test_kernel_and_its_gradients_lower_for_cuda(dtype, size):
     with assume_platform("gpu"):
         traced = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(x, twiddle)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    # 2 stacks of 2 blocks, forward and for the gradient of the rows
+    # 2 stacks of 2 blocks, forward and, but for the smallest, for the gradient of the rows
     launches = 2 if (dtype, size) in TWO_LAUNCHES else 1
-    assert text.count("custom_call @mosaic_gpu") == 8 * launches
+    products = 4 if (dtype, size) in GRADIENTS_BY_XLA else 8
+    assert text.count("custom_call @mosaic_gpu") == products * launches
 
 
 @pytest.mark.parametrize(
     ("dtype", "size", "reason"),
     [
         ("float16", 1024, "not float16"),
-        ("float32", 128, "not N = 128"),
+        ("float32", 32, "not N = 32"),
         ("complex64", 32768, "not N = 32768"),
     ],
 )

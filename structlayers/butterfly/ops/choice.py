@@ -30,7 +30,10 @@ _DENSE_UP_TO_HALF_PRECISION = {"gpu": 512, "tpu": 512}
 #
 #                 16 rows               256 rows             1024 rows             16384 rows
 #              pallas dense   xla    pallas dense   xla    pallas dense   xla    pallas dense   xla
-#   bfloat16
+#   bfloat16  [1 row]
+#       64      [3.4    1.9   1.9]      1.8   3.0   3.0                           2.9   4.2   4.3
+#      128      [3.6    2.9   2.9]      2.1   5.8   5.9                           4.3   6.4   6.4
+#      256      [2.3    3.1   2.0]      2.4   6.7   4.9                           6.7   9.3  24.6
 #      512      *6.4   5.8   4.4       3.6   7.4   6.1       3.9   6.9   8.3      12.0  19.5  37.4
 #     1024      *8.3   8.5   5.4       4.5  12.9   8.5       5.1  11.4   9.7      21.3  51.0  62.8
 #     2048     *11.1  12.9   8.2       7.7  21.7  10.4       8.4  21.7  14.9      44.6   193   112
@@ -38,6 +41,8 @@ _DENSE_UP_TO_HALF_PRECISION = {"gpu": 512, "tpu": 512}
 #     8192                            25.3   136  20.8      41.4         39.5       281  2839   446
 #    16384                            42.7         42.3      66.0         83.4       548         888
 #   float32
+#       64      [3.4    1.9   1.9]      2.7   4.2   4.2                           3.5   8.5   8.5
+#      128      [4.1    2.9   2.9]      3.8   7.7   7.7                           5.9  22.0  22.3
 #      256       2.4   6.2   4.1      *2.5   8.5   6.0                           11.8  54.4  50.6
 #      512       3.9   8.2   4.6      *4.0  11.9   9.5                           20.3   188  98.3
 #     1024       4.5  12.9   6.0      *4.7  25.1  11.7                           40.8   710   169
@@ -47,12 +52,14 @@ _DENSE_UP_TO_HALF_PRECISION = {"gpu": 512, "tpu": 512}
 #   complex64, pallas and xla, 16 and 4096 rows: 256: 3.5 8.3, 8.4 30.0; 512: 4.0 10.6, 16.4 52.4;
 #   1024: 4.1 9.4, 25.8 94.0. One row and 256: 2048: 7.7 3.6, 11.1 22.1; 16384: 8.8 15.4, 51.6 223.
 #
-# In brackets: one row. The weights of bfloat16 N = 4096 and above are now made 9 to 17 us faster;
-# only the last column was measured again.
+# In brackets: one row; at N = 64 and 128 a copy fills up the row of four or two vectors. Weights
+# of bfloat16 N = 4096 and above are now made 9 to 17 us faster; only the last column is as now.
 _ONE_PASS_FROM_ROWS = {
-    "bfloat16": {512: 256, 1024: 128, 2048: 256, 4096: 2048, 8192: 2048, 16384: 1024},
-    "float32": dict.fromkeys((256, 512, 1024, 2048, 4096, 8192, 16384), 1),
-    "complex64": {256: 1, 512: 1, 1024: 1, 2048: 256, 4096: 256, 8192: 256, 16384: 1},
+    "bfloat16": dict.fromkeys((64, 128, 256, 512, 2048), 256)
+    | {1024: 128, 4096: 2048, 8192: 2048, 16384: 1024},
+    "float32": {64: 256, 128: 256} | dict.fromkeys((256, 512, 1024, 2048, 4096, 8192, 16384), 1),
+    "complex64": {64: 256, 128: 256, 256: 1, 512: 1, 1024: 1}
+    | {2048: 256, 4096: 256, 8192: 256, 16384: 1},
 }
 
 # TPU: compiled estimates (no TPU took part) in milliseconds, forward, of the whole program with

@@ -20,7 +20,7 @@ from structlayers.butterfly.pallas_gpu import plans
 from structlayers.butterfly.pallas_gpu.calls import (
     multiply,
     multiply_by_xla,
-    multiply_real,
+    multiply_factors,
     with_batching,
 )
 from structlayers.butterfly.pallas_gpu.gradient import gradients
@@ -38,6 +38,10 @@ from structlayers.butterfly.pallas_gpu.weights import merged_factors
 #     16384     60   80    117  117    312  346  1006    707   1942   1317          2567
 #
 # Kernels at 512, 2048 and in the middle rows of 1024 before a change that took 4 us a launch off.
+#
+# At 64, 128 and 256, 16384 rows, dense takes 20, 26 and 40 us, all by the portable product 16, 25
+# and 119; float32 through groups 25 at N = 64, against 30.
+_GRADIENTS_BY_XLA_UP_TO = 128
 _GRADIENT_BY_DENSE_UP_TO = 2048
 _GRADIENT_BY_KERNEL_FROM_ROWS = {4096: 2048, 8192: 1024, 16384: 1024}
 
@@ -75,6 +79,8 @@ def _backward(
     x, factors = residuals
     size, rows = x.shape[-1], x.size // x.shape[-1]
     half = x.dtype == jnp.bfloat16
+    if half and size <= _GRADIENTS_BY_XLA_UP_TO:
+        return jax.vjp(lambda *at: multiply_by_xla(*at, increasing), x, factors)[1](dy)
     if half and rows >= _GRADIENT_BY_KERNEL_FROM_ROWS.get(size, math.inf):
         return gradients(x, factors, dy, increasing)
     dx = apply_factors(dy, factors.swapaxes(-1, -2), not increasing)
@@ -112,13 +118,30 @@ def _kernel(increasing: bool) -> Any:
     """The kernel of (rows, factors), with a rule for `jax.vmap`."""
 
     def run(x: jax.Array, factors: jax.Array) -> jax.Array:
-        rows, size = x.shape
+        size = x.shape[-1]
+        values = _side_by_side(x, plans.side_by_side(size))
         if x.dtype == jnp.bfloat16:
-            blocks = merged_factors(factors, plans.tensor_radices(size), increasing)
-            return multiply(x, blocks, plans.tensor_plans(size, rows, increasing=increasing))
-        untied = untie_butterfly(factors[None, None])[0, 0]
-        for plan in plans.scalar_plans(size, rows, x.dtype.name, increasing=increasing):
-            x = multiply_real(x, untied, plan)
-        return x
+            values = _by_tensor_cores(values, factors, size, increasing)
+        else:
+            untied = untie_butterfly(factors[None, None])[0, 0]
+            dtype = x.dtype.name
+            for plan in plans.scalar_plans(size, len(values), dtype, increasing=increasing):
+                values = multiply_factors(values, untied, plan)
+        return values.reshape(-1, size)[: len(x)]
 
     return with_batching(run, functools.partial(multiply_by_xla, increasing=increasing))
+
+
+def _side_by_side(x: jax.Array, count: int) -> jax.Array:
+    """Rows of several vectors, zeros after the last one."""
+    return jnp.pad(x, ((0, -len(x) % count), (0, 0))).reshape(-1, count * x.shape[-1])
+
+
+def _by_tensor_cores(x: jax.Array, factors: jax.Array, size: int, increasing: bool) -> jax.Array:
+    """The product in bfloat16 of rows that hold vectors of N = `size`."""
+    if plans.merges_itself(size):
+        tied = factors.ndim == 3
+        plan = plans.unmerged_plan(size, len(x), increasing=increasing, tied=tied)
+        return multiply_factors(x, factors, plan)
+    blocks = merged_factors(factors, plans.tensor_radices(size), increasing)
+    return multiply(x, blocks, plans.tensor_plans(size, len(x), increasing=increasing))

@@ -79,9 +79,15 @@ def multiply(x: jax.Array, blocks: Blocks, plans: Sequence[Plan]) -> jax.Array:
     return x
 
 
-def multiply_real(x: jax.Array, factors: jax.Array, plan: scalar_program.Plan) -> jax.Array:
-    """Rows times a plan's factors, in float32 or complex64."""
-    return _launch(scalar_program.program(plan), (x, factors), x, plan, (plan.blocks, 1))
+def multiply_factors(
+    x: jax.Array, factors: jax.Array, plan: Plan | scalar_program.Plan
+) -> jax.Array:
+    """Rows times a plan's factors, of radix 2 as they stand in the twiddle."""
+    if isinstance(plan, Plan):
+        program, grid = tensor_program.program(plan), (plan.clusters, plan.cluster_size)
+    else:
+        program, grid = scalar_program.program(plan), (plan.blocks, 1)
+    return _launch(program, (x, factors), x, plan, grid)
 
 
 def sum_gradient(

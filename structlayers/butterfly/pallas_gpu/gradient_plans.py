@@ -7,6 +7,7 @@ measured as whole gradients (kernels.md).
 
 import dataclasses
 import math
+from typing import TypedDict
 
 from structlayers.butterfly.pallas_gpu.gradient_layout import GradientPlan
 from structlayers.butterfly.pallas_gpu.plans import MULTIPROCESSORS, strides
@@ -40,7 +41,13 @@ def gradient_parts(size: int, *, increasing: bool) -> list[Part]:
     return parts if increasing else parts[::-1]
 
 
-def _tiling(size: int, columns: int) -> dict[str, int]:
+class _Tiling(TypedDict):
+    segments: int
+    warps: int
+    clusters: int
+
+
+def _tiling(size: int, columns: int) -> _Tiling:
     """Sizes of blocks of so many columns, 64 a warp, in as many clusters as they find room for."""
     segments = size // columns
     warps = min(columns // 64, 16)

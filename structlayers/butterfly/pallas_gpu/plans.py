@@ -35,6 +35,12 @@ class _Scalar:
     pipelined: bool = False
 
 
+# Vectors of smaller transforms stand side by side in rows of so many columns.
+_LEAST_COLUMNS = 256
+
+# Radices of the sizes whose blocks of threads merge the factors themselves.
+_UNMERGED = {64: (16, 4), 128: (16, 8), 256: (16, 16)}
+
 # The launches of each size, by increasing stride.
 _TENSOR = {
     512: (_Tensor((16, 32), 2 * MULTIPROCESSORS, warps=8, staged=False),),
@@ -54,6 +60,8 @@ _TENSOR = {
     ),
 }
 _REAL = {
+    64: (_Scalar((4, 4, 4), 64, pipelined=True),),
+    128: (_Scalar((4, 4, 4, 2), 64, pipelined=True),),
     256: (_Scalar((4, 4, 4, 4), 64, pipelined=True),),
     512: (_Scalar((8, 8, 8), 64),),
     1024: (_Scalar((8, 8, 4, 4), 128),),
@@ -63,6 +71,8 @@ _REAL = {
     16384: (_Scalar((8, 8, 8, 4), segments=8), _Scalar((8,), segments=8)),
 }
 _COMPLEX = {
+    64: (_Scalar((4, 4, 4), 64),),
+    128: (_Scalar((4, 4, 4, 2), 64),),
     256: (_Scalar((4, 4, 4, 4), 64),),
     512: (_Scalar((4, 4, 4, 4, 2), 128),),
     1024: (_Scalar((4, 4, 4, 4, 4)),),
@@ -79,9 +89,39 @@ def served_sizes(dtype: str) -> tuple[int, ...]:
 
     Example:
         >>> served_sizes("float32"), served_sizes("float64")
-        ((256, 512, 1024, 2048, 4096, 8192, 16384), ())
+        ((64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384), ())
     """
-    return tuple(_TENSOR if dtype == "bfloat16" else _SCALAR.get(dtype, ()))
+    return tuple(_UNMERGED | _TENSOR if dtype == "bfloat16" else _SCALAR.get(dtype, ()))
+
+
+def side_by_side(size: int) -> int:
+    """How many vectors of N stand in a row of the kernels.
+
+    Example:
+        >>> side_by_side(64), side_by_side(1024)
+        (4, 1)
+    """
+    return max(1, _LEAST_COLUMNS // size)
+
+
+def merges_itself(size: int) -> bool:
+    """Whether the bfloat16 kernel takes the factors of radix 2 in the place of fragments."""
+    return size in _UNMERGED
+
+
+def unmerged_plan(size: int, rows: int, *, increasing: bool, tied: bool) -> tensor_layout.Plan:
+    """The launch of the bfloat16 kernel for a size that it merges itself.
+
+    Args:
+        size: N.
+        rows: of vectors side by side.
+        increasing: whether factors of small stride come first.
+        tied: whether they are tied.
+    """
+    launch = dataclasses.replace(_TENSOR[512][0], radices=_UNMERGED[size])
+    columns = size * side_by_side(size)
+    plan = _tensor_plan(columns, rows, launch, 1, increasing=increasing)
+    return dataclasses.replace(plan, unmerged=tensor_layout.Unmerged(size, increasing, tied))
 
 
 def tensor_radices(size: int) -> tuple[int, ...]:
@@ -143,17 +183,18 @@ def _with_weights(plans: Sequence[tensor_layout.Plan]) -> list[tensor_layout.Pla
 def scalar_plans(
     size: int, rows: int, dtype: str, *, increasing: bool
 ) -> list[scalar_program.Plan]:
-    """The same of the float32 or complex64 kernel."""
+    """The same of the float32 or complex64 kernel, for rows of vectors side by side."""
     plans, stride = [], 1
     for launch in _SCALAR[dtype][size]:
         passes = tuple(map(Pass, launch.radices, strides(launch.radices, stride)))
         stride *= math.prod(launch.radices)
         plan = scalar_program.Plan(
-            size,
+            size * side_by_side(size),
             rows,
             passes if increasing else passes[::-1],
             launch.team,
             increasing,
+            size,
             parts=2 if dtype == "complex64" else 1,
             blocks=MULTIPROCESSORS // launch.segments * launch.segments,
             segments=launch.segments,

@@ -46,11 +46,12 @@ class Plan:
     """Sizes of the kernel.
 
     Attributes:
-        size: columns N.
+        size: columns.
         rows: of the whole batch.
         passes: in the order in which they are applied.
         team: threads that share a tile.
         increasing: whether factors of small stride come first, within passes too.
+        transform: N; a row holds one vector or several side by side.
         parts: 1 for real values, 2 for complex ones.
         threads: of a block.
         blocks: in the grid, a multiple of the segments.
@@ -65,6 +66,7 @@ class Plan:
     passes: tuple[Pass, ...]
     team: int
     increasing: bool
+    transform: int
     parts: int = 1
     threads: int = 256
     blocks: int = 132
@@ -244,10 +246,10 @@ class Program:
                     if j & bit:
                         continue
                     # block p*s + k of column p*2s + k
-                    column = self.everywhere(columns[j])
+                    column = self.everywhere(columns[j]) & (plan.transform - 1)
                     inner = column & ((1 << level) - 1)
                     index = ((column >> (level + 1)) << level) + inner
-                    offset = (index + level * (plan.size // 2)) * (16 * plan.parts)
+                    offset = (index + level * (plan.transform // 2)) * (16 * plan.parts)
                     words = m.load_global(self.twiddle, offset, 4)
                     if plan.parts == 2:
                         words += m.load_global(self.twiddle, offset + 16, 4)

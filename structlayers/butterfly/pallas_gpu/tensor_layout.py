@@ -41,7 +41,7 @@ class Factor:
         """Of the fragments of all products of so many columns."""
         return columns // self.width * self.tiles * 128 * self.lane_words
 
-    def column(self, product: Int, position: Int) -> Int:
+    def column[T: (Int, int)](self, product: T, position: T) -> T:
         """Column at a position of a product; both may differ from thread to thread."""
         level = self.radix.bit_length() - 1
         block = product
@@ -141,6 +141,21 @@ class Tiling:
 
 
 @dataclasses.dataclass(frozen=True)
+class Unmerged:
+    """Factors of radix 2, which a block of threads merges itself.
+
+    Attributes:
+        size: N; rows of the kernel hold one vector or several side by side.
+        increasing: whether factors of small stride come first.
+        tied: whether the blocks of a factor at the same offset share their values.
+    """
+
+    size: int
+    increasing: bool
+    tied: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan(Tiling):
     """Sizes of the kernel of the product.
 
@@ -148,10 +163,12 @@ class Plan(Tiling):
         staged: whether results are copied out from shared memory, row by row, or stored by
             threads; that takes less of it.
         weights_at: byte from which on its factors' fragments stand among the weights.
+        unmerged: what stands in the place of weights, if not fragments.
     """
 
     staged: bool = True
     weights_at: int = 0
+    unmerged: Unmerged | None = None
 
     @property
     def output_pitch(self) -> int:

@@ -19,8 +19,15 @@ from typing import Any
 
 from structlayers._core.simt.machine import Int, Machine
 from structlayers._core.simt.pipeline import run_pipeline
-from structlayers.butterfly.pallas_gpu.tensor_layout import BARRIER_BYTES, Columns, Plan
-from structlayers.butterfly.pallas_gpu.tensor_tiles import Input, Step, Tiles
+from structlayers.butterfly.pallas_gpu.tensor_layout import (
+    BARRIER_BYTES,
+    Columns,
+    Factor,
+    Plan,
+    Unmerged,
+)
+from structlayers.butterfly.pallas_gpu.tensor_merge import Merging
+from structlayers.butterfly.pallas_gpu.tensor_tiles import HeldFactor, Input, Step, Tiles
 
 
 class Program(Tiles[Plan]):
@@ -58,6 +65,9 @@ class Program(Tiles[Plan]):
             self.fetch(self.input, m.constant(slot))
         self.held, start = [], plan.weights_at
         for factor, layout in zip(plan.factors, self.layouts, strict=True):
+            if plan.unmerged:
+                self.held.append(self.merge(factor, layout, plan.unmerged))
+                continue
             self.held.append(self.hold(factor, layout, self.weights, start))
             start += factor.weight_bytes(plan.size)
         self.count = self.tile_count()
@@ -66,6 +76,14 @@ class Program(Tiles[Plan]):
             m.wait_out(0)
         if plan.cluster_size > 1:
             m.cluster_wait()
+
+    def merge(self, factor: Factor, layout: Columns, unmerged: Unmerged) -> HeldFactor:
+        """Makes this warp's weights of a factor, of products of 16 columns."""
+        merging, groups = Merging(unmerged, self.machine, self.weights), []
+        for group in range(self.plan.groups):
+            first = (self.warp * self.plan.groups + group) * 2
+            groups.append([merging.words(factor, first + product) for product in range(2)])
+        return HeldFactor(factor, self.addresses(factor, layout), groups)
 
     def interval(self, i: Int, delays: range) -> None:
         """Steps of these delays: one of every tile in the pipeline."""
