@@ -19,9 +19,9 @@ from experiments.gla.decode_speed import Case, DecodeSpeed
 
 _SIZES = ((128, 256), (256, 512))  # of the models with 340 million and 1.3 billion parameters
 _CASES = tuple(
-    Case(batch, 4, key, value, "bfloat16") for key, value in _SIZES for batch in (1, 8, 64)
+    f"b{batch}_h4_k{key}_v{value}_bfloat16" for key, value in _SIZES for batch in (1, 8, 64)
 )
-_SMALL = (Case(2, 1, 32, 32, "float32"),)
+_SMALL = ("b2_h1_k32_v32_float32",)
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Config:
     experiment: str = "decode_speed"
     implementations: tuple[str, ...] = ("pallas_gpu", "xla")
     """Of the op."""
-    cases: tuple[Case, ...] = _CASES
-    """Sizes."""
+    cases: tuple[str, ...] = _CASES
+    """Batch, heads, features of a key and of a value, and dtype of all but the state."""
     repeats: int = 24
     """Timed calls at least."""
     cache_bytes: int = 200_000_000
@@ -54,11 +54,19 @@ class Config:
             )
         if self.repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {self.repeats}")
+        self._parsed()
+
+    def _parsed(self) -> tuple[Case, ...]:
+        return tuple(map(Case.parse, self.cases))
 
     def build(self) -> DecodeSpeed:
         """One phase an implementation."""
         return DecodeSpeed(
-            self.implementations, self.cases, self.repeats, self.cache_bytes, self.bytes_per_second
+            self.implementations,
+            self._parsed(),
+            self.repeats,
+            self.cache_bytes,
+            self.bytes_per_second,
         )
 
     def goals(self) -> tuple[Goal, ...]:

@@ -1,11 +1,12 @@
 """Device time of one token of a layer, its state written in place, beside the bytes it moves."""
 
 import math
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from structlayers.testing import error_ratio
 
 MEASURES = ("output_error", "state_error", "microseconds", "min_us", "max_us")
 _STATE = 4  # its place among the arguments
+_CASE = re.compile(r"b([1-9]\d*)_h([1-9]\d*)_k([1-9]\d*)_v([1-9]\d*)_(bfloat16|float32)")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,19 @@ class Case:
     key: int
     value: int
     dtype: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The reverse of the name, with the dtype: "b8_h4_k256_v512_bfloat16".
+
+        Raises:
+            ValueError: the text is none.
+        """
+        found = _CASE.fullmatch(text)
+        if not found:
+            raise ValueError(f"cases are of the form b8_h4_k256_v512_bfloat16, got {text!r}")
+        batch, heads, key, value, dtype = found.groups()
+        return cls(int(batch), int(heads), int(key), int(value), dtype)
 
     @property
     def name(self) -> str:

@@ -27,6 +27,13 @@ def test_loads_and_is_documented(file):
     assert isinstance(config.build(), Experiment)
 
 
+@pytest.mark.parametrize("file", CONFIGS, ids=IDS)
+def test_command_line_of_the_full_preset(command, file):
+    code, out, err = command("run", file.path, "--help")
+    assert code == 0, err
+    assert "--workdir" in out
+
+
 # those of the library's families take minutes together
 SMOKE = [
     pytest.param(file, id=name, marks=() if file.family == "framework" else pytest.mark.slow)

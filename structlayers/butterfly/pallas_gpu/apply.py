@@ -80,7 +80,8 @@ def _backward(
     size, rows = x.shape[-1], x.size // x.shape[-1]
     half = x.dtype == jnp.bfloat16
     if half and size <= _GRADIENTS_BY_XLA_UP_TO:
-        return jax.vjp(lambda *at: multiply_by_xla(*at, increasing), x, factors)[1](dy)
+        by_xla = functools.partial(multiply_by_xla, increasing=increasing)
+        return jax.vjp(by_xla, x, factors)[1](dy)
     if half and rows >= _GRADIENT_BY_KERNEL_FROM_ROWS.get(size, math.inf):
         return gradients(x, factors, dy, increasing)
     dx = apply_factors(dy, factors.swapaxes(-1, -2), not increasing)
