@@ -1,10 +1,10 @@
 """A chunk of one head as its block of threads has it: weighted queries and keys, in tiles.
 
 A thread has two channels of 16 rows. Weights are products of gates: of those from the start of the
-16 rows to a row, for queries, and of those after a row to their end, for keys; never a quotient of
-two, except for keys of the 16 x 16 scores on the diagonal, and there only while the decay of the 16
-rows is above 2^-100 in every channel. Otherwise the diagonal takes a halving of the 16 rows, as
-`xla.chunks` halves chunks.
+16 rows to a row, for queries, and of those after a row to their end, for keys; never a quotient,
+except for the 16 x 16 scores on the diagonal, whose keys are divided by the gates up to their row.
+Once these are below 2^-100 in some channel, the rows from there on take a halving of the 16 rows,
+as `xla.chunks` halves chunks. So nothing depends on later gates.
 """
 
 import dataclasses
@@ -37,15 +37,13 @@ class Weighed:
         after: decay after them.
         decays: of the four times 16 rows.
         whole: of the chunk.
-        inverse: of the decay of its 16 rows; 0 if the diagonal is halved.
-        slow: 1 if it is, in this block of threads, else 0.
+        slow: 1 if some rows of the chunk are halved, else 0.
     """
 
     before: Pair
     after: Pair
     decays: list[Pair]
     whole: Pair
-    inverse: Pair
     slow: Int
 
 
@@ -179,47 +177,82 @@ class Chunk:
         for gate in gates[1:]:
             total = self.plus(total, gate)
         weights = [each(m.exp2, gate) for gate in gates]
-        decay = each(m.exp2, total)
-        self.store_pair(self.scratch + self.part * (4 * sizes.key), decay)
-        weak = [m.integer_of(m.bits(x)) < _WEAKEST for x in decay]
+        prefixes = self.prefixes(weights)
+        self.store_pair(self.scratch + self.part * (4 * sizes.key), each(m.exp2, total))
+        weak = [self.is_weak(x) for x in prefixes[-1]]
         slow = m.synchronize_any(weak[0] | weak[1], self.team, self.threads)
         keys = self.load_keys()  # not before, for the registers
         decays = [self.load_pair(self.scratch + part * 4 * sizes.key) for part in range(4)]
-        one, zero = (self.one, self.one), self.nothing()
+        one = (self.one, self.one)
         before, after, whole = one, one, decays[0]
         for part in range(3):
             before = self.times(before, self.choose(self.part >= part + 1, decays[part], one))
             after = self.times(after, self.choose(self.part < part + 1, decays[part + 1], one))
             whole = self.times(whole, decays[part + 1])
-        fast = slow.equals(0)
-        inverse = self.choose(fast, each(m.negate, total), zero)
-        inverse = self.choose(fast, each(m.exp2, inverse), zero)
-        weighed = Weighed(before, after, decays, whole, inverse, slow)
-        self.fill_queries(queries, weights, weighed)
+        weighed = Weighed(before, after, decays, whole, slow)
+        self.fill_upwards(queries, keys, prefixes, weighed)
         self.fill_keys(keys, weights, weighed)
         return weighed
 
-    def fill_queries(self, words: Sequence[Any], weights: Sequence[Pair], known: Weighed) -> None:
-        """Tiles of queries, row by row."""
+    def is_weak(self, weight: Any) -> Int:
+        """Whether keys may not be divided by this weight."""
+        return self.machine.integer_of(self.machine.bits(weight)) < _WEAKEST
+
+    def inverse(self, weight: Pair) -> Pair:
+        """What keys of the diagonal are multiplied by; 0 if they may not be."""
+        m = self.machine
+        return each(lambda x: m.select(self.is_weak(x), m.zero(), m.reciprocal(x)), weight)
+
+    def count_rows(self, weights: Sequence[Pair]) -> None:
+        """How many rows of the 16 are not halved, into the scratch."""
+        m, count = self.machine, self.machine.constant(0)
+        for low, high in self.prefixes(weights):
+            weak = self.is_weak(low) | self.is_weak(high)
+            count = count + Int(m, m.select(weak, m.constant(0).value, m.constant(1).value))
+        least = m.warp_minimum(count)
+        with m.when(self.lane.equals(0)):
+            m.store_shared(self.scratch + self.warp * 4, [m.word_of(least)])
+        m.reconverge()
+
+    def counted_rows(self, part: Int) -> Int:
+        """What `count_rows` found for a part, after a barrier."""
+        m, warps = self.machine, self.sizes.key // 64
+        counts = [
+            m.integer_of(m.load_shared((part * warps + i) * 4 + self.scratch, 1)[0])
+            for i in range(warps)
+        ]
+        least = counts[0]
+        for count in counts[1:]:
+            least = least.minimum(count)
+        return least
+
+    def fill_upwards(
+        self,
+        queries: Sequence[Any],
+        keys: Sequence[Any],
+        prefixes: Sequence[Pair],
+        known: Weighed,
+    ) -> None:
+        """Tiles of queries and of keys of the diagonal, row by row."""
         near, far = self.tile_places(self.part + QUERIES), self.tile_places(FAR_QUERIES)
+        diagonal, unpack = self.tile_places(self.part + DIAGONAL), self.machine.unpack
         last = self.part.equals(3)
-        for row, weight in enumerate(self.prefixes(weights)):
-            values = self.times(self.machine.unpack(words[row]), weight)
+        for row, weight in enumerate(prefixes):
+            values = self.times(unpack(queries[row]), weight)
             self.store_packed(near[row], values)
             with self.machine.when(last):
                 self.store_packed(far[row], self.times(values, known.decays[2]))
             self.took_query(row, values, known)
+            self.store_packed(diagonal[row], self.times(unpack(keys[row]), self.inverse(weight)))
 
     def fill_keys(self, words: Sequence[Any], weights: Sequence[Pair], known: Weighed) -> None:
         """Tiles of keys, row by row."""
         near, far = self.tile_places(self.part + KEYS), self.tile_places(FAR_KEYS)
-        diagonal = self.tile_places(self.part + DIAGONAL)
         first = self.part.equals(0)
         for row, weight in reversed(list(enumerate(self.suffixes(weights)))):
             values = self.machine.unpack(words[row])
             values = values if weight is None else self.times(values, weight)
             self.store_packed(near[row], values)
-            self.store_packed(diagonal[row], self.times(values, known.inverse))
             with self.machine.when(first):
                 self.store_packed(far[row], self.times(values, known.decays[1]))
             self.took_key(row, values, known)
@@ -235,11 +268,10 @@ class Chunk:
         return each(lambda x, y: self.machine.select(condition, x, y), chosen, other)
 
     def prefixes(self, weights: Sequence[Pair]) -> list[Pair]:
-        """The scale and the gates from the start of the 16 rows to each row."""
-        weight, found = (self.scale, self.scale), []
-        for gate in weights:
-            weight = self.times(weight, gate)
-            found.append(weight)
+        """The gates from the start of the 16 rows to each row."""
+        found = [weights[0]]
+        for gate in weights[1:]:
+            found.append(self.times(found[-1], gate))
         return found
 
     def suffixes(self, weights: Sequence[Pair]) -> list[Pair | None]:
@@ -268,17 +300,15 @@ class Chunk:
         for row, weight in self.level(weights, half):
             if row & half:
                 (word,) = self.load(self.q, row, sizes.heads, self.head, 2)
-                value = self.times(self.machine.unpack(word), (self.scale, self.scale))
             else:
                 (word,) = self.load(self.k, row, sizes.groups, self.group, 2)
-                value = self.machine.unpack(word)
+            value = self.machine.unpack(word)
             self.store_packed(places[row], value if weight is None else self.times(value, weight))
 
     def load_unweighted(self) -> tuple[list[Pair], list[Pair]]:
-        """Scaled queries, and keys."""
-        scale = (self.scale, self.scale)
-        queries = [self.times(self.machine.unpack(word), scale) for word in self.load_queries()]
-        return queries, [self.machine.unpack(word) for word in self.load_keys()]
+        """Queries and keys of this thread's rows."""
+        unpack = self.machine.unpack
+        return [*map(unpack, self.load_queries())], [*map(unpack, self.load_keys())]
 
     # shared memory ---------------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ from structlayers.gla.pallas_gpu.gradient_layout import (
     Plan,
 )
 from structlayers.gla.pallas_gpu.gradient_products import Products
-from structlayers.gla.pallas_gpu.layout import ROWS, VALUE_TILE, permuted
+from structlayers.gla.pallas_gpu.layout import ROWS, VALUE_TILE
 
 
 class Program(Products):
@@ -61,6 +61,7 @@ class Program(Products):
         queries, keys = self.read_values(tiles)
         self.prefetch_later()
         m.synchronize()
+        m.loop(0, weighed.slow, 1, self.divide_diagonal)
         gates = self.load_gates()
         self.to_buffer(0, queries)
         self.to_buffer(1, keys)
@@ -81,24 +82,26 @@ class Program(Products):
 
     def finish_queries(self, weighed: Weighed, weights: Sequence[Pair]) -> list[Pair]:
         """Gives the gradients of queries; what rows give to the gates before them."""
-        m = self.machine
+        m, before = self.machine, self.times(weighed.before, (self.scale, self.scale))
         total, spanned, given, gradients = self.nothing(), self.nothing(), [], []
         rows = zip(
             self.tile_places(self.part + QUERIES),
             self.prefixes(weights),
+            map(m.unpack, self.load_keys()),
+            map(self.own, range(ROWS)),
             self.row_places(self.plan.far_at),
             self.buffer(0),
             self.buffer(2),
             strict=True,
         )
-        for query, weight, far, state, near in rows:
+        for query, weight, key, own, far, state, near in rows:
             query = self.load_packed(query)
-            state = self.times(self.read(state), weighed.before)
+            state = self.times(self.read(state), before)
             far = self.times(self.far(3, far), weighed.decays[2])
             total = each(m.fma, query, state, total)
             spanned = each(m.fma, query, far, spanned)
             gradient = self.plus(self.plus(state, self.read(near)), far)
-            gradients.append(self.times(weight, gradient))
+            gradients.append(each(m.fma, weight, gradient, self.times(own, key)))
             given.append(self.times(query, gradient))
         self.store_sums(self.part + QUERY_SUMS, total)
         with m.when(self.part.equals(3)):
@@ -117,12 +120,15 @@ class Program(Products):
             self.tile_places(self.part + KEYS),
             self.tile_places(self.part + DIAGONAL),
             self.suffixes(weights),
+            map(self.inverse, self.prefixes(weights)),
+            map(m.unpack, self.load_queries()),
+            map(self.own, range(ROWS)),
             self.row_places(self.plan.far_at),
             given,
             *(self.buffer(buffer) for buffer in (1, 2, 3)),
             strict=True,
         )
-        for key, other, weight, far, back, state, near, diagonal in rows:
+        for key, other, weight, inverse, query, alone, far, back, state, near, diagonal in rows:
             key, other, own = self.load_packed(key), self.load_packed(other), self.read(diagonal)
             state = self.times(self.read(state), weighed.after)
             far = self.times(self.far(0, far), weighed.decays[1])
@@ -131,8 +137,9 @@ class Program(Products):
             gradient = self.plus(self.plus(state, self.read(near)), far)
             upwards.append(self.times(key, gradient))
             downwards.append(each(m.fma, each(m.negate, other), own, back))
-            gradient = each(m.fma, own, weighed.inverse, gradient)
-            gradients.append(gradient if weight is None else self.times(weight, gradient))
+            gradient = gradient if weight is None else self.times(weight, gradient)
+            gradient = each(m.fma, own, inverse, gradient)
+            gradients.append(each(m.fma, alone, query, gradient))
         self.store_sums(self.part + KEY_SUMS, total)
         with m.when(self.part.equals(0)):
             self.store_sums(OVER_SECOND, spanned)
@@ -206,18 +213,10 @@ class Program(Products):
     # the diagonal by halving -----------------------------------------------------------------
 
     def halve(self, index: Int, carried: Sequence[Any]) -> Sequence[Any]:
-        """Adds the gradients through blocks on the diagonal, whose tiles of keys are zero then."""
+        """Adds the gradients through the rows of blocks on the diagonal that are halved."""
         del index
         m = self.machine
         weights = [each(m.exp2, gate) for gate in self.load_gates()]
-        scale = (self.scale, self.scale)
-        queries, keys = self.load_unweighted()
-        own = self.diagonal()
-        self.add_all(
-            self.buffer(0),
-            [self.times(self.times(x, d), scale) for x, d in zip(keys, own, strict=True)],
-        )
-        self.add_all(self.buffer(1), [self.times(x, d) for x, d in zip(queries, own, strict=True)])
         for half in HALVES:
             self.store_level(weights, half)
             m.synchronize()
@@ -229,22 +228,11 @@ class Program(Products):
             self.store(result, [self.read(place) for place in self.buffer(result)])
         return carried
 
-    def diagonal(self) -> list[Pair]:
-        """The gradient of each row's score with itself, twice."""
-        m, found = self.machine, []
-        for row in range(ROWS):
-            inner = self.part * ROWS + row
-            at = inner * 128 + permuted(self.part * 2 + (row >> 3), inner) + self.plan.scores_at
-            (word,) = m.load_shared(at + 4 * ((row & 7) >> 1), 1)
-            value = m.unpack(word)[row & 1]
-            found.append((value, value))
-        return found
-
     def split_scores(self, half: int) -> list[Any]:
         """A left operand: gradients of scores that a level splits, and their transposes."""
         m, words = self.machine, []
-        lower = self.scores_of(self.rows, self.rows)
-        upper = self.scores_of(self.rows, self.rows, transpose=True)
+        lower = self.block_of(self.plan.halved_at, 0, self.rows)
+        upper = self.block_of(self.plan.halved_at, 0, self.rows, transpose=True)
         for index, both in enumerate(zip(lower, upper, strict=True)):
             row = (self.lane >> 2) + 8 * (index & 1)
             column = (self.lane & 3) * 2 + 8 * (index >> 1)
@@ -267,8 +255,6 @@ class Program(Products):
         for row, weight in self.level(weights, half):
             mixed, gradient = self.load_packed(rows[row][0]), self.read(rows[row][1])
             products[row] = self.times(mixed, gradient)
-            if row & half:
-                gradient = self.times(gradient, (self.scale, self.scale))
             if weight is not None:
                 gradient = self.times(gradient, weight)
             self.add_all([(queries if row & half else keys)[row]], [gradient])

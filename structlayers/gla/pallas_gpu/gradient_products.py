@@ -154,10 +154,29 @@ class Products(Chunk):
             found = carried[2 * count + 8 * block : 2 * count + 8 * block + 8]
             column = self.slab * blocks + block
             below = (self.rows - column) * ROWS
-            found = self.where(lambda row, col, below=below: col < below + row + 1, found)
+            found = [m.multiply(value, self.scale) for value in found]
+            self.store_own(below, found)
+            # without the diagonal itself, on which there is no gate
+            found = self.where(lambda row, col, below=below: col < below + row, found)
             self.store_block(plan.scores_at, self.rows, column, found)
         self.store_state_sums(carried[-8:])
         return carried[:count], carried[count : 2 * count]
+
+    def store_own(self, below: Int, found: Sequence[Any]) -> None:
+        """Gradients of the scores of rows with themselves, if this is a block on the diagonal."""
+        m = self.machine
+        for index, value in enumerate(found):
+            row, column = self.places_of(index)
+            place = self.rows * ROWS + row
+            with m.when(row.equals(column) & below.equals(0)):
+                m.store_shared(place * 4 + self.plan.own_at, [m.bits(value)])
+        m.reconverge()
+
+    def own(self, row: int) -> Pair:
+        """What `store_own` has of a row of this thread, for both channels."""
+        at = self.part * (ROWS * 4) + (4 * row + self.plan.own_at)
+        value = self.machine.float(self.machine.load_shared(at, 1)[0])
+        return value, value
 
     def load_rows(self, start: Int) -> list[Any]:
         """Left operands: this warp's rows by 64 values."""
@@ -234,10 +253,44 @@ class Products(Chunk):
 
     def scores_of(self, row: IntLike, column: IntLike, *, transpose: bool = False) -> list[Any]:
         """A left operand from the gradients of scores."""
-        inner, unit = lane_row(self.lane, rows_first=not transpose)
-        inner, unit = inner + row * ROWS, unit + column * 2
-        at = inner * 128 + permuted(unit, inner) + self.plan.scores_at
+        return self.block_of(self.plan.scores_at, row, column, transpose=transpose)
+
+    def block_of(
+        self, start: int, row: IntLike, column: IntLike, *, transpose: bool = False
+    ) -> list[Any]:
+        """A left operand from a tile of 16 x 16 blocks."""
+        at = self.block_place(start, row, column, rows_first=not transpose)
         return self.machine.load_matrices(at, transpose=transpose)
+
+    def block_place(self, start: int, row: IntLike, column: IntLike, *, rows_first: bool) -> Int:
+        """Where this lane finds a 16 x 16 block."""
+        inner, unit = lane_row(self.lane, rows_first=rows_first)
+        inner, unit = inner + row * ROWS, unit + column * 2
+        return inner * 128 + permuted(unit, inner) + start
+
+    def divide_diagonal(self, index: Int, carried: Sequence[Any]) -> Sequence[Any]:
+        """Takes the rows that are halved out of the gradients of scores on the diagonal."""
+        del index
+        m = self.machine
+        self.count_rows([each(m.exp2, gate) for gate in self.load_gates()])
+        m.synchronize()
+        kept = self.counted_rows(self.rows)
+        with m.when(self.slab.equals(0)):
+            words = self.scores_of(self.rows, self.rows)
+            for start, row, halved in (
+                (self.plan.scores_at, self.rows, False),
+                (self.plan.halved_at, m.constant(0), True),
+            ):
+                chosen = []
+                for i, word in enumerate(words):
+                    is_halved = (self.lane >> 2) + 8 * (i & 1) >= kept
+                    pair = (m.word(0), word) if halved else (word, m.word(0))
+                    chosen.append(m.select(is_halved, pair[1], pair[0]))
+                place = self.block_place(start, row, self.rows, rows_first=True)
+                m.store_matrices(place, chosen, transpose=False)
+        m.reconverge()
+        m.synchronize()
+        return carried
 
     def only(self, condition: Int, words: Sequence[Any]) -> list[Any]:
         """Words, or zeros."""

@@ -100,7 +100,8 @@ class Program(Chunk):
 
     @override
     def took_query(self, row: int, values: Pair, known: Weighed) -> None:
-        self.store_image(row, self.times(values, known.before))
+        scaled = self.times(values, (self.scale, self.scale))
+        self.store_image(row, self.times(scaled, known.before))
 
     @override
     def took_key(self, row: int, values: Pair, known: Weighed) -> None:
@@ -130,7 +131,7 @@ class Program(Chunk):
         return self.where(lambda row, column: column < below + row + 1, found)
 
     def product(self, left: IntLike, right: IntLike) -> list[Any]:
-        """Rows of one tile times rows of another."""
+        """Rows of one tile times rows of another, scaled."""
         m = self.machine
         lefts = self.operands(left, rows_first=True)
         rights = self.operands(right, rows_first=False)
@@ -141,18 +142,29 @@ class Program(Chunk):
             b = m.load_matrices(rights[step & 3] + offset, transpose=False)
             for half in range(2):
                 found[half] = list(m.tensor_product(found[half], a, b[2 * half : 2 * half + 2]))
-        return found[0] + found[1]
+        return [m.multiply(value, self.scale) for value in found[0] + found[1]]
 
     def halve(self, found: Sequence[Any]) -> list[Any]:
-        """The blocks on the diagonal, by halving; other warps keep what they have."""
-        m = self.machine
-        weights = [each(m.exp2, gate) for gate in self.load_gates()]
+        """Rows of the blocks on the diagonal, by halving; other warps keep what they have."""
+        weights = [each(self.machine.exp2, gate) for gate in self.load_gates()]
         queries, keys = self.load_unweighted()
+        self.count_rows(weights)
         self.synchronize()
         self.store_tile(self.part + QUERIES, queries)
         self.store_tile(self.part + KEYS, keys)
         self.synchronize()
-        found = self.replace(found, QUERIES, KEYS, lambda row, column: row.equals(column))
+        kept = self.counted_rows(self.warp & 3)
+        own = (self.warp & 3) * self.tile_bytes
+
+        def replace(left: int, right: int, chosen: Any) -> list[Any]:
+            product = self.product(own + left * self.tile_bytes, own + right * self.tile_bytes)
+            return self.where(
+                lambda row, column: chosen(row, column) & (row >= kept) & (self.warp < 4),
+                product,
+                found,
+            )
+
+        found = replace(QUERIES, KEYS, lambda row, column: row.equals(column))
         for half in HALVES:
             self.store_level(weights, half)
             self.synchronize()
@@ -160,15 +172,9 @@ class Program(Chunk):
             def split(row: Int, column: Int, half: int = half) -> Int:
                 return across(row, column, half) & (column < row)
 
-            found = self.replace(found, DIAGONAL, DIAGONAL, split)
+            found = replace(DIAGONAL, DIAGONAL, split)
             self.synchronize()
-        return found
-
-    def replace(self, found: Sequence[Any], left: int, right: int, chosen: Any) -> list[Any]:
-        """Some pairs of the blocks on the diagonal by products of two tiles."""
-        own = (self.warp & 3) * self.tile_bytes
-        product = self.product(own + left * self.tile_bytes, own + right * self.tile_bytes)
-        return self.where(lambda *place: chosen(*place) & (self.warp < 4), product, found)
+        return list(found)
 
     def copy_scores(self) -> None:
         """The scores to the image."""
