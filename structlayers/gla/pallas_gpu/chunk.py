@@ -3,8 +3,9 @@
 A thread has two channels of 16 rows. Weights are products of gates: of those from the start of the
 16 rows to a row, for queries, and of those after a row to their end, for keys; never a quotient,
 except for the 16 x 16 scores on the diagonal, whose keys are divided by the gates up to their row.
-Once these are below 2^-100 in some channel, the rows from there on take a halving of the 16 rows,
-as `xla.chunks` halves chunks. So nothing depends on later gates.
+Once these are below 2^-60 in some channel, the rows from there on take a halving of the 16 rows, as
+`xla.chunks` halves chunks. So nothing depends on later gates: what looks at all 16 rows only
+decides whether to look for such rows.
 """
 
 import dataclasses
@@ -17,7 +18,9 @@ from structlayers._core.simt.machine import Int, IntLike, Machine
 from structlayers.gla.pallas_gpu.layout import CHUNK, ROWS, Sizes, lane_row, permuted
 
 _LOG2_E = 0x3FB8AA3B  # of float32
-_WEAKEST = 0x0D800000  # 2**-100
+# The product of two such is in the range of float32: one reciprocal does for both channels.
+_WEAKEST = 0x21800000  # 2**-60
+_GUARD = _WEAKEST + (1 << 23)  # twice that, as the decay of 16 rows is rounded in another way
 _ONE = 0x3F800000
 
 # Tiles of 16 rows: weighted queries, weighted keys, keys of the diagonal, and, for scores of rows
@@ -37,7 +40,7 @@ class Weighed:
         after: decay after them.
         decays: of the four times 16 rows.
         whole: of the chunk.
-        slow: 1 if some rows of the chunk are halved, else 0.
+        slow: 0 if no row is halved.
     """
 
     before: Pair
@@ -177,10 +180,9 @@ class Chunk:
         for gate in gates[1:]:
             total = self.plus(total, gate)
         weights = [each(m.exp2, gate) for gate in gates]
-        prefixes = self.prefixes(weights)
-        self.store_pair(self.scratch + self.part * (4 * sizes.key), each(m.exp2, total))
-        weak = [self.is_weak(x) for x in prefixes[-1]]
-        slow = m.synchronize_any(weak[0] | weak[1], self.team, self.threads)
+        decay = each(m.exp2, total)
+        self.store_pair(self.scratch + self.part * (4 * sizes.key), decay)
+        slow = m.synchronize_any(self.may_be_weak(weights, decay), self.team, self.threads)
         keys = self.load_keys()  # not before, for the registers
         decays = [self.load_pair(self.scratch + part * 4 * sizes.key) for part in range(4)]
         one = (self.one, self.one)
@@ -190,65 +192,33 @@ class Chunk:
             after = self.times(after, self.choose(self.part < part + 1, decays[part + 1], one))
             whole = self.times(whole, decays[part + 1])
         weighed = Weighed(before, after, decays, whole, slow)
-        self.fill_upwards(queries, keys, prefixes, weighed)
+        self.fill_queries(queries, weights, weighed)
         self.fill_keys(keys, weights, weighed)
         return weighed
 
-    def is_weak(self, weight: Any) -> Int:
-        """Whether keys may not be divided by this weight."""
-        return self.machine.integer_of(self.machine.bits(weight)) < _WEAKEST
-
-    def inverse(self, weight: Pair) -> Pair:
-        """What keys of the diagonal are multiplied by; 0 if they may not be."""
-        m = self.machine
-        return each(lambda x: m.select(self.is_weak(x), m.zero(), m.reciprocal(x)), weight)
-
-    def count_rows(self, weights: Sequence[Pair]) -> None:
-        """How many rows of the 16 are not halved, into the scratch."""
-        m, count = self.machine, self.machine.constant(0)
-        for low, high in self.prefixes(weights):
-            weak = self.is_weak(low) | self.is_weak(high)
-            count = count + Int(m, m.select(weak, m.constant(0).value, m.constant(1).value))
-        least = m.warp_minimum(count)
-        with m.when(self.lane.equals(0)):
-            m.store_shared(self.scratch + self.warp * 4, [m.word_of(least)])
-        m.reconverge()
-
-    def counted_rows(self, part: Int) -> Int:
-        """What `count_rows` found for a part, after a barrier."""
-        m, warps = self.machine, self.sizes.key // 64
-        counts = [
-            m.integer_of(m.load_shared((part * warps + i) * 4 + self.scratch, 1)[0])
-            for i in range(warps)
-        ]
-        least = counts[0]
-        for count in counts[1:]:
-            least = least.minimum(count)
-        return least
-
-    def fill_upwards(
-        self,
-        queries: Sequence[Any],
-        keys: Sequence[Any],
-        prefixes: Sequence[Pair],
-        known: Weighed,
-    ) -> None:
-        """Tiles of queries and of keys of the diagonal, row by row."""
+    def fill_queries(self, words: Sequence[Any], weights: Sequence[Pair], known: Weighed) -> None:
+        """Tiles of queries, row by row."""
         near, far = self.tile_places(self.part + QUERIES), self.tile_places(FAR_QUERIES)
-        diagonal, unpack = self.tile_places(self.part + DIAGONAL), self.machine.unpack
         last = self.part.equals(3)
-        for row, weight in enumerate(prefixes):
-            values = self.times(unpack(queries[row]), weight)
+        for row, weight in enumerate(self.prefixes(weights)):
+            values = self.times(self.machine.unpack(words[row]), weight)
             self.store_packed(near[row], values)
             with self.machine.when(last):
                 self.store_packed(far[row], self.times(values, known.decays[2]))
             self.took_query(row, values, known)
-            self.store_packed(diagonal[row], self.times(unpack(keys[row]), self.inverse(weight)))
 
     def fill_keys(self, words: Sequence[Any], weights: Sequence[Pair], known: Weighed) -> None:
         """Tiles of keys, row by row."""
         near, far = self.tile_places(self.part + KEYS), self.tile_places(FAR_KEYS)
         first = self.part.equals(0)
+        inverses = self.inverses(weights)
+        self.store_tile(
+            self.part + DIAGONAL,
+            [
+                self.times(*pair)
+                for pair in zip(map(self.machine.unpack, words), inverses, strict=True)
+            ],
+        )
         for row, weight in reversed(list(enumerate(self.suffixes(weights)))):
             values = self.machine.unpack(words[row])
             values = values if weight is None else self.times(values, weight)
@@ -268,11 +238,62 @@ class Chunk:
         return each(lambda x, y: self.machine.select(condition, x, y), chosen, other)
 
     def prefixes(self, weights: Sequence[Pair]) -> list[Pair]:
-        """The gates from the start of the 16 rows to each row."""
-        found = [weights[0]]
-        for gate in weights[1:]:
-            found.append(self.times(found[-1], gate))
+        """The scale and the gates from the start of the 16 rows to each row."""
+        weight, found = (self.scale, self.scale), []
+        for gate in weights:
+            weight = self.times(weight, gate)
+            found.append(weight)
         return found
+
+    def inverses(self, weights: Sequence[Pair]) -> Generator[Pair]:
+        """What keys of the diagonal are multiplied by; finite where it may not be used."""
+        m, weight = self.machine, None
+        for gate in weights:
+            weight = gate if weight is None else self.times(weight, gate)
+            low, high = each(
+                lambda x: m.float(m.word_of(self.integer(x).maximum(_WEAKEST))), weight
+            )
+            inverse = m.reciprocal(m.multiply(low, high))
+            yield m.multiply(inverse, high), m.multiply(inverse, low)
+
+    def integer(self, value: Any) -> Int:
+        """The bits of a float32, in the order of values from 0 on."""
+        return self.machine.integer_of(self.machine.bits(value))
+
+    def below(self, weight: Pair, bound: int) -> Int:
+        """Whether a weight is below a float32 given by its bits, in either channel."""
+        low, high = each(self.integer, weight)
+        return low.minimum(high) < bound
+
+    def may_be_weak(self, weights: Sequence[Pair], decay: Pair) -> Int:
+        """Whether to look for rows that are halved, given gates of 16 rows and their product."""
+        del weights
+        return self.below(decay, _GUARD)
+
+    def weak_rows(self, weights: Sequence[Pair]) -> Generator[Int]:
+        """For each row whether it is halved; so are all after such a row."""
+        weight = None
+        for gate in weights:
+            weight = gate if weight is None else self.times(weight, gate)
+            yield self.below(weight, _WEAKEST)
+
+    def count_kept(self, weights: Sequence[Pair]) -> None:
+        """How many of the 16 rows are not halved, into the scratch."""
+        m, count = self.machine, self.machine.constant(ROWS)
+        for weak in self.weak_rows(weights):
+            count = count - Int(m, m.select(weak, m.constant(1).value, m.constant(0).value))
+        least = m.warp_minimum(count)
+        with m.when(self.lane.equals(0)):
+            m.store_shared(self.scratch + self.warp * 4, [m.word_of(least)])
+        m.reconverge()
+
+    def kept_rows(self, part: Int) -> Int:
+        """What `count_kept` found for a part, after a barrier."""
+        m, warps, least = self.machine, self.sizes.key // 64, self.machine.constant(ROWS)
+        for i in range(warps):
+            (count,) = m.load_shared((part * warps + i) * 4 + self.scratch, 1)
+            least = least.minimum(m.integer_of(count))
+        return least
 
     def suffixes(self, weights: Sequence[Pair]) -> list[Pair | None]:
         """The gates after each row to the end of the 16 rows; None is 1."""
@@ -300,15 +321,17 @@ class Chunk:
         for row, weight in self.level(weights, half):
             if row & half:
                 (word,) = self.load(self.q, row, sizes.heads, self.head, 2)
+                value = self.times(self.machine.unpack(word), (self.scale, self.scale))
             else:
                 (word,) = self.load(self.k, row, sizes.groups, self.group, 2)
-            value = self.machine.unpack(word)
+                value = self.machine.unpack(word)
             self.store_packed(places[row], value if weight is None else self.times(value, weight))
 
     def load_unweighted(self) -> tuple[list[Pair], list[Pair]]:
-        """Queries and keys of this thread's rows."""
-        unpack = self.machine.unpack
-        return [*map(unpack, self.load_queries())], [*map(unpack, self.load_keys())]
+        """Scaled queries, and keys."""
+        scale = (self.scale, self.scale)
+        queries = [self.times(self.machine.unpack(word), scale) for word in self.load_queries()]
+        return queries, [self.machine.unpack(word) for word in self.load_keys()]
 
     # shared memory ---------------------------------------------------------------------------
 
@@ -383,10 +406,16 @@ class Chunk:
     def store_block(self, start: IntLike, row: Int, column: Int, found: Sequence[Any]) -> None:
         """A 16 x 16 result as bfloat16 into a tile of 64 x 64."""
         m = self.machine
-        inner, unit = lane_row(self.lane, rows_first=True)
-        inner, unit = inner + row * ROWS, unit + column * 2
         words = [m.pack(found[i], found[i + 1]) for i in range(0, 8, 2)]
-        m.store_matrices(inner * 128 + permuted(unit, inner) + start, words, transpose=False)
+        m.store_matrices(self.block_place(start, row, column), words, transpose=False)
+
+    def block_place(
+        self, start: IntLike, row: IntLike, column: IntLike, *, rows_first: bool = True
+    ) -> Int:
+        """Where this lane finds a 16 x 16 block of a tile of 64 x 64."""
+        inner, unit = lane_row(self.lane, rows_first=rows_first)
+        inner, unit = inner + row * ROWS, unit + column * 2
+        return inner * 128 + permuted(unit, inner) + start
 
 
 def across(row: Int, column: Int, half: int) -> Int:

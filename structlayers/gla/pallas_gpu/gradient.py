@@ -8,9 +8,8 @@ gradients of the states after it, dS', in bfloat16, from the recurrences in both
 and from these the gradients of the tiles whose products the scores are. A gate takes its gradient
 from the weights it is in: with w a weight that holds it and x the weighted value, ``x dx`` in
 float32, summed over rows and intervals. Nothing is subtracted but within the 16 rows of a block on
-the diagonal, where both terms have the same operands, rounded to bfloat16 in the same way.
-
-Results of products change from the registers of a warp, 16 rows by 64 channels, to those of the
+the diagonal, where both terms have the same operands, rounded to bfloat16 in the same way, and
+there only while the gates are not so small that this would cost digits.
 """
 
 import contextlib
@@ -37,7 +36,7 @@ from structlayers.gla.pallas_gpu.gradient_layout import (
     Plan,
 )
 from structlayers.gla.pallas_gpu.gradient_products import Products
-from structlayers.gla.pallas_gpu.layout import ROWS, VALUE_TILE
+from structlayers.gla.pallas_gpu.layout import ROWS, VALUE_TILE, permuted
 
 
 class Program(Products):
@@ -61,7 +60,7 @@ class Program(Products):
         queries, keys = self.read_values(tiles)
         self.prefetch_later()
         m.synchronize()
-        m.loop(0, weighed.slow, 1, self.divide_diagonal)
+        m.loop(0, weighed.slow, 1, self.part_scores)
         gates = self.load_gates()
         self.to_buffer(0, queries)
         self.to_buffer(1, keys)
@@ -82,26 +81,24 @@ class Program(Products):
 
     def finish_queries(self, weighed: Weighed, weights: Sequence[Pair]) -> list[Pair]:
         """Gives the gradients of queries; what rows give to the gates before them."""
-        m, before = self.machine, self.times(weighed.before, (self.scale, self.scale))
+        m = self.machine
         total, spanned, given, gradients = self.nothing(), self.nothing(), [], []
         rows = zip(
             self.tile_places(self.part + QUERIES),
             self.prefixes(weights),
-            map(m.unpack, self.load_keys()),
-            map(self.own, range(ROWS)),
             self.row_places(self.plan.far_at),
             self.buffer(0),
             self.buffer(2),
             strict=True,
         )
-        for query, weight, key, own, far, state, near in rows:
+        for query, weight, far, state, near in rows:
             query = self.load_packed(query)
-            state = self.times(self.read(state), before)
+            state = self.times(self.read(state), weighed.before)
             far = self.times(self.far(3, far), weighed.decays[2])
             total = each(m.fma, query, state, total)
             spanned = each(m.fma, query, far, spanned)
             gradient = self.plus(self.plus(state, self.read(near)), far)
-            gradients.append(each(m.fma, weight, gradient, self.times(own, key)))
+            gradients.append(self.times(weight, gradient))
             given.append(self.times(query, gradient))
         self.store_sums(self.part + QUERY_SUMS, total)
         with m.when(self.part.equals(3)):
@@ -120,15 +117,13 @@ class Program(Products):
             self.tile_places(self.part + KEYS),
             self.tile_places(self.part + DIAGONAL),
             self.suffixes(weights),
-            map(self.inverse, self.prefixes(weights)),
-            map(m.unpack, self.load_queries()),
-            map(self.own, range(ROWS)),
+            self.inverses(weights),
             self.row_places(self.plan.far_at),
             given,
             *(self.buffer(buffer) for buffer in (1, 2, 3)),
             strict=True,
         )
-        for key, other, weight, inverse, query, alone, far, back, state, near, diagonal in rows:
+        for key, other, weight, inverse, far, back, state, near, diagonal in rows:
             key, other, own = self.load_packed(key), self.load_packed(other), self.read(diagonal)
             state = self.times(self.read(state), weighed.after)
             far = self.times(self.far(0, far), weighed.decays[1])
@@ -138,8 +133,7 @@ class Program(Products):
             upwards.append(self.times(key, gradient))
             downwards.append(each(m.fma, each(m.negate, other), own, back))
             gradient = gradient if weight is None else self.times(weight, gradient)
-            gradient = each(m.fma, own, inverse, gradient)
-            gradients.append(each(m.fma, alone, query, gradient))
+            gradients.append(each(m.fma, own, inverse, gradient))
         self.store_sums(self.part + KEY_SUMS, total)
         with m.when(self.part.equals(0)):
             self.store_sums(OVER_SECOND, spanned)
@@ -217,6 +211,14 @@ class Program(Products):
         del index
         m = self.machine
         weights = [each(m.exp2, gate) for gate in self.load_gates()]
+        scale = (self.scale, self.scale)
+        queries, keys = self.load_unweighted()
+        own = self.diagonal()
+        self.add_all(
+            self.buffer(0),
+            [self.times(self.times(x, d), scale) for x, d in zip(keys, own, strict=True)],
+        )
+        self.add_all(self.buffer(1), [self.times(x, d) for x, d in zip(queries, own, strict=True)])
         for half in HALVES:
             self.store_level(weights, half)
             m.synchronize()
@@ -227,6 +229,16 @@ class Program(Products):
         for result in range(3):
             self.store(result, [self.read(place) for place in self.buffer(result)])
         return carried
+
+    def diagonal(self) -> list[Pair]:
+        """The gradient of each row's score with itself, twice."""
+        m, found = self.machine, []
+        for row in range(ROWS):
+            at = permuted(self.part * 2 + (row >> 3), m.constant(row)) + self.plan.halved_at
+            (word,) = m.load_shared(at + (128 * row + 4 * ((row & 7) >> 1)), 1)
+            value = m.unpack(word)[row & 1]
+            found.append((value, value))
+        return found
 
     def split_scores(self, half: int) -> list[Any]:
         """A left operand: gradients of scores that a level splits, and their transposes."""
@@ -255,6 +267,8 @@ class Program(Products):
         for row, weight in self.level(weights, half):
             mixed, gradient = self.load_packed(rows[row][0]), self.read(rows[row][1])
             products[row] = self.times(mixed, gradient)
+            if row & half:
+                gradient = self.times(gradient, (self.scale, self.scale))
             if weight is not None:
                 gradient = self.times(gradient, weight)
             self.add_all([(queries if row & half else keys)[row]], [gradient])

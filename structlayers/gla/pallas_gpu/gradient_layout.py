@@ -69,18 +69,13 @@ class Plan:
 
     @property
     def halved_at(self) -> int:
-        """Gradients of scores on the diagonal that are halved: four blocks side by side."""
+        """Gradients of scores of rows that are halved: the four blocks on the diagonal in a row."""
         return self.far_at + self.buffer_bytes // 4
-
-    @property
-    def own_at(self) -> int:
-        """Gradients of the scores of rows with themselves, 64 float32."""
-        return self.halved_at + ROWS * 128
 
     @property
     def stages_at(self) -> int:
         """Stages, and later the buffers."""
-        return self.own_at + CHUNK * 4
+        return self.halved_at + ROWS * 128
 
     @property
     def barriers_at(self) -> int:

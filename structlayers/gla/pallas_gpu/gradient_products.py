@@ -4,8 +4,10 @@ Results of products change from the registers of a warp, 16 rows by 64 channels,
 threads, 16 rows by two channels, through buffers of 64 x K float32 in shared memory.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+import itertools
+from collections.abc import Generator, Sequence
+from typing import Any, override
 
 from structlayers._core.simt.machine import Int, IntLike, Machine
 from structlayers.gla.pallas_gpu.chunk import (
@@ -43,7 +45,8 @@ _QUERIES_OF = (
     (QUERIES + 2,) * 4,
     (FAR_QUERIES, FAR_QUERIES, QUERIES + 3, QUERIES + 3),
 )
-# Sums over rows, K float32 each: of queries and keys that reach over other parts, for each part; of
+# 2**-12: on the diagonal a gate's gradient is a difference of float32 sums without this factor.
+_LEAST_GATE = 0x39800000
 
 
 class Products(Chunk):
@@ -154,29 +157,10 @@ class Products(Chunk):
             found = carried[2 * count + 8 * block : 2 * count + 8 * block + 8]
             column = self.slab * blocks + block
             below = (self.rows - column) * ROWS
-            found = [m.multiply(value, self.scale) for value in found]
-            self.store_own(below, found)
-            # without the diagonal itself, on which there is no gate
-            found = self.where(lambda row, col, below=below: col < below + row, found)
+            found = self.where(lambda row, col, below=below: col < below + row + 1, found)
             self.store_block(plan.scores_at, self.rows, column, found)
         self.store_state_sums(carried[-8:])
         return carried[:count], carried[count : 2 * count]
-
-    def store_own(self, below: Int, found: Sequence[Any]) -> None:
-        """Gradients of the scores of rows with themselves, if this is a block on the diagonal."""
-        m = self.machine
-        for index, value in enumerate(found):
-            row, column = self.places_of(index)
-            place = self.rows * ROWS + row
-            with m.when(row.equals(column) & below.equals(0)):
-                m.store_shared(place * 4 + self.plan.own_at, [m.bits(value)])
-        m.reconverge()
-
-    def own(self, row: int) -> Pair:
-        """What `store_own` has of a row of this thread, for both channels."""
-        at = self.part * (ROWS * 4) + (4 * row + self.plan.own_at)
-        value = self.machine.float(self.machine.load_shared(at, 1)[0])
-        return value, value
 
     def load_rows(self, start: Int) -> list[Any]:
         """Left operands: this warp's rows by 64 values."""
@@ -262,31 +246,36 @@ class Products(Chunk):
         at = self.block_place(start, row, column, rows_first=not transpose)
         return self.machine.load_matrices(at, transpose=transpose)
 
-    def block_place(self, start: int, row: IntLike, column: IntLike, *, rows_first: bool) -> Int:
-        """Where this lane finds a 16 x 16 block."""
-        inner, unit = lane_row(self.lane, rows_first=rows_first)
-        inner, unit = inner + row * ROWS, unit + column * 2
-        return inner * 128 + permuted(unit, inner) + start
+    # rows that are halved --------------------------------------------------------------------
 
-    def divide_diagonal(self, index: Int, carried: Sequence[Any]) -> Sequence[Any]:
-        """Takes the rows that are halved out of the gradients of scores on the diagonal."""
+    @override
+    def may_be_weak(self, weights: Sequence[Pair], decay: Pair) -> Int:
+        least = functools.reduce(Int.minimum, map(self.integer, itertools.chain(*weights)))
+        return super().may_be_weak(weights, decay) | (least < _LEAST_GATE)
+
+    @override
+    def weak_rows(self, weights: Sequence[Pair]) -> Generator[Int]:
+        small = self.below(weights[0], _LEAST_GATE)
+        for gate, weak in zip(weights, super().weak_rows(weights), strict=True):
+            small = small | self.below(gate, _LEAST_GATE)
+            yield weak | small
+
+    def part_scores(self, index: Int, carried: Sequence[Any]) -> Sequence[Any]:
+        """Takes rows that are halved out of the gradients of scores on the diagonal."""
         del index
         m = self.machine
-        self.count_rows([each(m.exp2, gate) for gate in self.load_gates()])
+        self.count_kept([each(m.exp2, gate) for gate in self.load_gates()])
         m.synchronize()
-        kept = self.counted_rows(self.rows)
+        kept = self.kept_rows(self.rows)
         with m.when(self.slab.equals(0)):
-            words = self.scores_of(self.rows, self.rows)
-            for start, row, halved in (
-                (self.plan.scores_at, self.rows, False),
-                (self.plan.halved_at, m.constant(0), True),
+            words, none = self.scores_of(self.rows, self.rows), m.word(0)
+            halved = [(self.lane >> 2) + 8 * (i & 1) >= kept for i in range(len(words))]
+            pairs = list(zip(halved, words, strict=True))
+            for start, row, chosen in (
+                (self.plan.scores_at, self.rows, [m.select(is_, none, x) for is_, x in pairs]),
+                (self.plan.halved_at, 0, [m.select(is_, x, none) for is_, x in pairs]),
             ):
-                chosen = []
-                for i, word in enumerate(words):
-                    is_halved = (self.lane >> 2) + 8 * (i & 1) >= kept
-                    pair = (m.word(0), word) if halved else (word, m.word(0))
-                    chosen.append(m.select(is_halved, pair[1], pair[0]))
-                place = self.block_place(start, row, self.rows, rows_first=True)
+                place = self.block_place(start, row, self.rows)
                 m.store_matrices(place, chosen, transpose=False)
         m.reconverge()
         m.synchronize()

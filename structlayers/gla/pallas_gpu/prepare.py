@@ -1,6 +1,6 @@
 """What the recurrence needs of a chunk beside its values: an image, for all chunks at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, override
 
 from structlayers._core.simt.machine import Int, IntLike, Machine
@@ -89,19 +89,16 @@ class Program(Chunk):
             words = [m.bits(x) for x in weighed.whole]
             m.store_global(self.image, self.block, sizes.image_bytes, offset, words)
         self.synchronize()
-        found = [self.scores(row_blocks) for row_blocks in self.rounds]
-        # the blocks on the diagonal are those of the first four warps
-        found[0] = list(m.loop(0, weighed.slow, 1, lambda _, one: self.halve(one), found[0]))
-        for one, row_blocks in zip(found, self.rounds, strict=True):
+        for row_blocks in self.rounds:
             row, column = self.among(row_blocks, 0), self.among(row_blocks, 1)
-            self.store_block(self.scores_at, row, column, one)
+            self.store_block(self.scores_at, row, column, self.scores(row_blocks))
         self.synchronize()
+        m.loop(0, weighed.slow, 1, self.halve)
         self.copy_scores()
 
     @override
     def took_query(self, row: int, values: Pair, known: Weighed) -> None:
-        scaled = self.times(values, (self.scale, self.scale))
-        self.store_image(row, self.times(scaled, known.before))
+        self.store_image(row, self.times(values, known.before))
 
     @override
     def took_key(self, row: int, values: Pair, known: Weighed) -> None:
@@ -131,7 +128,7 @@ class Program(Chunk):
         return self.where(lambda row, column: column < below + row + 1, found)
 
     def product(self, left: IntLike, right: IntLike) -> list[Any]:
-        """Rows of one tile times rows of another, scaled."""
+        """Rows of one tile times rows of another."""
         m = self.machine
         lefts = self.operands(left, rows_first=True)
         rights = self.operands(right, rows_first=False)
@@ -142,26 +139,27 @@ class Program(Chunk):
             b = m.load_matrices(rights[step & 3] + offset, transpose=False)
             for half in range(2):
                 found[half] = list(m.tensor_product(found[half], a, b[2 * half : 2 * half + 2]))
-        return [m.multiply(value, self.scale) for value in found[0] + found[1]]
+        return found[0] + found[1]
 
-    def halve(self, found: Sequence[Any]) -> list[Any]:
-        """Rows of the blocks on the diagonal, by halving; other warps keep what they have."""
-        weights = [each(self.machine.exp2, gate) for gate in self.load_gates()]
+    def halve(self, index: Int, carried: Sequence[Any]) -> Sequence[Any]:
+        """Rows of the blocks on the diagonal, by halving, by a team's first four warps."""
+        del index
+        m, part = self.machine, self.warp & 3
+        weights = [each(m.exp2, gate) for gate in self.load_gates()]
         queries, keys = self.load_unweighted()
-        self.count_rows(weights)
-        self.synchronize()
+        self.count_kept(weights)
         self.store_tile(self.part + QUERIES, queries)
         self.store_tile(self.part + KEYS, keys)
         self.synchronize()
-        kept = self.counted_rows(self.warp & 3)
-        own = (self.warp & 3) * self.tile_bytes
+        kept, own = self.kept_rows(part), part * self.tile_bytes
+        words = m.load_matrices(self.block_place(self.scores_at, part, part), transpose=False)
+        found = [value for word in words for value in m.unpack(word)]
 
-        def replace(left: int, right: int, chosen: Any) -> list[Any]:
+        def replace(left: int, right: int, chosen: Callable[[Int, Int], Int]) -> list[Any]:
+            """Some pairs by products of two tiles."""
             product = self.product(own + left * self.tile_bytes, own + right * self.tile_bytes)
             return self.where(
-                lambda row, column: chosen(row, column) & (row >= kept) & (self.warp < 4),
-                product,
-                found,
+                lambda row, column: chosen(row, column) & (row >= kept), product, found
             )
 
         found = replace(QUERIES, KEYS, lambda row, column: row.equals(column))
@@ -174,7 +172,11 @@ class Program(Chunk):
 
             found = replace(DIAGONAL, DIAGONAL, split)
             self.synchronize()
-        return list(found)
+        with m.when(self.warp < 4):
+            self.store_block(self.scores_at, part, part, found)
+        m.reconverge()
+        self.synchronize()
+        return carried
 
     def copy_scores(self) -> None:
         """The scores to the image."""
