@@ -9,7 +9,7 @@ decides whether to look for such rows.
 """
 
 import dataclasses
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -197,35 +197,33 @@ class Chunk:
         return weighed
 
     def fill_queries(self, words: Sequence[Any], weights: Sequence[Pair], known: Weighed) -> None:
-        """Tiles of queries, row by row."""
-        near, far = self.tile_places(self.part + QUERIES), self.tile_places(FAR_QUERIES)
-        last = self.part.equals(3)
-        for row, weight in enumerate(self.prefixes(weights)):
-            values = self.times(self.machine.unpack(words[row]), weight)
-            self.store_packed(near[row], values)
-            with self.machine.when(last):
-                self.store_packed(far[row], self.times(values, known.decays[2]))
+        """Tiles of queries."""
+        weighted = self.weighted(words, self.prefixes(weights))
+        for row, (place, values) in enumerate(
+            zip(self.tile_places(self.part + QUERIES), weighted, strict=True)
+        ):
+            self.store_packed(place, values)
             self.took_query(row, values, known)
+        with self.machine.when(self.part.equals(3)):
+            self.store_tile(FAR_QUERIES, [self.times(x, known.decays[2]) for x in weighted])
 
     def fill_keys(self, words: Sequence[Any], weights: Sequence[Pair], known: Weighed) -> None:
-        """Tiles of keys, row by row."""
-        near, far = self.tile_places(self.part + KEYS), self.tile_places(FAR_KEYS)
-        first = self.part.equals(0)
-        inverses = self.inverses(weights)
-        self.store_tile(
-            self.part + DIAGONAL,
-            [
-                self.times(*pair)
-                for pair in zip(map(self.machine.unpack, words), inverses, strict=True)
-            ],
+        """Tiles of keys, the last rows first, whose weights are found first."""
+        self.store_tile(self.part + DIAGONAL, self.weighted(words, self.inverses(weights)))
+        weighted, places = (
+            self.weighted(words, self.suffixes(weights)),
+            self.tile_places(self.part + KEYS),
         )
-        for row, weight in reversed(list(enumerate(self.suffixes(weights)))):
-            values = self.machine.unpack(words[row])
-            values = values if weight is None else self.times(values, weight)
-            self.store_packed(near[row], values)
-            with self.machine.when(first):
-                self.store_packed(far[row], self.times(values, known.decays[1]))
-            self.took_key(row, values, known)
+        for row in reversed(range(ROWS)):
+            self.store_packed(places[row], weighted[row])
+            self.took_key(row, weighted[row], known)
+        with self.machine.when(self.part.equals(0)):
+            self.store_tile(FAR_KEYS, [self.times(x, known.decays[1]) for x in weighted])
+
+    def weighted(self, words: Sequence[Any], weights: Iterable[Pair | None]) -> list[Pair]:
+        """Rows of two channels in a word, times weights of which None is 1."""
+        rows = zip(map(self.machine.unpack, words), weights, strict=True)
+        return [row if weight is None else self.times(row, weight) for row, weight in rows]
 
     def took_query(self, row: int, values: Pair, known: Weighed) -> None:
         """What else a program does with a weighted query."""
