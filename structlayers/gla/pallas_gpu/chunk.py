@@ -94,7 +94,7 @@ class Chunk:
         self.block = sequence * sizes.chunks + self.chunk
         self.head = sequence.modulo(sizes.heads)
         self.first = sequence.divide(sizes.heads) * sizes.time
-        self.group = self.head.divide(sizes.shared) if sizes.shared > 1 else self.head
+        self.group = sizes.group_of(self.head)
 
     def synchronize(self) -> None:
         """Waits for the team."""

@@ -89,7 +89,7 @@ class Products(Chunk):
                         (self.cotangents, sizes.heads, self.head),
                     )
                 ):
-                    source = place * heads + head
+                    source = place * (heads // sizes.parts) + head.divide(sizes.parts)
                     m.load_ahead(target + i * ROWS_BYTES, array, source, 2 * sizes.value, offset)
         m.reconverge()
         m.commit_loads()
