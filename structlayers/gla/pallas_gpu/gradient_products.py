@@ -1,9 +1,10 @@
 """The products that gradients of a chunk are made of, and their way from warps to threads.
 
 Results of products change from the registers of a warp, 16 rows by 64 channels, to those of the
-threads, 16 rows by two channels, through buffers of 64 x K float32 in shared memory.
+threads, 16 rows by two channels, through buffers of 64 x 64 float32 in shared memory.
 """
 
+import copy
 import functools
 import itertools
 from collections.abc import Generator, Sequence
@@ -20,18 +21,36 @@ from structlayers.gla.pallas_gpu.chunk import (
     Pair,
     each,
 )
-from structlayers.gla.pallas_gpu.gradient_layout import ROWS_BYTES, STATE_SUMS, Plan
+from structlayers.gla.pallas_gpu.gradient_layout import (
+    BARRIERS_AT,
+    BUFFER_BYTES,
+    CHANNELS,
+    FAR_AT,
+    HALVED_AT,
+    PITCH,
+    ROWS_BYTES,
+    SCORES_AT,
+    STAGE_BYTES,
+    STAGES,
+    STAGES_AT,
+    STATE_BYTES,
+    STATE_SUMS,
+    SUMS_AT,
+    THREADS,
+    WIDTH,
+    Plan,
+)
 from structlayers.gla.pallas_gpu.layout import (
     CHUNK,
     MULTIPROCESSORS,
-    ROW_PITCH,
     ROWS,
     VALUE_TILE,
     lane_row,
     permuted,
 )
 
-_PANEL = CHUNK * 128
+# That run at a time: two on a multiprocessor.
+BLOCKS = 2 * MULTIPROCESSORS
 # Tiles that meet the blocks of dP in the row of a warp's part, and in its column.
 _KEYS_OF = (
     (DIAGONAL, KEYS, FAR_KEYS, FAR_KEYS),
@@ -57,32 +76,27 @@ class Products(Chunk):
         self.locate(machine.cluster())
         self.plan = plan
         self.values, self.cotangents, self.states, self.pulled = inputs[3:]
-        # of a warp: its 16 rows, and its 64 channels
-        self.rows, self.slab = self.warp & 3, self.warp >> 2
-        self.slabs = plan.sizes.key // 64
+        self.scratch, self.tiles_at = machine.constant(FAR_AT), machine.constant(0)
+        self.rows = self.warp  # of 16
 
     # values and states -----------------------------------------------------------------------
 
     def fetch(self, step: Int) -> None:
-        """Starts the copies of 64 values, their cotangents, and both states, if there are any."""
+        """Starts the copies of some values, their cotangents, and both states, if there are any."""
         plan, m, sizes = self.plan, self.machine, self.sizes
-        stage = step.modulo(plan.stages)
-        barrier, start = stage * 8 + plan.barriers_at, stage * plan.stage_bytes + plan.stages_at
-        tiles, units = sizes.value // VALUE_TILE, VALUE_TILE // 8
-        unit, first = m.thread() & (units - 1), m.thread() >> (units.bit_length() - 1)
-        with m.when(step < tiles):
+        stage, units = step.modulo(STAGES), WIDTH // 8
+        barrier, start = stage * 8 + BARRIERS_AT, stage * STAGE_BYTES + STAGES_AT
+        unit, first = m.thread().modulo(units), m.thread().divide(units)
+        with m.when(step < plan.steps):
             with m.when(m.thread().equals(0)):
-                m.barrier_expect(barrier, 2 * plan.state_bytes)
+                m.barrier_expect(barrier, 2 * STATE_BYTES)
+                row, size, zero = self.state_row(step), STATE_BYTES, m.constant(0)
                 for i, states in enumerate((self.states, self.pulled)):
-                    at, size = start + (2 * ROWS_BYTES + i * plan.state_bytes), plan.state_bytes
-                    row, zero = self.block * tiles + step, m.constant(0)
+                    at = start + (2 * ROWS_BYTES + i * size)
                     m.copy_in(at, states, row, size, zero, size, barrier)
-            for row in range(0, CHUNK, plan.threads // units):
+            for row in range(0, CHUNK, THREADS // units):
                 place, _ = self.place(first + row)
-                target, offset = (
-                    start + (first + row) * ROW_PITCH + unit * 16,
-                    step * 128 + unit * 16,
-                )
+                target, offset = (first + row) * PITCH + start, step * (2 * WIDTH)
                 for i, (array, heads, head) in enumerate(
                     (
                         (self.values, sizes.groups, self.group),
@@ -90,23 +104,29 @@ class Products(Chunk):
                     )
                 ):
                     source = place * (heads // sizes.parts) + head.divide(sizes.parts)
-                    m.load_ahead(target + i * ROWS_BYTES, array, source, 2 * sizes.value, offset)
+                    at = target + (unit * 16 + i * ROWS_BYTES)
+                    m.load_ahead(at, array, source, 2 * sizes.value, offset + unit * 16)
         m.reconverge()
         m.commit_loads()
 
+    def state_row(self, step: Int) -> Int:
+        """Where states of a step are, in their arrays, in units of their bytes."""
+        panels, steps = self.plan.panels, VALUE_TILE // WIDTH
+        tile = self.sequence.divide(panels) * self.sizes.chunks + self.chunk
+        tile = tile * (self.sizes.value // VALUE_TILE) + step.divide(steps)
+        return (tile * panels + self.sequence.modulo(panels)) * steps + step.modulo(steps)
+
     def prefetch_later(self) -> None:
         """Brings what a later block begins with into the L2, while this one does not load."""
-        m, plan, sizes = self.machine, self.plan, self.sizes
-        index, size = m.cluster() + MULTIPROCESSORS, plan.state_bytes
-        with m.when(index < sizes.sequences * sizes.chunks):
-            here = self.chunk, self.block, self.head, self.first, self.group
-            self.locate(index)
-            self.prefetch()
+        m, index = self.machine, self.machine.cluster() + BLOCKS
+        with m.when(index < self.sizes.sequences * self.sizes.chunks):
+            later = copy.copy(self)
+            later.locate(index)
+            later.prefetch()
             with m.when(m.thread().equals(0)):
-                row = self.block * (sizes.value // VALUE_TILE)
                 for states in (self.states, self.pulled):
-                    m.prefetch_bulk(states, row, size, size)
-            self.chunk, self.block, self.head, self.first, self.group = here
+                    row = later.state_row(m.constant(0))
+                    m.prefetch_bulk(states, row, STATE_BYTES, 2 * STATE_BYTES)
         m.reconverge()
 
     def prefetch(self) -> None:
@@ -123,61 +143,58 @@ class Products(Chunk):
             m.prefetch(self.k, row * self.sizes.groups + self.group, 2 * key, line * 128)
         m.reconverge()
 
-    def read_values(self, tiles: int) -> tuple[list[Any], list[Any]]:
+    def read_values(self) -> tuple[list[Any], list[Any]]:
         """Gradients of queries and keys in the image, in registers, and of scores, as a tile."""
-        m, plan = self.machine, self.plan
-        zero, count, blocks = m.zero(), 32, 4 // self.slabs
+        m, count, blocks = self.machine, 32, CHUNK // ROWS
 
         def step(index: Int, carried: Sequence[Any]) -> list[Any]:
             queries, keys = list(carried[:count]), list(carried[count : 2 * count])
             scores = list(carried[2 * count : 2 * count + 8 * blocks])
             sums = carried[2 * count + 8 * blocks :]
-            stage = index.modulo(plan.stages)
-            m.barrier_wait(stage * 8 + plan.barriers_at, index.divide(plan.stages) & 1)
-            m.wait_loads(plan.stages - 1)
+            stage = index.modulo(STAGES)
+            m.barrier_wait(stage * 8 + BARRIERS_AT, index.divide(STAGES) & 1)
+            m.wait_loads(STAGES - 1)
             m.synchronize()
-            start = stage * plan.stage_bytes + plan.stages_at
+            start = stage * STAGE_BYTES + STAGES_AT
             values = self.load_rows(start)
             cotangents = self.load_rows(start + ROWS_BYTES)
             states = start + 2 * ROWS_BYTES
             queries = self.read_states(queries, cotangents, states)
-            keys = self.read_states(keys, values, states + plan.state_bytes)
+            keys = self.read_states(keys, values, states + STATE_BYTES)
             for block in range(blocks):
                 at = slice(8 * block, 8 * block + 8)
-                column = self.slab * blocks + block
-                scores[at] = self.read_scores(scores[at], cotangents, start, column)
+                scores[at] = self.read_scores(scores[at], cotangents, start, block)
             sums = self.multiply_states(sums, states)
             m.synchronize()
-            self.fetch(index + plan.stages)
+            self.fetch(index + STAGES)
             return [*queries, *keys, *scores, *sums]
 
-        carried = [zero] * (2 * count + 8 * blocks + 8)
-        carried = list(m.loop(0, tiles, 1, step, carried))
+        carried = [m.zero()] * (2 * count + 8 * blocks + 8)
+        carried = list(m.loop(0, self.plan.steps, 1, step, carried))
         for block in range(blocks):
             found = carried[2 * count + 8 * block : 2 * count + 8 * block + 8]
-            column = self.slab * blocks + block
-            below = (self.rows - column) * ROWS
+            below = (self.rows - block) * ROWS
             found = self.where(lambda row, col, below=below: col < below + row + 1, found)
-            self.store_block(plan.scores_at, self.rows, column, found)
+            self.store_block(SCORES_AT, self.rows, block, found)
         self.store_state_sums(carried[-8:])
         return carried[:count], carried[count : 2 * count]
 
     def load_rows(self, start: Int) -> list[Any]:
-        """Left operands: this warp's rows by 64 values."""
+        """Left operands: this warp's rows by the values of a step."""
         m = self.machine
         row, unit = lane_row(self.lane, rows_first=True)
-        at = start + (self.rows * ROWS + row) * ROW_PITCH + unit * 16
-        return [m.load_matrices(at + 32 * i, transpose=False) for i in range(VALUE_TILE // 16)]
+        at = start + (self.rows * ROWS + row) * PITCH + unit * 16
+        return [m.load_matrices(at + 32 * i, transpose=False) for i in range(WIDTH // 16)]
 
     def read_states(self, found: list[Any], left: Sequence[Any], start: Int) -> list[Any]:
-        """Adds rows by 64 values times those values of a state, of this warp's channels."""
-        places = self.operands(start + self.slab * _PANEL, rows_first=True)
+        """Adds rows by values times those values of a state."""
+        places = self.operands(start, rows_first=True)
         for i, words in enumerate(left):
             found = self.add_product(found, words, [place + i * ROWS * 128 for place in places])
         return found
 
     def add_product(self, found: Sequence[Any], left: Any, places: Sequence[Int]) -> list[Any]:
-        """Adds a 16 x 16 block times 16 rows of this warp's channels."""
+        """Adds a 16 x 16 block times 16 rows."""
         m, found = self.machine, list(found)
         for i, place in enumerate(places):
             right = m.load_matrices(place, transpose=True)
@@ -187,12 +204,12 @@ class Products(Chunk):
         return found
 
     def read_scores(
-        self, found: Sequence[Any], left: Sequence[Any], start: Int, column: Int
+        self, found: Sequence[Any], left: Sequence[Any], start: Int, column: int
     ) -> list[Any]:
-        """Adds `dO V^T` of 64 values to a block of 16 x 16."""
+        """Adds `dO V^T` of a step's values to a block of 16 x 16."""
         m, found = self.machine, list(found)
         row, unit = lane_row(self.lane, rows_first=False)
-        at = start + (column * ROWS + row) * ROW_PITCH + unit * 16
+        at = start + (row + column * ROWS) * PITCH + unit * 16
         for i, words in enumerate(left):
             right = m.load_matrices(at + 32 * i, transpose=False)
             for half in range(2):
@@ -202,18 +219,17 @@ class Products(Chunk):
 
     def state_group(self) -> tuple[Int, Int]:
         """Of the products of both states this thread's values modulo 16, and 8 channels."""
-        units, thread = self.sizes.key // 8, self.machine.thread()
-        return thread >> (units.bit_length() - 1), thread & (units - 1)
+        return self.thread.divide(CHANNELS // 8), self.thread.modulo(CHANNELS // 8)
 
     def multiply_states(self, sums: Sequence[Any], start: Int) -> list[Any]:
-        """Adds the products of both states, over 64 values."""
+        """Adds the products of both states, over the values of a step."""
         m, sums = self.machine, list(sums)
         row, unit = self.state_group()
-        at = start + row * 128 + permuted(unit & 7, row) + (unit >> 3) * _PANEL
-        for offset in range(0, VALUE_TILE * 128, 16 * 128):
+        at = start + row * 128 + permuted(unit, row)
+        for offset in range(0, STATE_BYTES, 16 * 128):
             pairs = zip(
                 m.load_shared(at + offset, 4),
-                m.load_shared(at + (offset + self.plan.state_bytes), 4),
+                m.load_shared(at + (offset + STATE_BYTES), 4),
                 strict=True,
             )
             for i, words in enumerate(pairs):
@@ -224,20 +240,19 @@ class Products(Chunk):
     def store_state_sums(self, sums: Sequence[Any]) -> None:
         """The sums of `multiply_states`."""
         m, (group, unit) = self.machine, self.state_group()
-        at = (group + STATE_SUMS) * (4 * self.sizes.key) + unit * 32 + self.plan.sums_at
+        at = (group + STATE_SUMS) * (4 * CHANNELS) + unit * 32 + SUMS_AT
         for i in (0, 4):
             m.store_shared(at + 4 * i, [m.bits(x) for x in sums[i : i + 4]])
 
     # products within the chunk ---------------------------------------------------------------
 
     def tile_rows(self, tile: Int) -> list[Int]:
-        """Right operands of this warp's channels from a tile of 16 rows."""
-        start = self.slab * (ROWS * 128) + tile * self.tile_bytes + self.tiles_at
-        return self.operands(start, rows_first=True)
+        """Right operands from a tile of 16 rows."""
+        return self.operands(tile * self.tile_bytes, rows_first=True)
 
     def scores_of(self, row: IntLike, column: IntLike, *, transpose: bool = False) -> list[Any]:
         """A left operand from the gradients of scores."""
-        return self.block_of(self.plan.scores_at, row, column, transpose=transpose)
+        return self.block_of(SCORES_AT, row, column, transpose=transpose)
 
     def block_of(
         self, start: int, row: IntLike, column: IntLike, *, transpose: bool = False
@@ -267,17 +282,14 @@ class Products(Chunk):
         self.count_kept([each(m.exp2, gate) for gate in self.load_gates()])
         m.synchronize()
         kept = self.kept_rows(self.rows)
-        with m.when(self.slab.equals(0)):
-            words, none = self.scores_of(self.rows, self.rows), m.word(0)
-            halved = [(self.lane >> 2) + 8 * (i & 1) >= kept for i in range(len(words))]
-            pairs = list(zip(halved, words, strict=True))
-            for start, row, chosen in (
-                (self.plan.scores_at, self.rows, [m.select(is_, none, x) for is_, x in pairs]),
-                (self.plan.halved_at, 0, [m.select(is_, x, none) for is_, x in pairs]),
-            ):
-                place = self.block_place(start, row, self.rows)
-                m.store_matrices(place, chosen, transpose=False)
-        m.reconverge()
+        words, none = self.scores_of(self.rows, self.rows), m.word(0)
+        halved = [(self.lane >> 2) + 8 * (i & 1) >= kept for i in range(len(words))]
+        pairs = list(zip(halved, words, strict=True))
+        for start, row, chosen in (
+            (SCORES_AT, self.rows, [m.select(weak, none, word) for weak, word in pairs]),
+            (HALVED_AT, 0, [m.select(weak, word, none) for weak, word in pairs]),
+        ):
+            m.store_matrices(self.block_place(start, row, self.rows), chosen, transpose=False)
         m.synchronize()
         return carried
 
@@ -287,7 +299,7 @@ class Products(Chunk):
         return [m.select(condition, word, m.word(0)) for word in words]
 
     def zeros(self) -> list[Any]:
-        """16 rows of this warp's channels."""
+        """16 rows of 64 channels."""
         return [self.machine.zero()] * 32
 
     def within_queries(self) -> None:
@@ -332,19 +344,18 @@ class Products(Chunk):
     # from warps to threads -------------------------------------------------------------------
 
     def to_buffer(self, buffer: int, found: Sequence[Any]) -> None:
-        """This warp's rows and channels of a buffer."""
-        start = self.plan.stages_at + buffer * self.plan.buffer_bytes
-        self.to_rows(self.rows * (ROWS * 4 * self.sizes.key) + start, found)
+        """This warp's rows of a buffer."""
+        self.to_rows(self.rows * (ROWS * 4 * CHANNELS) + buffer_at(buffer), found)
 
     def to_far(self, found: Sequence[Any]) -> None:
         """The same of the 16 rows of a far tile."""
-        self.to_rows(self.machine.constant(self.plan.far_at), found)
+        self.to_rows(self.machine.constant(FAR_AT), found)
 
     def to_rows(self, start: Int, found: Sequence[Any]) -> None:
-        """Rows of K float32, in units of 8 that are permuted as those of tiles are."""
-        m, pitch = self.machine, 4 * self.sizes.key
+        """Rows of float32, in units of 8 that are permuted as those of tiles are."""
+        m, pitch = self.machine, 4 * CHANNELS
         row = self.lane >> 2
-        at = start + row * pitch + (self.lane & 3) * 8 + self.slab * 256
+        at = start + row * pitch + (self.lane & 3) * 8
         for i in range(8):
             place = at + (permuted(i, row) << 1)
             for lower in range(2):
@@ -353,14 +364,12 @@ class Products(Chunk):
 
     def row_places(self, start: IntLike) -> list[Int]:
         """Where this thread's channels are in 16 rows."""
-        at = self.panel * 256 + start
-        places = [(word << 1) + at for word in self.words]
-        return [places[row & 7] + row * 4 * self.sizes.key for row in range(ROWS)]
+        places = [(word << 1) + start for word in self.words]
+        return [places[row & 7] + row * 4 * CHANNELS for row in range(ROWS)]
 
     def buffer(self, buffer: int) -> list[Int]:
         """Where this thread's channels of its rows are in a buffer."""
-        start = self.plan.stages_at + buffer * self.plan.buffer_bytes
-        return self.row_places(self.part * (ROWS * 4 * self.sizes.key) + start)
+        return self.row_places(self.part * (ROWS * 4 * CHANNELS) + buffer_at(buffer))
 
     def read(self, place: Int) -> Pair:
         """Two float32."""
@@ -375,12 +384,17 @@ class Products(Chunk):
         """This thread's channels of the sums over rows."""
         m = self.machine
         index = index if isinstance(index, Int) else m.constant(index)
-        self.store_pair(index * (4 * self.sizes.key) + self.plan.sums_at, values)
+        self.store_pair(index * (4 * CHANNELS) + SUMS_AT, values)
 
     def load_sums(self, index: int) -> Pair:
         """The reverse."""
-        return self.load_pair(index * 4 * self.sizes.key + self.plan.sums_at)
+        return self.load_pair(index * 4 * CHANNELS + SUMS_AT)
 
     def far(self, part: int, place: Int) -> Pair:
         """A gradient of the far tile in the threads of a part, zero in others."""
         return self.choose(self.part.equals(part), self.read(place), self.nothing())
+
+
+def buffer_at(buffer: int) -> int:
+    """Where a buffer starts."""
+    return STAGES_AT + buffer * BUFFER_BYTES
