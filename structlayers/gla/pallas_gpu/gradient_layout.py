@@ -3,17 +3,14 @@
 import dataclasses
 
 from structlayers.gla.pallas_gpu.chunk import TILES
-from structlayers.gla.pallas_gpu.layout import CHUNK, ROWS, SCORE_BYTES, Sizes
+from structlayers.gla.pallas_gpu.layout import CHUNK, ROWS, SCORE_BYTES, VALUE_TILE, Sizes
 
 # Channels and threads of a block, so few that a multiprocessor has two blocks.
 CHANNELS, THREADS = 64, 128
-# Values and cotangents come in so many at a time, with both states, three times ahead.
-WIDTH, STAGES = 32, 3
-# Rows of them stand so far apart that no two of eight meet in a bank.
-PITCH = WIDTH * 2 + 16
-ROWS_BYTES = CHUNK * PITCH
-STATE_BYTES = WIDTH * CHANNELS * 2
-STAGE_BYTES = 2 * ROWS_BYTES + 2 * STATE_BYTES
+# A tile of 64 x 64 in bfloat16: 64 values or cotangents of all rows, or as many of a state. Four
+# come in at a time, so far ahead.
+PANEL_BYTES = CHUNK * VALUE_TILE * 2
+STAGE_BYTES, STAGES = 4 * PANEL_BYTES, 2
 # 64 rows of float32.
 BUFFER_BYTES = CHUNK * CHANNELS * 4
 # Sums over rows, a float32 for each channel: of queries and keys that reach over other parts, for
@@ -21,15 +18,15 @@ BUFFER_BYTES = CHUNK * CHANNELS * 4
 # values.
 QUERY_SUMS, KEY_SUMS, OVER_SECOND, OVER_THIRD, STATE_SUMS, SUMS = 0, 4, 8, 9, 10, 26
 
-# In shared memory: tiles; gradients of scores; sums; gradients of the far tiles, where the decays
-# have been; gradients of scores of rows that are halved, the four blocks on the diagonal in a row;
-# stages, and later four buffers; a barrier for each stage.
+# In shared memory: tiles; gradients of scores; stages, and later four buffers; sums; gradients of
+# the far tiles, where the decays have been; gradients of scores of rows that are halved, the four
+# blocks on the diagonal in a row; a barrier for each stage.
 SCORES_AT = TILES * ROWS * CHANNELS * 2
-SUMS_AT = SCORES_AT + SCORE_BYTES
+STAGES_AT = SCORES_AT + SCORE_BYTES
+SUMS_AT = STAGES_AT + max(STAGES * STAGE_BYTES, 4 * BUFFER_BYTES)
 FAR_AT = SUMS_AT + SUMS * 4 * CHANNELS
 HALVED_AT = FAR_AT + BUFFER_BYTES // 4
-STAGES_AT = HALVED_AT + ROWS * 128
-BARRIERS_AT = STAGES_AT + max(STAGES * STAGE_BYTES, 4 * BUFFER_BYTES)
+BARRIERS_AT = HALVED_AT + ROWS * 128
 SHARED_BYTES = BARRIERS_AT + 8 * STAGES
 
 
@@ -48,7 +45,7 @@ class Plan:
     @property
     def steps(self) -> int:
         """In which values come in."""
-        return self.sizes.value // WIDTH
+        return self.sizes.value // VALUE_TILE
 
 
 def make_plan(sizes: Sizes) -> Plan:

@@ -27,17 +27,14 @@ from structlayers.gla.pallas_gpu.gradient_layout import (
     CHANNELS,
     FAR_AT,
     HALVED_AT,
-    PITCH,
-    ROWS_BYTES,
+    PANEL_BYTES,
     SCORES_AT,
     STAGE_BYTES,
     STAGES,
     STAGES_AT,
-    STATE_BYTES,
     STATE_SUMS,
     SUMS_AT,
     THREADS,
-    WIDTH,
     Plan,
 )
 from structlayers.gla.pallas_gpu.layout import (
@@ -45,7 +42,6 @@ from structlayers.gla.pallas_gpu.layout import (
     MULTIPROCESSORS,
     ROWS,
     VALUE_TILE,
-    lane_row,
     permuted,
 )
 
@@ -82,21 +78,20 @@ class Products(Chunk):
     # values and states -----------------------------------------------------------------------
 
     def fetch(self, step: Int) -> None:
-        """Starts the copies of some values, their cotangents, and both states, if there are any."""
+        """Starts the copies of 64 values, their cotangents, and both states, if there are any."""
         plan, m, sizes = self.plan, self.machine, self.sizes
-        stage, units = step.modulo(STAGES), WIDTH // 8
+        stage, units = step.modulo(STAGES), VALUE_TILE // 8
         barrier, start = stage * 8 + BARRIERS_AT, stage * STAGE_BYTES + STAGES_AT
         unit, first = m.thread().modulo(units), m.thread().divide(units)
         with m.when(step < plan.steps):
             with m.when(m.thread().equals(0)):
-                m.barrier_expect(barrier, 2 * STATE_BYTES)
-                row, size, zero = self.state_row(step), STATE_BYTES, m.constant(0)
-                for i, states in enumerate((self.states, self.pulled)):
-                    at = start + (2 * ROWS_BYTES + i * size)
-                    m.copy_in(at, states, row, size, zero, size, barrier)
+                m.barrier_expect(barrier, 2 * PANEL_BYTES)
+                row, size, zero = self.state_row(step), PANEL_BYTES, m.constant(0)
+                for i, states in enumerate((self.states, self.pulled), 2):
+                    m.copy_in(start + i * size, states, row, size, zero, size, barrier)
+            at = first * 128 + permuted(unit, first) + start
             for row in range(0, CHUNK, THREADS // units):
-                place, _ = self.place(first + row)
-                target, offset = (first + row) * PITCH + start, step * (2 * WIDTH)
+                place, offset = self.place(first + row)[0], step * (2 * VALUE_TILE) + unit * 16
                 for i, (array, heads, head) in enumerate(
                     (
                         (self.values, sizes.groups, self.group),
@@ -104,17 +99,16 @@ class Products(Chunk):
                     )
                 ):
                     source = place * (heads // sizes.parts) + head.divide(sizes.parts)
-                    at = target + (unit * 16 + i * ROWS_BYTES)
-                    m.load_ahead(at, array, source, 2 * sizes.value, offset + unit * 16)
+                    target = at + (128 * row + i * PANEL_BYTES)
+                    m.load_ahead(target, array, source, 2 * sizes.value, offset)
         m.reconverge()
         m.commit_loads()
 
     def state_row(self, step: Int) -> Int:
         """Where states of a step are, in their arrays, in units of their bytes."""
-        panels, steps = self.plan.panels, VALUE_TILE // WIDTH
+        panels = self.plan.panels
         tile = self.sequence.divide(panels) * self.sizes.chunks + self.chunk
-        tile = tile * (self.sizes.value // VALUE_TILE) + step.divide(steps)
-        return (tile * panels + self.sequence.modulo(panels)) * steps + step.modulo(steps)
+        return (tile * self.plan.steps + step) * panels + self.sequence.modulo(panels)
 
     def prefetch_later(self) -> None:
         """Brings what a later block begins with into the L2, while this one does not load."""
@@ -126,7 +120,7 @@ class Products(Chunk):
             with m.when(m.thread().equals(0)):
                 for states in (self.states, self.pulled):
                     row = later.state_row(m.constant(0))
-                    m.prefetch_bulk(states, row, STATE_BYTES, 2 * STATE_BYTES)
+                    m.prefetch_bulk(states, row, PANEL_BYTES, PANEL_BYTES)
         m.reconverge()
 
     def prefetch(self) -> None:
@@ -145,33 +139,25 @@ class Products(Chunk):
 
     def read_values(self) -> tuple[list[Any], list[Any]]:
         """Gradients of queries and keys in the image, in registers, and of scores, as a tile."""
-        m, count, blocks = self.machine, 32, CHUNK // ROWS
+        m, count = self.machine, CHUNK // 2
 
         def step(index: Int, carried: Sequence[Any]) -> list[Any]:
-            queries, keys = list(carried[:count]), list(carried[count : 2 * count])
-            scores = list(carried[2 * count : 2 * count + 8 * blocks])
-            sums = carried[2 * count + 8 * blocks :]
             stage = index.modulo(STAGES)
             m.barrier_wait(stage * 8 + BARRIERS_AT, index.divide(STAGES) & 1)
             m.wait_loads(STAGES - 1)
+            m.release_to_copies()
             m.synchronize()
             start = stage * STAGE_BYTES + STAGES_AT
-            values = self.load_rows(start)
-            cotangents = self.load_rows(start + ROWS_BYTES)
-            states = start + 2 * ROWS_BYTES
-            queries = self.read_states(queries, cotangents, states)
-            keys = self.read_states(keys, values, states + STATE_BYTES)
-            for block in range(blocks):
-                at = slice(8 * block, 8 * block + 8)
-                scores[at] = self.read_scores(scores[at], cotangents, start, block)
-            sums = self.multiply_states(sums, states)
+            found = self.start_products(carried[: 3 * count], start)
+            sums = self.multiply_states(carried[3 * count :], start + 2 * PANEL_BYTES)
+            found = m.warpgroup_wait(0, found)
             m.synchronize()
             self.fetch(index + STAGES)
-            return [*queries, *keys, *scores, *sums]
+            return [*found, *sums]
 
-        carried = [m.zero()] * (2 * count + 8 * blocks + 8)
+        carried = [m.zero()] * (3 * count + 8)
         carried = list(m.loop(0, self.plan.steps, 1, step, carried))
-        for block in range(blocks):
+        for block in range(CHUNK // ROWS):
             found = carried[2 * count + 8 * block : 2 * count + 8 * block + 8]
             below = (self.rows - block) * ROWS
             found = self.where(lambda row, col, below=below: col < below + row + 1, found)
@@ -179,19 +165,28 @@ class Products(Chunk):
         self.store_state_sums(carried[-8:])
         return carried[:count], carried[count : 2 * count]
 
-    def load_rows(self, start: Int) -> list[Any]:
-        """Left operands: this warp's rows by the values of a step."""
-        m = self.machine
-        row, unit = lane_row(self.lane, rows_first=True)
-        at = start + (self.rows * ROWS + row) * PITCH + unit * 16
-        return [m.load_matrices(at + 32 * i, transpose=False) for i in range(WIDTH // 16)]
+    def start_products(self, found: Sequence[Any], start: Int) -> list[Any]:
+        """Starts the products of 64 values: of queries, of keys, and of scores, 32 float32 each."""
+        m, count, size = self.machine, CHUNK // 2, PANEL_BYTES
+        lefts = [word for tile in range(2) for word in self.load_rows(start + tile * size)]
+        made = m.warpgroup_begin([*found, *lefts])
+        queries, keys, scores = (made[i : i + count] for i in range(0, 3 * count, count))
+        values, cotangents = (made[i : i + 16] for i in (3 * count, 3 * count + 16))
+        for i in range(0, 16, 4):
+            states, words = start + (2 * size + i * 512), cotangents[i : i + 4]
+            scores = m.warpgroup_product(scores, words, start + 8 * i, transpose=False, panel=0)
+            queries = m.warpgroup_product(queries, words, states, transpose=True, panel=0)
+            words, states = values[i : i + 4], states + size
+            keys = m.warpgroup_product(keys, words, states, transpose=True, panel=0)
+        m.warpgroup_commit()
+        return [*queries, *keys, *scores]
 
-    def read_states(self, found: list[Any], left: Sequence[Any], start: Int) -> list[Any]:
-        """Adds rows by values times those values of a state."""
-        places = self.operands(start, rows_first=True)
-        for i, words in enumerate(left):
-            found = self.add_product(found, words, [place + i * ROWS * 128 for place in places])
-        return found
+    def load_rows(self, start: Int) -> list[Any]:
+        """Left operands: this warp's rows by 64 values."""
+        places = self.operands(self.rows * (ROWS * 128) + start, rows_first=True)
+        return [
+            word for place in places for word in self.machine.load_matrices(place, transpose=False)
+        ]
 
     def add_product(self, found: Sequence[Any], left: Any, places: Sequence[Int]) -> list[Any]:
         """Adds a 16 x 16 block times 16 rows."""
@@ -203,33 +198,19 @@ class Products(Chunk):
                 found[at] = m.tensor_product(found[at], left, right[2 * half : 2 * half + 2])
         return found
 
-    def read_scores(
-        self, found: Sequence[Any], left: Sequence[Any], start: Int, column: int
-    ) -> list[Any]:
-        """Adds `dO V^T` of a step's values to a block of 16 x 16."""
-        m, found = self.machine, list(found)
-        row, unit = lane_row(self.lane, rows_first=False)
-        at = start + (row + column * ROWS) * PITCH + unit * 16
-        for i, words in enumerate(left):
-            right = m.load_matrices(at + 32 * i, transpose=False)
-            for half in range(2):
-                at_ = slice(4 * half, 4 * half + 4)
-                found[at_] = m.tensor_product(found[at_], words, right[2 * half : 2 * half + 2])
-        return found
-
     def state_group(self) -> tuple[Int, Int]:
         """Of the products of both states this thread's values modulo 16, and 8 channels."""
         return self.thread.divide(CHANNELS // 8), self.thread.modulo(CHANNELS // 8)
 
     def multiply_states(self, sums: Sequence[Any], start: Int) -> list[Any]:
-        """Adds the products of both states, over the values of a step."""
+        """Adds the products of both states, over 64 values."""
         m, sums = self.machine, list(sums)
         row, unit = self.state_group()
         at = start + row * 128 + permuted(unit, row)
-        for offset in range(0, STATE_BYTES, 16 * 128):
+        for offset in range(0, PANEL_BYTES, 16 * 128):
             pairs = zip(
                 m.load_shared(at + offset, 4),
-                m.load_shared(at + (offset + STATE_BYTES), 4),
+                m.load_shared(at + (offset + PANEL_BYTES), 4),
                 strict=True,
             )
             for i, words in enumerate(pairs):
