@@ -13,7 +13,7 @@ there only while the gates are not so small that this would cost digits.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from structlayers._core.simt.machine import Int, Machine
@@ -74,10 +74,13 @@ class Program(Products):
         m.synchronize()
         self.within_keys()
         m.synchronize()
-        rows = self.finish_keys(weighed, weights, given)
+        downwards = self.finish_diagonal(weights, given)
+        rows = self.over_intervals(downwards, self.finish_keys(weighed, weights))
         m.synchronize()
         span = self.span(weighed)
-        self.give(weighed, 2, [self.plus(row, span) for row in rows])
+        for place, row in zip(self.buffer(2), rows, strict=True):
+            self.write(place, self.plus(row, span))
+        self.give(weighed, 2)
         m.loop(0, weighed.slow, 1, self.halve)
 
     # gradients -------------------------------------------------------------------------------
@@ -85,7 +88,7 @@ class Program(Products):
     def finish_queries(self, weighed: Weighed, weights: Sequence[Pair]) -> list[Pair]:
         """Gives the gradients of queries; what rows give to the gates before them."""
         m = self.machine
-        total, spanned, given, gradients = self.nothing(), self.nothing(), [], []
+        total, spanned, given = self.nothing(), self.nothing(), []
         rows = zip(
             self.tile_places(self.part + QUERIES),
             self.prefixes(weights),
@@ -94,54 +97,63 @@ class Program(Products):
             self.buffer(2),
             strict=True,
         )
-        for query, weight, far, state, near in rows:
+        for query, weight, far, place, near in rows:
             query = self.load_packed(query)
-            state = self.times(self.read(state), weighed.before)
+            state = self.times(self.read(place), weighed.before)
             far = self.times(self.far(3, far), weighed.decays[2])
             total = each(m.fma, query, state, total)
             spanned = each(m.fma, query, far, spanned)
             gradient = self.plus(self.plus(state, self.read(near)), far)
-            gradients.append(self.times(weight, gradient))
             given.append(self.times(query, gradient))
+            self.write(place, self.times(weight, gradient))  # registers are few
         self.store_sums(self.part + QUERY_SUMS, total)
         with m.when(self.part.equals(3)):
             self.store_sums(OVER_THIRD, spanned)
-        self.give(weighed, 0, gradients)
+        self.give(weighed, 0)
         return given
 
-    def finish_keys(
-        self, weighed: Weighed, weights: Sequence[Pair], given: Sequence[Pair]
-    ) -> list[Pair]:
-        """Gives the gradients of keys; those of gates, but for what spans all 16 rows."""
+    def finish_diagonal(self, weights: Sequence[Pair], given: Sequence[Pair]) -> list[Pair]:
+        """Gradients of keys through the diagonal, in buffer 3; what rows give to gates before them."""
+        m, found = self.machine, []
+        rows = zip(
+            self.tile_places(self.part + DIAGONAL),
+            self.inverses(weights),
+            self.buffer(3),
+            given,
+            strict=True,
+        )
+        for other, inverse, place, back in rows:
+            other, own = self.load_packed(other), self.read(place)
+            found.append(each(m.fma, each(m.negate, other), own, back))
+            self.write(place, self.times(own, inverse))
+        return found
+
+    def finish_keys(self, weighed: Weighed, weights: Sequence[Pair]) -> list[Pair]:
+        """Gives the gradients of keys; what rows give to the gates after them."""
         m = self.machine
-        total, spanned = self.nothing(), self.nothing()
-        upwards, downwards, gradients = [], [], []
+        total, spanned, given = self.nothing(), self.nothing(), []
         rows = zip(
             self.tile_places(self.part + KEYS),
-            self.tile_places(self.part + DIAGONAL),
             self.suffixes(weights),
-            self.inverses(weights),
             self.row_places(FAR_AT),
-            given,
             *(self.buffer(buffer) for buffer in (1, 2, 3)),
             strict=True,
         )
-        for key, other, weight, inverse, far, back, state, near, diagonal in rows:
-            key, other, own = self.load_packed(key), self.load_packed(other), self.read(diagonal)
-            state = self.times(self.read(state), weighed.after)
+        for key, weight, far, place, near, diagonal in reversed(list(rows)):
+            key = self.load_packed(key)
+            state = self.times(self.read(place), weighed.after)
             far = self.times(self.far(0, far), weighed.decays[1])
             total = each(m.fma, key, state, total)
             spanned = each(m.fma, key, far, spanned)
             gradient = self.plus(self.plus(state, self.read(near)), far)
-            upwards.append(self.times(key, gradient))
-            downwards.append(each(m.fma, each(m.negate, other), own, back))
+            given.append(self.times(key, gradient))
             gradient = gradient if weight is None else self.times(weight, gradient)
-            gradients.append(each(m.fma, own, inverse, gradient))
+            self.write(place, self.plus(gradient, self.read(diagonal)))
         self.store_sums(self.part + KEY_SUMS, total)
         with m.when(self.part.equals(0)):
             self.store_sums(OVER_SECOND, spanned)
-        self.give(weighed, 1, gradients)
-        return self.over_intervals(downwards, upwards)
+        self.give(weighed, 1)
+        return given[::-1]
 
     def over_intervals(
         self, downwards: Sequence[Pair | None], upwards: Sequence[Pair | None]
@@ -169,16 +181,13 @@ class Program(Products):
         for place, values in zip(places, rows, strict=True):
             self.write(place, self.plus(self.read(place), values))
 
-    def give(self, weighed: Weighed, result: int, rows: Sequence[Pair]) -> None:
-        """Rows of a result to device memory, or, if halving adds to them, to its buffer."""
+    def give(self, weighed: Weighed, result: int) -> None:
+        """Rows of a buffer to device memory, if halving does not add to them."""
         with self.machine.when(weighed.slow.equals(0)):
-            self.store(result, rows)
-        with self.machine.when(weighed.slow.equals(1)):
-            for place, values in zip(self.buffer(result), rows, strict=True):
-                self.write(place, values)
+            self.store(result, map(self.read, self.buffer(result)))
         self.machine.reconverge()
 
-    def store(self, result: int, rows: Sequence[Pair]) -> None:
+    def store(self, result: int, rows: Iterable[Pair]) -> None:
         """Rows of a result to device memory: float32 gates, bfloat16 queries and keys."""
         m, sizes = self.machine, self.sizes
         array, size = ((self.dq, 2), (self.dk, 2), (self.dgate, 4))[result]
@@ -230,7 +239,7 @@ class Program(Products):
             m.synchronize()
             self.add_level(half, weights)
         for result in range(3):
-            self.store(result, [self.read(place) for place in self.buffer(result)])
+            self.store(result, map(self.read, self.buffer(result)))
         return carried
 
     def diagonal(self) -> list[Pair]:
