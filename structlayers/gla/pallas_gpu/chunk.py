@@ -176,6 +176,7 @@ class Chunk:
         """Fills the tiles."""
         m, sizes = self.machine, self.sizes
         gates, queries = self.load_gates(), self.load_queries()
+        self.load_more()
         total = gates[0]
         for gate in gates[1:]:
             total = self.plus(total, gate)
@@ -224,6 +225,9 @@ class Chunk:
         """Rows of two channels in a word, times weights of which None is 1."""
         rows = zip(map(self.machine.unpack, words), weights, strict=True)
         return [row if weight is None else self.times(row, weight) for row, weight in rows]
+
+    def load_more(self) -> None:
+        """What else a program loads, after what the tiles are waiting for."""
 
     def took_query(self, row: int, values: Pair, known: Weighed) -> None:
         """What else a program does with a weighted query."""

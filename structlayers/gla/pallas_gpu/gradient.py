@@ -57,8 +57,6 @@ class Program(Products):
             for stage in range(STAGES):
                 m.barrier_init(BARRIERS_AT + 8 * stage)
         m.synchronize()
-        for stage in range(STAGES):
-            self.fetch(m.constant(stage))
         weighed = self.weigh()
         queries, keys = self.read_values()
         self.prefetch_later()
@@ -113,7 +111,7 @@ class Program(Products):
         return given
 
     def finish_diagonal(self, weights: Sequence[Pair], given: Sequence[Pair]) -> list[Pair]:
-        """Gradients of keys through the diagonal, in buffer 3; what rows give to gates before them."""
+        """Gradients of keys by the diagonal, in buffer 3; what rows give to gates before them."""
         m, found = self.machine, []
         rows = zip(
             self.tile_places(self.part + DIAGONAL),

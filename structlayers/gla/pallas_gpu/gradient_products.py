@@ -104,6 +104,11 @@ class Products(Chunk):
         m.reconverge()
         m.commit_loads()
 
+    @override
+    def load_more(self) -> None:
+        for stage in range(STAGES):
+            self.fetch(self.machine.constant(stage))
+
     def state_row(self, step: Int) -> Int:
         """Where states of a step are, in their arrays, in units of their bytes."""
         panels = self.plan.panels
