@@ -1,6 +1,5 @@
 """The kernels on arrays `(B, T, heads, size)`."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,9 +79,9 @@ def backward(
         gradient.program(plan),
         (q, k, gate, v, dout, kept.reshape(pulled.shape), pulled),
         outputs,
-        blocks=plan.sizes.sequences * sizes.chunks,
-        threads=gradient_layout.THREADS,
-        shared_bytes=gradient_layout.SHARED_BYTES,
+        blocks=sizes.sequences * sizes.chunks,
+        threads=plan.threads,
+        shared_bytes=plan.shared_bytes,
         name="gated_linear_attention_gradient",
     )
     dq, dk, dgate = (x.reshape(shape) for x in (dq, dk, dgate))
@@ -115,11 +114,12 @@ def _sizes(
     If gradients are wanted, sizes are those of parts of keys.
     """
     batch, time, heads, key = q.shape
-    sizes = Sizes(batch, time, heads, k.shape[2], key, v.shape[-1], scale)
+    value, parts = v.shape[-1], 1
     if gradients:
-        sizes = sizes.cut(-(-key // LARGEST_GRADIENT_KEY))
-    count = segments(batch, time, sizes.heads, sizes.value)
-    return dataclasses.replace(sizes, batch=batch * count, time=time // count), count
+        parts = -(-key // LARGEST_GRADIENT_KEY)
+    heads, groups, key = heads * parts, k.shape[2] * parts, key // parts
+    count = segments(batch, time, heads, value)
+    return Sizes(batch * count, time // count, heads, groups, key, value, scale, parts), count
 
 
 def _split(x: jax.Array, sizes: Sizes, size: int) -> jax.Array:

@@ -88,12 +88,12 @@ class Chunk:
         """Goes to a chunk: heads side by side, then time, from the end or the start."""
         sizes = self.sizes
         # what runs next begins where this ends, and finds it in the L2
-        self.sequence, self.chunk = index.modulo(sizes.sequences), index.divide(sizes.sequences)
+        sequence, self.chunk = index.modulo(sizes.sequences), index.divide(sizes.sequences)
         if from_end:
             self.chunk = self.chunk * -1 + (sizes.chunks - 1)
-        self.block = self.sequence * sizes.chunks + self.chunk
-        self.head = self.sequence.modulo(sizes.heads)
-        self.first = self.sequence.divide(sizes.heads) * sizes.time
+        self.block = sequence * sizes.chunks + self.chunk
+        self.head = sequence.modulo(sizes.heads)
+        self.first = sequence.divide(sizes.heads) * sizes.time
         self.group = sizes.group_of(self.head)
 
     def synchronize(self) -> None:
@@ -405,9 +405,7 @@ class Chunk:
             for index, (value, other) in enumerate(zip(values, others, strict=True))
         ]
 
-    def store_block(
-        self, start: IntLike, row: IntLike, column: IntLike, found: Sequence[Any]
-    ) -> None:
+    def store_block(self, start: IntLike, row: Int, column: Int, found: Sequence[Any]) -> None:
         """A 16 x 16 result as bfloat16 into a tile of 64 x 64."""
         m = self.machine
         words = [m.pack(found[i], found[i + 1]) for i in range(0, 8, 2)]

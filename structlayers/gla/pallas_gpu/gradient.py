@@ -1,7 +1,7 @@
 """Gradients of queries, keys and gates of a chunk, for all chunks at once.
 
-A block of threads takes 64 channels of one chunk of one query head, with the states before it, S,
-and the gradients of the states after it, dS', in bfloat16, from the recurrences in both directions:
+A block of threads takes one chunk of one query head, with the states before it, S, and the
+gradients of the states after it, dS', in bfloat16, from the recurrences in both directions:
 
     dP = tril(dO V^T)    d(Q in the image) = dO S^T    d(K in the image) = V dS'^T
 
@@ -28,19 +28,15 @@ from structlayers.gla.pallas_gpu.chunk import (
     each,
 )
 from structlayers.gla.pallas_gpu.gradient_layout import (
-    BARRIERS_AT,
-    FAR_AT,
-    HALVED_AT,
     KEY_SUMS,
     OVER_SECOND,
     OVER_THIRD,
     QUERY_SUMS,
-    STAGES,
     STATE_SUMS,
     Plan,
 )
 from structlayers.gla.pallas_gpu.gradient_products import Products
-from structlayers.gla.pallas_gpu.layout import ROWS, permuted
+from structlayers.gla.pallas_gpu.layout import ROWS, VALUE_TILE, permuted
 
 
 class Program(Products):
@@ -52,13 +48,14 @@ class Program(Products):
 
     def run(self) -> None:
         """The chunk."""
-        m = self.machine
+        m, plan = self.machine, self.plan
         with m.when(m.thread().equals(0)):
-            for stage in range(STAGES):
-                m.barrier_init(BARRIERS_AT + 8 * stage)
+            for stage in range(plan.stages):
+                m.barrier_init(plan.barriers_at + 8 * stage)
         m.synchronize()
+        tiles = self.sizes.value // VALUE_TILE
         weighed = self.weigh()
-        queries, keys = self.read_values()
+        queries, keys = self.read_values(tiles)
         self.prefetch_later()
         m.synchronize()
         m.loop(0, weighed.slow, 1, self.part_scores)
@@ -90,7 +87,7 @@ class Program(Products):
         rows = zip(
             self.tile_places(self.part + QUERIES),
             self.prefixes(weights),
-            self.row_places(FAR_AT),
+            self.row_places(self.plan.far_at),
             self.buffer(0),
             self.buffer(2),
             strict=True,
@@ -133,7 +130,7 @@ class Program(Products):
         rows = zip(
             self.tile_places(self.part + KEYS),
             self.suffixes(weights),
-            self.row_places(FAR_AT),
+            self.row_places(self.plan.far_at),
             *(self.buffer(buffer) for buffer in (1, 2, 3)),
             strict=True,
         )
@@ -244,7 +241,7 @@ class Program(Products):
         """The gradient of each row's score with itself, twice."""
         m, found = self.machine, []
         for row in range(ROWS):
-            at = permuted(self.part * 2 + (row >> 3), m.constant(row)) + HALVED_AT
+            at = permuted(self.part * 2 + (row >> 3), m.constant(row)) + self.plan.halved_at
             (word,) = m.load_shared(at + (128 * row + 4 * ((row & 7) >> 1)), 1)
             value = m.unpack(word)[row & 1]
             found.append((value, value))
@@ -253,8 +250,8 @@ class Program(Products):
     def split_scores(self, half: int) -> list[Any]:
         """A left operand: gradients of scores that a level splits, and their transposes."""
         m, words = self.machine, []
-        lower = self.block_of(HALVED_AT, 0, self.rows)
-        upper = self.block_of(HALVED_AT, 0, self.rows, transpose=True)
+        lower = self.block_of(self.plan.halved_at, 0, self.rows)
+        upper = self.block_of(self.plan.halved_at, 0, self.rows, transpose=True)
         for index, both in enumerate(zip(lower, upper, strict=True)):
             row = (self.lane >> 2) + 8 * (index & 1)
             column = (self.lane & 3) * 2 + 8 * (index >> 1)

@@ -1,10 +1,9 @@
 """The products that gradients of a chunk are made of, and their way from warps to threads.
 
 Results of products change from the registers of a warp, 16 rows by 64 channels, to those of the
-threads, 16 rows by two channels, through buffers of 64 x 64 float32 in shared memory.
+threads, 16 rows by two channels, through buffers of 64 x K float32 in shared memory.
 """
 
-import copy
 import functools
 import itertools
 from collections.abc import Generator, Sequence
@@ -21,32 +20,18 @@ from structlayers.gla.pallas_gpu.chunk import (
     Pair,
     each,
 )
-from structlayers.gla.pallas_gpu.gradient_layout import (
-    BARRIERS_AT,
-    BUFFER_BYTES,
-    CHANNELS,
-    FAR_AT,
-    HALVED_AT,
-    PANEL_BYTES,
-    SCORES_AT,
-    STAGE_BYTES,
-    STAGES,
-    STAGES_AT,
-    STATE_SUMS,
-    SUMS_AT,
-    THREADS,
-    Plan,
-)
+from structlayers.gla.pallas_gpu.gradient_layout import ROWS_BYTES, STATE_SUMS, Plan
 from structlayers.gla.pallas_gpu.layout import (
     CHUNK,
     MULTIPROCESSORS,
+    ROW_PITCH,
     ROWS,
     VALUE_TILE,
+    lane_row,
     permuted,
 )
 
-# That run at a time: two on a multiprocessor.
-BLOCKS = 2 * MULTIPROCESSORS
+_PANEL = CHUNK * 128
 # Tiles that meet the blocks of dP in the row of a warp's part, and in its column.
 _KEYS_OF = (
     (DIAGONAL, KEYS, FAR_KEYS, FAR_KEYS),
@@ -72,26 +57,32 @@ class Products(Chunk):
         self.locate(machine.cluster())
         self.plan = plan
         self.values, self.cotangents, self.states, self.pulled = inputs[3:]
-        self.scratch, self.tiles_at = machine.constant(FAR_AT), machine.constant(0)
-        self.rows = self.warp  # of 16
+        # of a warp: its 16 rows, and its 64 channels
+        self.rows, self.slab = self.warp & 3, self.warp >> 2
+        self.slabs = plan.sizes.key // 64
 
     # values and states -----------------------------------------------------------------------
 
     def fetch(self, step: Int) -> None:
         """Starts the copies of 64 values, their cotangents, and both states, if there are any."""
         plan, m, sizes = self.plan, self.machine, self.sizes
-        stage, units = step.modulo(STAGES), VALUE_TILE // 8
-        barrier, start = stage * 8 + BARRIERS_AT, stage * STAGE_BYTES + STAGES_AT
-        unit, first = m.thread().modulo(units), m.thread().divide(units)
-        with m.when(step < plan.steps):
+        stage = step.modulo(plan.stages)
+        barrier, start = stage * 8 + plan.barriers_at, stage * plan.stage_bytes + plan.stages_at
+        tiles, units = sizes.value // VALUE_TILE, VALUE_TILE // 8
+        unit, first = m.thread() & (units - 1), m.thread() >> (units.bit_length() - 1)
+        with m.when(step < tiles):
             with m.when(m.thread().equals(0)):
-                m.barrier_expect(barrier, 2 * PANEL_BYTES)
-                row, size, zero = self.state_row(step), PANEL_BYTES, m.constant(0)
-                for i, states in enumerate((self.states, self.pulled), 2):
-                    m.copy_in(start + i * size, states, row, size, zero, size, barrier)
-            at = first * 128 + permuted(unit, first) + start
-            for row in range(0, CHUNK, THREADS // units):
-                place, offset = self.place(first + row)[0], step * (2 * VALUE_TILE) + unit * 16
+                m.barrier_expect(barrier, 2 * plan.state_bytes)
+                for i, states in enumerate((self.states, self.pulled)):
+                    at, size = start + (2 * ROWS_BYTES + i * plan.state_bytes), plan.state_bytes
+                    row, zero = self.block * tiles + step, m.constant(0)
+                    m.copy_in(at, states, row, size, zero, size, barrier)
+            for row in range(0, CHUNK, plan.threads // units):
+                place, _ = self.place(first + row)
+                target, offset = (
+                    start + (first + row) * ROW_PITCH + unit * 16,
+                    step * 128 + unit * 16,
+                )
                 for i, (array, heads, head) in enumerate(
                     (
                         (self.values, sizes.groups, self.group),
@@ -99,33 +90,28 @@ class Products(Chunk):
                     )
                 ):
                     source = place * (heads // sizes.parts) + head.divide(sizes.parts)
-                    target = at + (128 * row + i * PANEL_BYTES)
-                    m.load_ahead(target, array, source, 2 * sizes.value, offset)
+                    m.load_ahead(target + i * ROWS_BYTES, array, source, 2 * sizes.value, offset)
         m.reconverge()
         m.commit_loads()
 
     @override
     def load_more(self) -> None:
-        for stage in range(STAGES):
+        for stage in range(self.plan.stages):
             self.fetch(self.machine.constant(stage))
-
-    def state_row(self, step: Int) -> Int:
-        """Where states of a step are, in their arrays, in units of their bytes."""
-        panels = self.plan.panels
-        tile = self.sequence.divide(panels) * self.sizes.chunks + self.chunk
-        return (tile * self.plan.steps + step) * panels + self.sequence.modulo(panels)
 
     def prefetch_later(self) -> None:
         """Brings what a later block begins with into the L2, while this one does not load."""
-        m, index = self.machine, self.machine.cluster() + BLOCKS
-        with m.when(index < self.sizes.sequences * self.sizes.chunks):
-            later = copy.copy(self)
-            later.locate(index)
-            later.prefetch()
+        m, plan, sizes = self.machine, self.plan, self.sizes
+        index, size = m.cluster() + MULTIPROCESSORS, plan.state_bytes
+        with m.when(index < sizes.sequences * sizes.chunks):
+            here = self.chunk, self.block, self.head, self.first, self.group
+            self.locate(index)
+            self.prefetch()
             with m.when(m.thread().equals(0)):
+                row = self.block * (sizes.value // VALUE_TILE)
                 for states in (self.states, self.pulled):
-                    row = later.state_row(m.constant(0))
-                    m.prefetch_bulk(states, row, PANEL_BYTES, PANEL_BYTES)
+                    m.prefetch_bulk(states, row, size, size)
+            self.chunk, self.block, self.head, self.first, self.group = here
         m.reconverge()
 
     def prefetch(self) -> None:
@@ -142,59 +128,61 @@ class Products(Chunk):
             m.prefetch(self.k, row * self.sizes.groups + self.group, 2 * key, line * 128)
         m.reconverge()
 
-    def read_values(self) -> tuple[list[Any], list[Any]]:
+    def read_values(self, tiles: int) -> tuple[list[Any], list[Any]]:
         """Gradients of queries and keys in the image, in registers, and of scores, as a tile."""
-        m, count = self.machine, CHUNK // 2
+        m, plan = self.machine, self.plan
+        zero, count, blocks = m.zero(), 32, 4 // self.slabs
 
         def step(index: Int, carried: Sequence[Any]) -> list[Any]:
-            stage = index.modulo(STAGES)
-            m.barrier_wait(stage * 8 + BARRIERS_AT, index.divide(STAGES) & 1)
-            m.wait_loads(STAGES - 1)
-            m.release_to_copies()
+            queries, keys = list(carried[:count]), list(carried[count : 2 * count])
+            scores = list(carried[2 * count : 2 * count + 8 * blocks])
+            sums = carried[2 * count + 8 * blocks :]
+            stage = index.modulo(plan.stages)
+            m.barrier_wait(stage * 8 + plan.barriers_at, index.divide(plan.stages) & 1)
+            m.wait_loads(plan.stages - 1)
             m.synchronize()
-            start = stage * STAGE_BYTES + STAGES_AT
-            found = self.start_products(carried[: 3 * count], start)
-            sums = self.multiply_states(carried[3 * count :], start + 2 * PANEL_BYTES)
-            found = m.warpgroup_wait(0, found)
+            start = stage * plan.stage_bytes + plan.stages_at
+            values = self.load_rows(start)
+            cotangents = self.load_rows(start + ROWS_BYTES)
+            states = start + 2 * ROWS_BYTES
+            queries = self.read_states(queries, cotangents, states)
+            keys = self.read_states(keys, values, states + plan.state_bytes)
+            for block in range(blocks):
+                at = slice(8 * block, 8 * block + 8)
+                column = self.slab * blocks + block
+                scores[at] = self.read_scores(scores[at], cotangents, start, column)
+            sums = self.multiply_states(sums, states)
             m.synchronize()
-            self.fetch(index + STAGES)
-            return [*found, *sums]
+            self.fetch(index + plan.stages)
+            return [*queries, *keys, *scores, *sums]
 
-        carried = [m.zero()] * (3 * count + 8)
-        carried = list(m.loop(0, self.plan.steps, 1, step, carried))
-        for block in range(CHUNK // ROWS):
+        carried = [zero] * (2 * count + 8 * blocks + 8)
+        carried = list(m.loop(0, tiles, 1, step, carried))
+        for block in range(blocks):
             found = carried[2 * count + 8 * block : 2 * count + 8 * block + 8]
-            below = (self.rows - block) * ROWS
+            column = self.slab * blocks + block
+            below = (self.rows - column) * ROWS
             found = self.where(lambda row, col, below=below: col < below + row + 1, found)
-            self.store_block(SCORES_AT, self.rows, block, found)
+            self.store_block(plan.scores_at, self.rows, column, found)
         self.store_state_sums(carried[-8:])
         return carried[:count], carried[count : 2 * count]
 
-    def start_products(self, found: Sequence[Any], start: Int) -> list[Any]:
-        """Starts the products of 64 values: of queries, of keys, and of scores, 32 float32 each."""
-        m, count, size = self.machine, CHUNK // 2, PANEL_BYTES
-        lefts = [word for tile in range(2) for word in self.load_rows(start + tile * size)]
-        made = m.warpgroup_begin([*found, *lefts])
-        queries, keys, scores = (made[i : i + count] for i in range(0, 3 * count, count))
-        values, cotangents = (made[i : i + 16] for i in (3 * count, 3 * count + 16))
-        for i in range(0, 16, 4):
-            states, words = start + (2 * size + i * 512), cotangents[i : i + 4]
-            scores = m.warpgroup_product(scores, words, start + 8 * i, transpose=False, panel=0)
-            queries = m.warpgroup_product(queries, words, states, transpose=True, panel=0)
-            words, states = values[i : i + 4], states + size
-            keys = m.warpgroup_product(keys, words, states, transpose=True, panel=0)
-        m.warpgroup_commit()
-        return [*queries, *keys, *scores]
-
     def load_rows(self, start: Int) -> list[Any]:
         """Left operands: this warp's rows by 64 values."""
-        places = self.operands(self.rows * (ROWS * 128) + start, rows_first=True)
-        return [
-            word for place in places for word in self.machine.load_matrices(place, transpose=False)
-        ]
+        m = self.machine
+        row, unit = lane_row(self.lane, rows_first=True)
+        at = start + (self.rows * ROWS + row) * ROW_PITCH + unit * 16
+        return [m.load_matrices(at + 32 * i, transpose=False) for i in range(VALUE_TILE // 16)]
+
+    def read_states(self, found: list[Any], left: Sequence[Any], start: Int) -> list[Any]:
+        """Adds rows by 64 values times those values of a state, of this warp's channels."""
+        places = self.operands(start + self.slab * _PANEL, rows_first=True)
+        for i, words in enumerate(left):
+            found = self.add_product(found, words, [place + i * ROWS * 128 for place in places])
+        return found
 
     def add_product(self, found: Sequence[Any], left: Any, places: Sequence[Int]) -> list[Any]:
-        """Adds a 16 x 16 block times 16 rows."""
+        """Adds a 16 x 16 block times 16 rows of this warp's channels."""
         m, found = self.machine, list(found)
         for i, place in enumerate(places):
             right = m.load_matrices(place, transpose=True)
@@ -203,19 +191,34 @@ class Products(Chunk):
                 found[at] = m.tensor_product(found[at], left, right[2 * half : 2 * half + 2])
         return found
 
+    def read_scores(
+        self, found: Sequence[Any], left: Sequence[Any], start: Int, column: Int
+    ) -> list[Any]:
+        """Adds `dO V^T` of 64 values to a block of 16 x 16."""
+        m, found = self.machine, list(found)
+        row, unit = lane_row(self.lane, rows_first=False)
+        at = start + (column * ROWS + row) * ROW_PITCH + unit * 16
+        for i, words in enumerate(left):
+            right = m.load_matrices(at + 32 * i, transpose=False)
+            for half in range(2):
+                at_ = slice(4 * half, 4 * half + 4)
+                found[at_] = m.tensor_product(found[at_], words, right[2 * half : 2 * half + 2])
+        return found
+
     def state_group(self) -> tuple[Int, Int]:
         """Of the products of both states this thread's values modulo 16, and 8 channels."""
-        return self.thread.divide(CHANNELS // 8), self.thread.modulo(CHANNELS // 8)
+        units, thread = self.sizes.key // 8, self.machine.thread()
+        return thread >> (units.bit_length() - 1), thread & (units - 1)
 
     def multiply_states(self, sums: Sequence[Any], start: Int) -> list[Any]:
         """Adds the products of both states, over 64 values."""
         m, sums = self.machine, list(sums)
         row, unit = self.state_group()
-        at = start + row * 128 + permuted(unit, row)
-        for offset in range(0, PANEL_BYTES, 16 * 128):
+        at = start + row * 128 + permuted(unit & 7, row) + (unit >> 3) * _PANEL
+        for offset in range(0, VALUE_TILE * 128, 16 * 128):
             pairs = zip(
                 m.load_shared(at + offset, 4),
-                m.load_shared(at + (offset + PANEL_BYTES), 4),
+                m.load_shared(at + (offset + self.plan.state_bytes), 4),
                 strict=True,
             )
             for i, words in enumerate(pairs):
@@ -226,19 +229,20 @@ class Products(Chunk):
     def store_state_sums(self, sums: Sequence[Any]) -> None:
         """The sums of `multiply_states`."""
         m, (group, unit) = self.machine, self.state_group()
-        at = (group + STATE_SUMS) * (4 * CHANNELS) + unit * 32 + SUMS_AT
+        at = (group + STATE_SUMS) * (4 * self.sizes.key) + unit * 32 + self.plan.sums_at
         for i in (0, 4):
             m.store_shared(at + 4 * i, [m.bits(x) for x in sums[i : i + 4]])
 
     # products within the chunk ---------------------------------------------------------------
 
     def tile_rows(self, tile: Int) -> list[Int]:
-        """Right operands from a tile of 16 rows."""
-        return self.operands(tile * self.tile_bytes, rows_first=True)
+        """Right operands of this warp's channels from a tile of 16 rows."""
+        start = self.slab * (ROWS * 128) + tile * self.tile_bytes + self.tiles_at
+        return self.operands(start, rows_first=True)
 
     def scores_of(self, row: IntLike, column: IntLike, *, transpose: bool = False) -> list[Any]:
         """A left operand from the gradients of scores."""
-        return self.block_of(SCORES_AT, row, column, transpose=transpose)
+        return self.block_of(self.plan.scores_at, row, column, transpose=transpose)
 
     def block_of(
         self, start: int, row: IntLike, column: IntLike, *, transpose: bool = False
@@ -268,14 +272,17 @@ class Products(Chunk):
         self.count_kept([each(m.exp2, gate) for gate in self.load_gates()])
         m.synchronize()
         kept = self.kept_rows(self.rows)
-        words, none = self.scores_of(self.rows, self.rows), m.word(0)
-        halved = [(self.lane >> 2) + 8 * (i & 1) >= kept for i in range(len(words))]
-        pairs = list(zip(halved, words, strict=True))
-        for start, row, chosen in (
-            (SCORES_AT, self.rows, [m.select(weak, none, word) for weak, word in pairs]),
-            (HALVED_AT, 0, [m.select(weak, word, none) for weak, word in pairs]),
-        ):
-            m.store_matrices(self.block_place(start, row, self.rows), chosen, transpose=False)
+        with m.when(self.slab.equals(0)):
+            words, none = self.scores_of(self.rows, self.rows), m.word(0)
+            halved = [(self.lane >> 2) + 8 * (i & 1) >= kept for i in range(len(words))]
+            pairs = list(zip(halved, words, strict=True))
+            for start, row, chosen in (
+                (self.plan.scores_at, self.rows, [m.select(is_, none, x) for is_, x in pairs]),
+                (self.plan.halved_at, 0, [m.select(is_, x, none) for is_, x in pairs]),
+            ):
+                place = self.block_place(start, row, self.rows)
+                m.store_matrices(place, chosen, transpose=False)
+        m.reconverge()
         m.synchronize()
         return carried
 
@@ -285,7 +292,7 @@ class Products(Chunk):
         return [m.select(condition, word, m.word(0)) for word in words]
 
     def zeros(self) -> list[Any]:
-        """16 rows of 64 channels."""
+        """16 rows of this warp's channels."""
         return [self.machine.zero()] * 32
 
     def within_queries(self) -> None:
@@ -330,18 +337,19 @@ class Products(Chunk):
     # from warps to threads -------------------------------------------------------------------
 
     def to_buffer(self, buffer: int, found: Sequence[Any]) -> None:
-        """This warp's rows of a buffer."""
-        self.to_rows(self.rows * (ROWS * 4 * CHANNELS) + buffer_at(buffer), found)
+        """This warp's rows and channels of a buffer."""
+        start = self.plan.stages_at + buffer * self.plan.buffer_bytes
+        self.to_rows(self.rows * (ROWS * 4 * self.sizes.key) + start, found)
 
     def to_far(self, found: Sequence[Any]) -> None:
         """The same of the 16 rows of a far tile."""
-        self.to_rows(self.machine.constant(FAR_AT), found)
+        self.to_rows(self.machine.constant(self.plan.far_at), found)
 
     def to_rows(self, start: Int, found: Sequence[Any]) -> None:
-        """Rows of float32, in units of 8 that are permuted as those of tiles are."""
-        m, pitch = self.machine, 4 * CHANNELS
+        """Rows of K float32, in units of 8 that are permuted as those of tiles are."""
+        m, pitch = self.machine, 4 * self.sizes.key
         row = self.lane >> 2
-        at = start + row * pitch + (self.lane & 3) * 8
+        at = start + row * pitch + (self.lane & 3) * 8 + self.slab * 256
         for i in range(8):
             place = at + (permuted(i, row) << 1)
             for lower in range(2):
@@ -350,12 +358,14 @@ class Products(Chunk):
 
     def row_places(self, start: IntLike) -> list[Int]:
         """Where this thread's channels are in 16 rows."""
-        places = [(word << 1) + start for word in self.words]
-        return [places[row & 7] + row * 4 * CHANNELS for row in range(ROWS)]
+        at = self.panel * 256 + start
+        places = [(word << 1) + at for word in self.words]
+        return [places[row & 7] + row * 4 * self.sizes.key for row in range(ROWS)]
 
     def buffer(self, buffer: int) -> list[Int]:
         """Where this thread's channels of its rows are in a buffer."""
-        return self.row_places(self.part * (ROWS * 4 * CHANNELS) + buffer_at(buffer))
+        start = self.plan.stages_at + buffer * self.plan.buffer_bytes
+        return self.row_places(self.part * (ROWS * 4 * self.sizes.key) + start)
 
     def read(self, place: Int) -> Pair:
         """Two float32."""
@@ -370,17 +380,12 @@ class Products(Chunk):
         """This thread's channels of the sums over rows."""
         m = self.machine
         index = index if isinstance(index, Int) else m.constant(index)
-        self.store_pair(index * (4 * CHANNELS) + SUMS_AT, values)
+        self.store_pair(index * (4 * self.sizes.key) + self.plan.sums_at, values)
 
     def load_sums(self, index: int) -> Pair:
         """The reverse."""
-        return self.load_pair(index * 4 * CHANNELS + SUMS_AT)
+        return self.load_pair(index * 4 * self.sizes.key + self.plan.sums_at)
 
     def far(self, part: int, place: Int) -> Pair:
         """A gradient of the far tile in the threads of a part, zero in others."""
         return self.choose(self.part.equals(part), self.read(place), self.nothing())
-
-
-def buffer_at(buffer: int) -> int:
-    """Where a buffer starts."""
-    return STAGES_AT + buffer * BUFFER_BYTES

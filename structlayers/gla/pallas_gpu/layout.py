@@ -73,16 +73,6 @@ class Sizes:
         """Of 64 rows of K."""
         return CHUNK * self.key * 2
 
-    def cut(self, parts: int) -> "Sizes":
-        """Sizes of so many parts of each of these heads."""
-        return dataclasses.replace(
-            self,
-            heads=self.heads * parts,
-            groups=self.groups * parts,
-            key=self.key // parts,
-            parts=self.parts * parts,
-        )
-
     def group_of(self, head: Int) -> Int:
         """The key head of a query head, or of a part the part of the same number."""
         if self.shared == 1:

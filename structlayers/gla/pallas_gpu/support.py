@@ -10,7 +10,7 @@ _VALUES = 64
 # `None` takes the kernels where padding makes states at most so many times as large: at sizes that
 # fit they are 3 to 14 times as fast as XLA's chunks (kernels.md); padded ones are not measured.
 _MOST_PADDING = 4
-# The recurrence that keeps states of larger K exceeds shared memory: it takes halves as heads.
+# Buffers of the gradient kernel for larger K exceed shared memory: it takes their halves as heads.
 LARGEST_GRADIENT_KEY = 128
 
 
