@@ -483,6 +483,10 @@ class NumpyMachine(Machine):
         return Int(self, word.astype(np.uint32).view(np.int32).astype(np.int64))
 
     @override
+    def word_of(self, value: Int) -> Any:
+        return value.value.astype(np.uint32)
+
+    @override
     def select(self, condition: Int, chosen: Any, other: Any) -> Any:
         return np.where(condition.value, chosen, other)
 
@@ -490,6 +494,17 @@ class NumpyMachine(Machine):
     def exp2(self, value: Any) -> Any:
         power = np.exp2(value)
         return np.where(power < np.finfo(np.float32).tiny, np.float32(0), power)
+
+    @override
+    def reciprocal(self, value: Any) -> Any:
+        with np.errstate(divide="ignore", over="ignore"):
+            inverse = np.float32(1) / value
+        return np.where(np.abs(value) < np.finfo(np.float32).tiny, np.float32(np.inf), inverse)
+
+    @override
+    def warp_minimum(self, value: Int) -> Int:
+        smallest = value.value.reshape(-1, 32).min(1)
+        return Int(self, np.repeat(smallest, 32))
 
     @override
     def add(self, left: Any, right: Any) -> Any:

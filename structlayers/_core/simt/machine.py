@@ -325,12 +325,24 @@ class Machine(abc.ABC):
         """A word read as an integer with a sign."""
 
     @abc.abstractmethod
+    def word_of(self, value: Int) -> Any:
+        """An integer as a word."""
+
+    @abc.abstractmethod
     def select(self, condition: Int, chosen: Any, other: Any) -> Any:
         """One of two words, or of two float32."""
 
     @abc.abstractmethod
     def exp2(self, value: Any) -> Any:
         """``2 ** value`` of a float32, to two units in the last place; 0 below 2**-126."""
+
+    @abc.abstractmethod
+    def reciprocal(self, value: Any) -> Any:
+        """``1 / value`` of a float32, to one unit in the last place; infinite below 2**-126."""
+
+    @abc.abstractmethod
+    def warp_minimum(self, value: Int) -> Int:
+        """The smallest of the integers of a warp's threads, all of which take part."""
 
     @abc.abstractmethod
     def add(self, left: Any, right: Any) -> Any:

@@ -404,12 +404,25 @@ class MosaicMachine(Machine):
         return Int(self, word)
 
     @override
+    def word_of(self, value: Int) -> Any:
+        return value.value
+
+    @override
     def select(self, condition: Int, chosen: Any, other: Any) -> Any:
         return arith.select(condition.value, chosen, other)
 
     @override
     def exp2(self, value: Any) -> Any:
         return self._asm("ex2.approx.ftz.f32 $0, $1;", value, result=self._f32, effects=False)
+
+    @override
+    def reciprocal(self, value: Any) -> Any:
+        return self._asm("rcp.approx.ftz.f32 $0, $1;", value, result=self._f32, effects=False)
+
+    @override
+    def warp_minimum(self, value: Int) -> Int:
+        text = "redux.sync.min.s32 $0, $1, 0xffffffff;"
+        return Int(self, self._asm(text, value.value, result=self._i32))
 
     @override
     def add(self, left: Any, right: Any) -> Any:

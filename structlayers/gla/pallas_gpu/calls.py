@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from structlayers.gla.pallas_gpu import gradient, gradient_layout, halves, prepare, recurrent
+from structlayers.gla.pallas_gpu import gradient, gradient_layout, prepare, recurrent
 from structlayers.gla.pallas_gpu.layout import CHUNK, MULTIPROCESSORS, VALUE_TILE, Sizes
 from structlayers.gla.pallas_gpu.support import LARGEST_GRADIENT_KEY
 
@@ -26,18 +26,15 @@ def forward(
     keeps: bool,
 ) -> list[jax.Array]:
     """Final states, outputs, and if kept the states before every chunk, which lead with B."""
-    if keeps and q.shape[-1] > LARGEST_GRADIENT_KEY:
-        q, k, gate = map(halves.split_keys, (q, k, gate))
-        start = None if state is None else halves.split_states(state)
-        final, out, kept = forward(q, k, halves.for_both(v), gate, start, scale=scale, keeps=True)
-        return [halves.join_states(final), halves.sum_both(out), kept]
-    sizes, count = _sizes(q, k, v, scale)
-    q, k, v, gate = (_split(x, count) for x in (q, k, v, gate))
+    sizes, count = _sizes(q, k, v, scale, gradients=keeps)
+    shape, states = (*q.shape[:-1], v.shape[-1]), (*k.shape[:1], *k.shape[2:], v.shape[-1])
+    q, k, gate = (_split(x, sizes, sizes.key) for x in (q, k, gate))
+    v, state = _split(v, sizes, sizes.value), _split_states(state, sizes, count)
     image = _images(q, k, gate, sizes, from_end=True)
     final, out, *kept = _recur(image, v, _starts(image, v, state, sizes, count), sizes, keeps=keeps)
     batch = sizes.batch // count
-    final = final.reshape(batch, count, *final.shape[1:])[:, -1]
-    out = out.reshape(batch, -1, *out.shape[2:])
+    final = final.reshape(batch, count, *final.shape[1:])[:, -1].reshape(states)
+    out = _sum_parts(out, sizes).reshape(shape)
     return [final, out, *(x.reshape(batch, -1, *x.shape[1:]) for x in kept)]
 
 
@@ -64,17 +61,13 @@ def backward(
         dfinal: float32 `(B, H, K, V)`, of the final state as each query head has it.
         scale: of queries.
     """
-    if q.shape[-1] > LARGEST_GRADIENT_KEY:
-        q, k, gate = map(halves.split_keys, (q, k, gate))
-        v, dout = map(halves.for_both, (v, dout))
-        dfinal = halves.split_states(dfinal)
-        dq, dk, dv, dgate, dstate = backward(q, k, v, gate, kept, dout, dfinal, scale=scale)
-        dq, dk, dgate = map(halves.join_keys, (dq, dk, dgate))
-        return dq, dk, halves.sum_both(dv), dgate, halves.join_states(dstate)
-    sizes, count = _sizes(q, k, v, scale)
-    q, k, v, gate, dout = (_split(x, count) for x in (q, k, v, gate, dout))
+    sizes, count = _sizes(q, k, v, scale, gradients=True)
+    shape, values, states = q.shape, dout.shape, dfinal.shape
+    q, k, gate = (_split(x, sizes, sizes.key) for x in (q, k, gate))
+    v, dout = (_split(x, sizes, sizes.value) for x in (v, dout))
     image = _images(q, k, gate, sizes, from_end=False)
-    ends = _starts(image, dout, dfinal, sizes, count, transposed=True)
+    ends = _split_states(dfinal, sizes, count)
+    ends = _starts(image, dout, ends, sizes, count, transposed=True)
     dstate, dv, pulled = _recur(image, dout, ends, sizes, transposed=True, keeps=True)
     plan = gradient_layout.make_plan(sizes)
     outputs = (
@@ -91,9 +84,9 @@ def backward(
         shared_bytes=plan.shared_bytes,
         name="gated_linear_attention_gradient",
     )
-    batch = sizes.batch // count
-    dq, dk, dv, dgate = (x.reshape(batch, -1, *x.shape[2:]) for x in (dq, dk, dv, dgate))
-    return dq, dk, dv, dgate, dstate.reshape(batch, count, *dstate.shape[1:])[:, 0]
+    dq, dk, dgate = (x.reshape(shape) for x in (dq, dk, dgate))
+    dstate = dstate.reshape(-1, count, *dstate.shape[1:])[:, 0].reshape(states)
+    return dq, dk, _sum_parts(dv, sizes).reshape(values), dgate, dstate
 
 
 def segments(batch: int, time: int, heads: int, value: int) -> int:
@@ -113,17 +106,40 @@ def segments(batch: int, time: int, heads: int, value: int) -> int:
     return count
 
 
-def _sizes(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> tuple[Sizes, int]:
-    """Sizes with segments in the place of sequences, and how many a sequence has."""
+def _sizes(
+    q: jax.Array, k: jax.Array, v: jax.Array, scale: float, *, gradients: bool
+) -> tuple[Sizes, int]:
+    """Sizes with segments in the place of sequences, and how many a sequence has.
+
+    If gradients are wanted, sizes are those of parts of keys.
+    """
     batch, time, heads, key = q.shape
-    value = v.shape[-1]
+    value, parts = v.shape[-1], 1
+    if gradients:
+        parts = -(-key // LARGEST_GRADIENT_KEY)
+    heads, groups, key = heads * parts, k.shape[2] * parts, key // parts
     count = segments(batch, time, heads, value)
-    return Sizes(batch * count, time // count, heads, k.shape[2], key, value, scale), count
+    return Sizes(batch * count, time // count, heads, groups, key, value, scale, parts), count
 
 
-def _split(x: jax.Array, count: int) -> jax.Array:
-    """`(B, T, ...)` in segments."""
-    return x.reshape(x.shape[0] * count, x.shape[1] // count, *x.shape[2:])
+def _split(x: jax.Array, sizes: Sizes, size: int) -> jax.Array:
+    """`(B, T, ...)` in segments, with the last axis in parts."""
+    return x.reshape(sizes.batch, sizes.time, -1, size)
+
+
+def _split_states(state: jax.Array | None, sizes: Sizes, count: int) -> jax.Array | None:
+    """`(B, heads, K, V)` in parts."""
+    if state is None:
+        return None
+    return state.reshape(sizes.batch // count, -1, sizes.key, sizes.value)
+
+
+def _sum_parts(x: jax.Array, sizes: Sizes) -> jax.Array:
+    """`(B, T, heads, V)` summed over the parts of each head in float32."""
+    if sizes.parts == 1:
+        return x
+    x = x.reshape(*x.shape[:2], -1, sizes.parts, sizes.value)
+    return jnp.sum(x, 3, dtype=jnp.float32).astype(x.dtype)
 
 
 def _starts(
@@ -142,7 +158,8 @@ def _starts(
     decay = lax.bitcast_convert_type(image[:, sizes.decay_at // 4 :], jnp.float32)
     decay = jnp.prod(decay.reshape(sizes.batch, sizes.heads, sizes.chunks, -1), axis=2)
     if not transposed:
-        decay = decay[:, :: sizes.shared]
+        decay = decay.reshape(sizes.batch, -1, sizes.shared, sizes.parts, sizes.key)[:, :, 0]
+        decay = decay.reshape(sizes.batch, sizes.groups, sizes.key)
     added, decay = (
         jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0) for x in (added, decay[..., None])
     )

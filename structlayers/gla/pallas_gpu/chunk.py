@@ -1,14 +1,15 @@
 """A chunk of one head as its block of threads has it: weighted queries and keys, in tiles.
 
 A thread has two channels of 16 rows. Weights are products of gates: of those from the start of the
-16 rows to a row, for queries, and of those after a row to their end, for keys; never a quotient of
-two, except for keys of the 16 x 16 scores on the diagonal, and there only while the decay of the 16
-rows is above 2^-100 in every channel. Otherwise the diagonal takes a halving of the 16 rows, as
-`xla.chunks` halves chunks.
+16 rows to a row, for queries, and of those after a row to their end, for keys; never a quotient,
+except for the 16 x 16 scores on the diagonal, whose keys are divided by the gates up to their row.
+Once these are below 2^-60 in some channel, the rows from there on take a halving of the 16 rows, as
+`xla.chunks` halves chunks. So nothing depends on later gates: what looks at all 16 rows only
+decides whether to look for such rows.
 """
 
 import dataclasses
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from structlayers._core.simt.machine import Int, IntLike, Machine
 from structlayers.gla.pallas_gpu.layout import CHUNK, ROWS, Sizes, lane_row, permuted
 
 _LOG2_E = 0x3FB8AA3B  # of float32
-_WEAKEST = 0x0D800000  # 2**-100
+# The product of two such is in the range of float32: one reciprocal does for both channels.
+_WEAKEST = 0x21800000  # 2**-60
+_GUARD = _WEAKEST + (1 << 23)  # twice that, as the decay of 16 rows is rounded in another way
 _ONE = 0x3F800000
 
 # Tiles of 16 rows: weighted queries, weighted keys, keys of the diagonal, and, for scores of rows
@@ -37,15 +40,13 @@ class Weighed:
         after: decay after them.
         decays: of the four times 16 rows.
         whole: of the chunk.
-        inverse: of the decay of its 16 rows; 0 if the diagonal is halved.
-        slow: 1 if it is, in this block of threads, else 0.
+        slow: 0 if no row is halved.
     """
 
     before: Pair
     after: Pair
     decays: list[Pair]
     whole: Pair
-    inverse: Pair
     slow: Int
 
 
@@ -93,7 +94,7 @@ class Chunk:
         self.block = sequence * sizes.chunks + self.chunk
         self.head = sequence.modulo(sizes.heads)
         self.first = sequence.divide(sizes.heads) * sizes.time
-        self.group = self.head.divide(sizes.shared) if sizes.shared > 1 else self.head
+        self.group = sizes.group_of(self.head)
 
     def synchronize(self) -> None:
         """Waits for the team."""
@@ -175,54 +176,58 @@ class Chunk:
         """Fills the tiles."""
         m, sizes = self.machine, self.sizes
         gates, queries = self.load_gates(), self.load_queries()
+        self.load_more()
         total = gates[0]
         for gate in gates[1:]:
             total = self.plus(total, gate)
         weights = [each(m.exp2, gate) for gate in gates]
         decay = each(m.exp2, total)
         self.store_pair(self.scratch + self.part * (4 * sizes.key), decay)
-        weak = [m.integer_of(m.bits(x)) < _WEAKEST for x in decay]
-        slow = m.synchronize_any(weak[0] | weak[1], self.team, self.threads)
+        slow = m.synchronize_any(self.may_be_weak(weights, decay), self.team, self.threads)
         keys = self.load_keys()  # not before, for the registers
         decays = [self.load_pair(self.scratch + part * 4 * sizes.key) for part in range(4)]
-        one, zero = (self.one, self.one), self.nothing()
+        one = (self.one, self.one)
         before, after, whole = one, one, decays[0]
         for part in range(3):
             before = self.times(before, self.choose(self.part >= part + 1, decays[part], one))
             after = self.times(after, self.choose(self.part < part + 1, decays[part + 1], one))
             whole = self.times(whole, decays[part + 1])
-        fast = slow.equals(0)
-        inverse = self.choose(fast, each(m.negate, total), zero)
-        inverse = self.choose(fast, each(m.exp2, inverse), zero)
-        weighed = Weighed(before, after, decays, whole, inverse, slow)
+        weighed = Weighed(before, after, decays, whole, slow)
         self.fill_queries(queries, weights, weighed)
         self.fill_keys(keys, weights, weighed)
         return weighed
 
     def fill_queries(self, words: Sequence[Any], weights: Sequence[Pair], known: Weighed) -> None:
-        """Tiles of queries, row by row."""
-        near, far = self.tile_places(self.part + QUERIES), self.tile_places(FAR_QUERIES)
-        last = self.part.equals(3)
-        for row, weight in enumerate(self.prefixes(weights)):
-            values = self.times(self.machine.unpack(words[row]), weight)
-            self.store_packed(near[row], values)
-            with self.machine.when(last):
-                self.store_packed(far[row], self.times(values, known.decays[2]))
+        """Tiles of queries."""
+        weighted = self.weighted(words, self.prefixes(weights))
+        for row, (place, values) in enumerate(
+            zip(self.tile_places(self.part + QUERIES), weighted, strict=True)
+        ):
+            self.store_packed(place, values)
             self.took_query(row, values, known)
+        with self.machine.when(self.part.equals(3)):
+            self.store_tile(FAR_QUERIES, [self.times(x, known.decays[2]) for x in weighted])
 
     def fill_keys(self, words: Sequence[Any], weights: Sequence[Pair], known: Weighed) -> None:
-        """Tiles of keys, row by row."""
-        near, far = self.tile_places(self.part + KEYS), self.tile_places(FAR_KEYS)
-        diagonal = self.tile_places(self.part + DIAGONAL)
-        first = self.part.equals(0)
-        for row, weight in reversed(list(enumerate(self.suffixes(weights)))):
-            values = self.machine.unpack(words[row])
-            values = values if weight is None else self.times(values, weight)
-            self.store_packed(near[row], values)
-            self.store_packed(diagonal[row], self.times(values, known.inverse))
-            with self.machine.when(first):
-                self.store_packed(far[row], self.times(values, known.decays[1]))
-            self.took_key(row, values, known)
+        """Tiles of keys, the last rows first, whose weights are found first."""
+        self.store_tile(self.part + DIAGONAL, self.weighted(words, self.inverses(weights)))
+        weighted, places = (
+            self.weighted(words, self.suffixes(weights)),
+            self.tile_places(self.part + KEYS),
+        )
+        for row in reversed(range(ROWS)):
+            self.store_packed(places[row], weighted[row])
+            self.took_key(row, weighted[row], known)
+        with self.machine.when(self.part.equals(0)):
+            self.store_tile(FAR_KEYS, [self.times(x, known.decays[1]) for x in weighted])
+
+    def weighted(self, words: Sequence[Any], weights: Iterable[Pair | None]) -> list[Pair]:
+        """Rows of two channels in a word, times weights of which None is 1."""
+        rows = zip(map(self.machine.unpack, words), weights, strict=True)
+        return [row if weight is None else self.times(row, weight) for row, weight in rows]
+
+    def load_more(self) -> None:
+        """What else a program loads, after what the tiles are waiting for."""
 
     def took_query(self, row: int, values: Pair, known: Weighed) -> None:
         """What else a program does with a weighted query."""
@@ -241,6 +246,56 @@ class Chunk:
             weight = self.times(weight, gate)
             found.append(weight)
         return found
+
+    def inverses(self, weights: Sequence[Pair]) -> Generator[Pair]:
+        """What keys of the diagonal are multiplied by; finite where it may not be used."""
+        m, weight = self.machine, None
+        for gate in weights:
+            weight = gate if weight is None else self.times(weight, gate)
+            low, high = each(
+                lambda x: m.float(m.word_of(self.integer(x).maximum(_WEAKEST))), weight
+            )
+            inverse = m.reciprocal(m.multiply(low, high))
+            yield m.multiply(inverse, high), m.multiply(inverse, low)
+
+    def integer(self, value: Any) -> Int:
+        """The bits of a float32, in the order of values from 0 on."""
+        return self.machine.integer_of(self.machine.bits(value))
+
+    def below(self, weight: Pair, bound: int) -> Int:
+        """Whether a weight is below a float32 given by its bits, in either channel."""
+        low, high = each(self.integer, weight)
+        return low.minimum(high) < bound
+
+    def may_be_weak(self, weights: Sequence[Pair], decay: Pair) -> Int:
+        """Whether to look for rows that are halved, given gates of 16 rows and their product."""
+        del weights
+        return self.below(decay, _GUARD)
+
+    def weak_rows(self, weights: Sequence[Pair]) -> Generator[Int]:
+        """For each row whether it is halved; so are all after such a row."""
+        weight = None
+        for gate in weights:
+            weight = gate if weight is None else self.times(weight, gate)
+            yield self.below(weight, _WEAKEST)
+
+    def count_kept(self, weights: Sequence[Pair]) -> None:
+        """How many of the 16 rows are not halved, into the scratch."""
+        m, count = self.machine, self.machine.constant(ROWS)
+        for weak in self.weak_rows(weights):
+            count = count - Int(m, m.select(weak, m.constant(1).value, m.constant(0).value))
+        least = m.warp_minimum(count)
+        with m.when(self.lane.equals(0)):
+            m.store_shared(self.scratch + self.warp * 4, [m.word_of(least)])
+        m.reconverge()
+
+    def kept_rows(self, part: Int) -> Int:
+        """What `count_kept` found for a part, after a barrier."""
+        m, warps, least = self.machine, self.sizes.key // 64, self.machine.constant(ROWS)
+        for i in range(warps):
+            (count,) = m.load_shared((part * warps + i) * 4 + self.scratch, 1)
+            least = least.minimum(m.integer_of(count))
+        return least
 
     def suffixes(self, weights: Sequence[Pair]) -> list[Pair | None]:
         """The gates after each row to the end of the 16 rows; None is 1."""
@@ -353,10 +408,16 @@ class Chunk:
     def store_block(self, start: IntLike, row: Int, column: Int, found: Sequence[Any]) -> None:
         """A 16 x 16 result as bfloat16 into a tile of 64 x 64."""
         m = self.machine
-        inner, unit = lane_row(self.lane, rows_first=True)
-        inner, unit = inner + row * ROWS, unit + column * 2
         words = [m.pack(found[i], found[i + 1]) for i in range(0, 8, 2)]
-        m.store_matrices(inner * 128 + permuted(unit, inner) + start, words, transpose=False)
+        m.store_matrices(self.block_place(start, row, column), words, transpose=False)
+
+    def block_place(
+        self, start: IntLike, row: IntLike, column: IntLike, *, rows_first: bool = True
+    ) -> Int:
+        """Where this lane finds a 16 x 16 block of a tile of 64 x 64."""
+        inner, unit = lane_row(self.lane, rows_first=rows_first)
+        inner, unit = inner + row * ROWS, unit + column * 2
+        return inner * 128 + permuted(unit, inner) + start
 
 
 def across(row: Int, column: Int, half: int) -> Int:

@@ -8,13 +8,12 @@ gradients of the states after it, dS', in bfloat16, from the recurrences in both
 and from these the gradients of the tiles whose products the scores are. A gate takes its gradient
 from the weights it is in: with w a weight that holds it and x the weighted value, ``x dx`` in
 float32, summed over rows and intervals. Nothing is subtracted but within the 16 rows of a block on
-the diagonal, where both terms have the same operands, rounded to bfloat16 in the same way.
-
-Results of products change from the registers of a warp, 16 rows by 64 channels, to those of the
+the diagonal, where both terms have the same operands, rounded to bfloat16 in the same way, and
+there only while the gates are not so small that this would cost digits.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from structlayers._core.simt.machine import Int, Machine
@@ -55,12 +54,11 @@ class Program(Products):
                 m.barrier_init(plan.barriers_at + 8 * stage)
         m.synchronize()
         tiles = self.sizes.value // VALUE_TILE
-        for stage in range(plan.stages):
-            self.fetch(m.constant(stage))
         weighed = self.weigh()
         queries, keys = self.read_values(tiles)
         self.prefetch_later()
         m.synchronize()
+        m.loop(0, weighed.slow, 1, self.part_scores)
         gates = self.load_gates()
         self.to_buffer(0, queries)
         self.to_buffer(1, keys)
@@ -71,10 +69,13 @@ class Program(Products):
         m.synchronize()
         self.within_keys()
         m.synchronize()
-        rows = self.finish_keys(weighed, weights, given)
+        downwards = self.finish_diagonal(weights, given)
+        rows = self.over_intervals(downwards, self.finish_keys(weighed, weights))
         m.synchronize()
         span = self.span(weighed)
-        self.give(weighed, 2, [self.plus(row, span) for row in rows])
+        for place, row in zip(self.buffer(2), rows, strict=True):
+            self.write(place, self.plus(row, span))
+        self.give(weighed, 2)
         m.loop(0, weighed.slow, 1, self.halve)
 
     # gradients -------------------------------------------------------------------------------
@@ -82,7 +83,7 @@ class Program(Products):
     def finish_queries(self, weighed: Weighed, weights: Sequence[Pair]) -> list[Pair]:
         """Gives the gradients of queries; what rows give to the gates before them."""
         m = self.machine
-        total, spanned, given, gradients = self.nothing(), self.nothing(), [], []
+        total, spanned, given = self.nothing(), self.nothing(), []
         rows = zip(
             self.tile_places(self.part + QUERIES),
             self.prefixes(weights),
@@ -91,53 +92,63 @@ class Program(Products):
             self.buffer(2),
             strict=True,
         )
-        for query, weight, far, state, near in rows:
+        for query, weight, far, place, near in rows:
             query = self.load_packed(query)
-            state = self.times(self.read(state), weighed.before)
+            state = self.times(self.read(place), weighed.before)
             far = self.times(self.far(3, far), weighed.decays[2])
             total = each(m.fma, query, state, total)
             spanned = each(m.fma, query, far, spanned)
             gradient = self.plus(self.plus(state, self.read(near)), far)
-            gradients.append(self.times(weight, gradient))
             given.append(self.times(query, gradient))
+            self.write(place, self.times(weight, gradient))  # registers are few
         self.store_sums(self.part + QUERY_SUMS, total)
         with m.when(self.part.equals(3)):
             self.store_sums(OVER_THIRD, spanned)
-        self.give(weighed, 0, gradients)
+        self.give(weighed, 0)
         return given
 
-    def finish_keys(
-        self, weighed: Weighed, weights: Sequence[Pair], given: Sequence[Pair]
-    ) -> list[Pair]:
-        """Gives the gradients of keys; those of gates, but for what spans all 16 rows."""
+    def finish_diagonal(self, weights: Sequence[Pair], given: Sequence[Pair]) -> list[Pair]:
+        """Gradients of keys by the diagonal, in buffer 3; what rows give to gates before them."""
+        m, found = self.machine, []
+        rows = zip(
+            self.tile_places(self.part + DIAGONAL),
+            self.inverses(weights),
+            self.buffer(3),
+            given,
+            strict=True,
+        )
+        for other, inverse, place, back in rows:
+            other, own = self.load_packed(other), self.read(place)
+            found.append(each(m.fma, each(m.negate, other), own, back))
+            self.write(place, self.times(own, inverse))
+        return found
+
+    def finish_keys(self, weighed: Weighed, weights: Sequence[Pair]) -> list[Pair]:
+        """Gives the gradients of keys; what rows give to the gates after them."""
         m = self.machine
-        total, spanned = self.nothing(), self.nothing()
-        upwards, downwards, gradients = [], [], []
+        total, spanned, given = self.nothing(), self.nothing(), []
         rows = zip(
             self.tile_places(self.part + KEYS),
-            self.tile_places(self.part + DIAGONAL),
             self.suffixes(weights),
             self.row_places(self.plan.far_at),
-            given,
             *(self.buffer(buffer) for buffer in (1, 2, 3)),
             strict=True,
         )
-        for key, other, weight, far, back, state, near, diagonal in rows:
-            key, other, own = self.load_packed(key), self.load_packed(other), self.read(diagonal)
-            state = self.times(self.read(state), weighed.after)
+        for key, weight, far, place, near, diagonal in reversed(list(rows)):
+            key = self.load_packed(key)
+            state = self.times(self.read(place), weighed.after)
             far = self.times(self.far(0, far), weighed.decays[1])
             total = each(m.fma, key, state, total)
             spanned = each(m.fma, key, far, spanned)
             gradient = self.plus(self.plus(state, self.read(near)), far)
-            upwards.append(self.times(key, gradient))
-            downwards.append(each(m.fma, each(m.negate, other), own, back))
-            gradient = each(m.fma, own, weighed.inverse, gradient)
-            gradients.append(gradient if weight is None else self.times(weight, gradient))
+            given.append(self.times(key, gradient))
+            gradient = gradient if weight is None else self.times(weight, gradient)
+            self.write(place, self.plus(gradient, self.read(diagonal)))
         self.store_sums(self.part + KEY_SUMS, total)
         with m.when(self.part.equals(0)):
             self.store_sums(OVER_SECOND, spanned)
-        self.give(weighed, 1, gradients)
-        return self.over_intervals(downwards, upwards)
+        self.give(weighed, 1)
+        return given[::-1]
 
     def over_intervals(
         self, downwards: Sequence[Pair | None], upwards: Sequence[Pair | None]
@@ -165,16 +176,13 @@ class Program(Products):
         for place, values in zip(places, rows, strict=True):
             self.write(place, self.plus(self.read(place), values))
 
-    def give(self, weighed: Weighed, result: int, rows: Sequence[Pair]) -> None:
-        """Rows of a result to device memory, or, if halving adds to them, to its buffer."""
+    def give(self, weighed: Weighed, result: int) -> None:
+        """Rows of a buffer to device memory, if halving does not add to them."""
         with self.machine.when(weighed.slow.equals(0)):
-            self.store(result, rows)
-        with self.machine.when(weighed.slow.equals(1)):
-            for place, values in zip(self.buffer(result), rows, strict=True):
-                self.write(place, values)
+            self.store(result, map(self.read, self.buffer(result)))
         self.machine.reconverge()
 
-    def store(self, result: int, rows: Sequence[Pair]) -> None:
+    def store(self, result: int, rows: Iterable[Pair]) -> None:
         """Rows of a result to device memory: float32 gates, bfloat16 queries and keys."""
         m, sizes = self.machine, self.sizes
         array, size = ((self.dq, 2), (self.dk, 2), (self.dgate, 4))[result]
@@ -206,7 +214,7 @@ class Program(Products):
     # the diagonal by halving -----------------------------------------------------------------
 
     def halve(self, index: Int, carried: Sequence[Any]) -> Sequence[Any]:
-        """Adds the gradients through blocks on the diagonal, whose tiles of keys are zero then."""
+        """Adds the gradients through the rows of blocks on the diagonal that are halved."""
         del index
         m = self.machine
         weights = [each(m.exp2, gate) for gate in self.load_gates()]
@@ -226,16 +234,15 @@ class Program(Products):
             m.synchronize()
             self.add_level(half, weights)
         for result in range(3):
-            self.store(result, [self.read(place) for place in self.buffer(result)])
+            self.store(result, map(self.read, self.buffer(result)))
         return carried
 
     def diagonal(self) -> list[Pair]:
         """The gradient of each row's score with itself, twice."""
         m, found = self.machine, []
         for row in range(ROWS):
-            inner = self.part * ROWS + row
-            at = inner * 128 + permuted(self.part * 2 + (row >> 3), inner) + self.plan.scores_at
-            (word,) = m.load_shared(at + 4 * ((row & 7) >> 1), 1)
+            at = permuted(self.part * 2 + (row >> 3), m.constant(row)) + self.plan.halved_at
+            (word,) = m.load_shared(at + (128 * row + 4 * ((row & 7) >> 1)), 1)
             value = m.unpack(word)[row & 1]
             found.append((value, value))
         return found
@@ -243,8 +250,8 @@ class Program(Products):
     def split_scores(self, half: int) -> list[Any]:
         """A left operand: gradients of scores that a level splits, and their transposes."""
         m, words = self.machine, []
-        lower = self.scores_of(self.rows, self.rows)
-        upper = self.scores_of(self.rows, self.rows, transpose=True)
+        lower = self.block_of(self.plan.halved_at, 0, self.rows)
+        upper = self.block_of(self.plan.halved_at, 0, self.rows, transpose=True)
         for index, both in enumerate(zip(lower, upper, strict=True)):
             row = (self.lane >> 2) + 8 * (index & 1)
             column = (self.lane & 3) * 2 + 8 * (index >> 1)

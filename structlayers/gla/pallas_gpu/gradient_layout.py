@@ -68,9 +68,14 @@ class Plan:
         return self.sums_at + SUMS * 4 * self.sizes.key
 
     @property
+    def halved_at(self) -> int:
+        """Gradients of scores of rows that are halved: the four blocks on the diagonal in a row."""
+        return self.far_at + self.buffer_bytes // 4
+
+    @property
     def stages_at(self) -> int:
         """Stages, and later the buffers."""
-        return self.far_at + self.buffer_bytes // 4
+        return self.halved_at + ROWS * 128
 
     @property
     def barriers_at(self) -> int:

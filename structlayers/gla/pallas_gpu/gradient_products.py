@@ -4,8 +4,10 @@ Results of products change from the registers of a warp, 16 rows by 64 channels,
 threads, 16 rows by two channels, through buffers of 64 x K float32 in shared memory.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+import itertools
+from collections.abc import Generator, Sequence
+from typing import Any, override
 
 from structlayers._core.simt.machine import Int, IntLike, Machine
 from structlayers.gla.pallas_gpu.chunk import (
@@ -43,7 +45,8 @@ _QUERIES_OF = (
     (QUERIES + 2,) * 4,
     (FAR_QUERIES, FAR_QUERIES, QUERIES + 3, QUERIES + 3),
 )
-# Sums over rows, K float32 each: of queries and keys that reach over other parts, for each part; of
+# 2**-12: on the diagonal a gate's gradient is a difference of float32 sums without this factor.
+_LEAST_GATE = 0x39800000
 
 
 class Products(Chunk):
@@ -86,10 +89,15 @@ class Products(Chunk):
                         (self.cotangents, sizes.heads, self.head),
                     )
                 ):
-                    source = place * heads + head
+                    source = place * (heads // sizes.parts) + head.divide(sizes.parts)
                     m.load_ahead(target + i * ROWS_BYTES, array, source, 2 * sizes.value, offset)
         m.reconverge()
         m.commit_loads()
+
+    @override
+    def load_more(self) -> None:
+        for stage in range(self.plan.stages):
+            self.fetch(self.machine.constant(stage))
 
     def prefetch_later(self) -> None:
         """Brings what a later block begins with into the L2, while this one does not load."""
@@ -234,10 +242,49 @@ class Products(Chunk):
 
     def scores_of(self, row: IntLike, column: IntLike, *, transpose: bool = False) -> list[Any]:
         """A left operand from the gradients of scores."""
-        inner, unit = lane_row(self.lane, rows_first=not transpose)
-        inner, unit = inner + row * ROWS, unit + column * 2
-        at = inner * 128 + permuted(unit, inner) + self.plan.scores_at
+        return self.block_of(self.plan.scores_at, row, column, transpose=transpose)
+
+    def block_of(
+        self, start: int, row: IntLike, column: IntLike, *, transpose: bool = False
+    ) -> list[Any]:
+        """A left operand from a tile of 16 x 16 blocks."""
+        at = self.block_place(start, row, column, rows_first=not transpose)
         return self.machine.load_matrices(at, transpose=transpose)
+
+    # rows that are halved --------------------------------------------------------------------
+
+    @override
+    def may_be_weak(self, weights: Sequence[Pair], decay: Pair) -> Int:
+        least = functools.reduce(Int.minimum, map(self.integer, itertools.chain(*weights)))
+        return super().may_be_weak(weights, decay) | (least < _LEAST_GATE)
+
+    @override
+    def weak_rows(self, weights: Sequence[Pair]) -> Generator[Int]:
+        small = self.below(weights[0], _LEAST_GATE)
+        for gate, weak in zip(weights, super().weak_rows(weights), strict=True):
+            small = small | self.below(gate, _LEAST_GATE)
+            yield weak | small
+
+    def part_scores(self, index: Int, carried: Sequence[Any]) -> Sequence[Any]:
+        """Takes rows that are halved out of the gradients of scores on the diagonal."""
+        del index
+        m = self.machine
+        self.count_kept([each(m.exp2, gate) for gate in self.load_gates()])
+        m.synchronize()
+        kept = self.kept_rows(self.rows)
+        with m.when(self.slab.equals(0)):
+            words, none = self.scores_of(self.rows, self.rows), m.word(0)
+            halved = [(self.lane >> 2) + 8 * (i & 1) >= kept for i in range(len(words))]
+            pairs = list(zip(halved, words, strict=True))
+            for start, row, chosen in (
+                (self.plan.scores_at, self.rows, [m.select(is_, none, x) for is_, x in pairs]),
+                (self.plan.halved_at, 0, [m.select(is_, x, none) for is_, x in pairs]),
+            ):
+                place = self.block_place(start, row, self.rows)
+                m.store_matrices(place, chosen, transpose=False)
+        m.reconverge()
+        m.synchronize()
+        return carried
 
     def only(self, condition: Int, words: Sequence[Any]) -> list[Any]:
         """Words, or zeros."""

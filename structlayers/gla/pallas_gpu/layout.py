@@ -24,14 +24,19 @@ MULTIPROCESSORS, SHARED_LIMIT = 132, 227 << 10
 class Sizes:
     """Sizes of a call.
 
+    Keys too large for the kernel of gradients are cut in parts that follow each other in the array,
+    each a head of its own with the same values: every channel of keys has its row of the state, so
+    outputs of parts add up, and their states stand one over the other.
+
     Attributes:
         batch: B.
         time: T.
-        heads: H, query heads.
-        groups: G, key heads.
-        key: K, a multiple of 64.
+        heads: H, query heads, or their parts.
+        groups: G, key heads, or their parts.
+        key: K, a multiple of 64, of a part.
         value: V, a multiple of 64.
         scale: of the outputs.
+        parts: of a head.
     """
 
     batch: int
@@ -41,6 +46,7 @@ class Sizes:
     key: int
     value: int
     scale: float
+    parts: int = 1
 
     @property
     def chunks(self) -> int:
@@ -66,6 +72,12 @@ class Sizes:
     def tile_bytes(self) -> int:
         """Of 64 rows of K."""
         return CHUNK * self.key * 2
+
+    def group_of(self, head: Int) -> Int:
+        """The key head of a query head, or of a part the part of the same number."""
+        if self.shared == 1:
+            return head
+        return head.divide(self.parts * self.shared) * self.parts + head.modulo(self.parts)
 
     # an image: queries, keys, scores, decay of the chunk
 

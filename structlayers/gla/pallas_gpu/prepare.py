@@ -1,6 +1,6 @@
 """What the recurrence needs of a chunk beside its values: an image, for all chunks at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, override
 
 from structlayers._core.simt.machine import Int, IntLike, Machine
@@ -89,13 +89,11 @@ class Program(Chunk):
             words = [m.bits(x) for x in weighed.whole]
             m.store_global(self.image, self.block, sizes.image_bytes, offset, words)
         self.synchronize()
-        found = [self.scores(row_blocks) for row_blocks in self.rounds]
-        # the blocks on the diagonal are those of the first four warps
-        found[0] = list(m.loop(0, weighed.slow, 1, lambda _, one: self.halve(one), found[0]))
-        for one, row_blocks in zip(found, self.rounds, strict=True):
+        for row_blocks in self.rounds:
             row, column = self.among(row_blocks, 0), self.among(row_blocks, 1)
-            self.store_block(self.scores_at, row, column, one)
+            self.store_block(self.scores_at, row, column, self.scores(row_blocks))
         self.synchronize()
+        m.loop(0, weighed.slow, 1, self.halve)
         self.copy_scores()
 
     @override
@@ -143,16 +141,28 @@ class Program(Chunk):
                 found[half] = list(m.tensor_product(found[half], a, b[2 * half : 2 * half + 2]))
         return found[0] + found[1]
 
-    def halve(self, found: Sequence[Any]) -> list[Any]:
-        """The blocks on the diagonal, by halving; other warps keep what they have."""
-        m = self.machine
+    def halve(self, index: Int, carried: Sequence[Any]) -> Sequence[Any]:
+        """Rows of the blocks on the diagonal, by halving, by a team's first four warps."""
+        del index
+        m, part = self.machine, self.warp & 3
         weights = [each(m.exp2, gate) for gate in self.load_gates()]
         queries, keys = self.load_unweighted()
-        self.synchronize()
+        self.count_kept(weights)
         self.store_tile(self.part + QUERIES, queries)
         self.store_tile(self.part + KEYS, keys)
         self.synchronize()
-        found = self.replace(found, QUERIES, KEYS, lambda row, column: row.equals(column))
+        kept, own = self.kept_rows(part), part * self.tile_bytes
+        words = m.load_matrices(self.block_place(self.scores_at, part, part), transpose=False)
+        found = [value for word in words for value in m.unpack(word)]
+
+        def replace(left: int, right: int, chosen: Callable[[Int, Int], Int]) -> list[Any]:
+            """Some pairs by products of two tiles."""
+            product = self.product(own + left * self.tile_bytes, own + right * self.tile_bytes)
+            return self.where(
+                lambda row, column: chosen(row, column) & (row >= kept), product, found
+            )
+
+        found = replace(QUERIES, KEYS, lambda row, column: row.equals(column))
         for half in HALVES:
             self.store_level(weights, half)
             self.synchronize()
@@ -160,15 +170,13 @@ class Program(Chunk):
             def split(row: Int, column: Int, half: int = half) -> Int:
                 return across(row, column, half) & (column < row)
 
-            found = self.replace(found, DIAGONAL, DIAGONAL, split)
+            found = replace(DIAGONAL, DIAGONAL, split)
             self.synchronize()
-        return found
-
-    def replace(self, found: Sequence[Any], left: int, right: int, chosen: Any) -> list[Any]:
-        """Some pairs of the blocks on the diagonal by products of two tiles."""
-        own = (self.warp & 3) * self.tile_bytes
-        product = self.product(own + left * self.tile_bytes, own + right * self.tile_bytes)
-        return self.where(lambda *place: chosen(*place) & (self.warp < 4), product, found)
+        with m.when(self.warp < 4):
+            self.store_block(self.scores_at, part, part, found)
+        m.reconverge()
+        self.synchronize()
+        return carried
 
     def copy_scores(self) -> None:
         """The scores to the image."""

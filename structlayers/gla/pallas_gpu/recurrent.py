@@ -115,12 +115,11 @@ class Program:
         self.tile, self.sequence = block.modulo(plan.tiles), block.divide(plan.tiles)
         self.head = self.sequence.modulo(sizes.heads)
         self.batch = self.sequence.divide(sizes.heads)
-        self.group = self.head.divide(sizes.shared) if sizes.shared > 1 else self.head
         self.thread, self.lane, self.warp = m.thread(), m.lane(), m.warp()
         # values and states are those of key heads, cotangents and theirs those of query heads
-        self.value_heads, self.value_head = sizes.groups, self.group
+        self.state_heads, self.state_head = sizes.groups, sizes.group_of(self.head)
         if plan.transposed:
-            self.value_heads, self.value_head = sizes.heads, self.head
+            self.state_heads, self.state_head = sizes.heads, self.head
         # weighted queries and keys, as the products take them
         self.reading, self.writing = 0, sizes.tile_bytes
         if plan.transposed:
@@ -169,7 +168,8 @@ class Program:
                 m.copy_in(start, self.image, image, size, zero, size, barrier)
             for row, unit in self.pieces():
                 target = start + sizes.image_bytes + row * ROW_PITCH + unit * 16
-                source = self.row(step, row, self.value_heads, self.value_head)
+                heads, head = self.state_heads // sizes.parts, self.state_head.divide(sizes.parts)
+                source = self.row(step, row, heads, head)
                 offset = self.tile * (VALUE_TILE * 2) + unit * 16
                 m.load_ahead(target, self.values, source, 2 * sizes.value, offset)
         m.reconverge()
@@ -208,7 +208,7 @@ class Program:
         sizes = self.sizes
         key = (self.lane & 3) * 2 + (8 * (index >> 2) + (index & 1))
         value = self.tile * VALUE_TILE + self.warp * 16 + (self.lane >> 2) + 8 * (index >> 1 & 1)
-        head = self.batch * self.value_heads + self.value_head
+        head = self.batch * self.state_heads + self.state_head
         return head * sizes.key + key, value * 4
 
     def load_state(self) -> list[Any]:
@@ -227,7 +227,7 @@ class Program:
         """To the array of final states, once for the query heads that share it."""
         m, sizes = self.machine, self.sizes
         shared = 1 if self.plan.transposed else sizes.shared
-        with m.when(self.head.modulo(shared).equals(0)):
+        with m.when(self.head.divide(sizes.parts).modulo(shared).equals(0)):
             for index, value in enumerate(state):
                 row, offset = self.state_place(index)
                 m.store_global(self.final, row, 4 * sizes.value, offset, [m.bits(value)])
