@@ -35,12 +35,12 @@ reference = functools.partial(attention, "reference")
 def simulated(monkeypatch):
     """Launches as callbacks of the NumPy machine, which no rule of partitioning can hold."""
 
-    def launch(program, inputs, outputs, *, blocks, threads, shared_bytes, name):
+    def launch(program, inputs, outputs, *, blocks, cluster_size=1, threads, shared_bytes, name):
         assert shared_bytes <= SHARED_LIMIT, name
 
         def run(*arrays):
             arrays = [np.asarray(array) for array in arrays]
-            grid = {"clusters": blocks, "cluster_size": 1}
+            grid = {"clusters": blocks // cluster_size, "cluster_size": cluster_size}
             found = simulate(
                 program, arrays, outputs, threads=threads, shared_bytes=shared_bytes, **grid
             )

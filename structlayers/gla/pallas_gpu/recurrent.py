@@ -27,7 +27,7 @@ from structlayers.gla.pallas_gpu.layout import (
 )
 
 THREADS = 128
-_OUT_BYTES = CHUNK * ROW_PITCH
+_TILE_BYTES = CHUNK * ROW_PITCH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +50,17 @@ class Plan:
 
     @property
     def stage_bytes(self) -> int:
-        """An image and its rows of values, in whole panels' alignment."""
-        return -(-(self.sizes.image_bytes + CHUNK * ROW_PITCH) // 1024) * 1024
+        """An image, in whole panels' alignment."""
+        return -(-self.sizes.image_bytes // 1024) * 1024
+
+    @property
+    def slots(self) -> int:
+        """Tiles of values; outputs take their places, until the next step."""
+        return self.stages + 1
 
     @property
     def barriers_at(self) -> int:
-        """Where barriers start, after stages, two tiles of outputs and two of states."""
+        """Where barriers start, after stages, tiles of values and two of states."""
         return self.states_at + 2 * self.state_bytes * self.keeps
 
     @property
@@ -64,14 +69,14 @@ class Plan:
         return VALUE_TILE * self.sizes.key * 2
 
     @property
-    def outputs_at(self) -> int:
-        """Where outputs wait for their copy."""
+    def values_at(self) -> int:
+        """Where tiles of values start."""
         return self.stages * self.stage_bytes
 
     @property
     def states_at(self) -> int:
-        """Where states wait for theirs."""
-        return self.outputs_at + 2 * _OUT_BYTES
+        """Where states wait for their copy."""
+        return self.values_at + self.slots * _TILE_BYTES
 
     @property
     def shared_bytes(self) -> int:
@@ -111,8 +116,7 @@ class Program:
         self.out = rest[0] if plan.reads else None
         self.states = rest[1] if plan.keeps else None
         m, sizes = machine, plan.sizes
-        block = m.cluster()
-        self.tile, self.sequence = block.modulo(plan.tiles), block.divide(plan.tiles)
+        self.sequence, self.tile = self.place_of_block()
         self.head = self.sequence.modulo(sizes.heads)
         self.batch = self.sequence.divide(sizes.heads)
         self.group = self.head.divide(sizes.shared) if sizes.shared > 1 else self.head
@@ -126,13 +130,23 @@ class Program:
         if plan.transposed:
             self.reading, self.writing = self.writing, self.reading
 
+    def place_of_block(self) -> tuple[Int, Int]:
+        """The sequence and tile of values of this block."""
+        block = self.machine.cluster()
+        return block.divide(self.plan.tiles), block.modulo(self.plan.tiles)
+
     def run(self) -> None:
         """All chunks."""
-        plan, m, sizes = self.plan, self.machine, self.sizes
+        plan, m = self.plan, self.machine
         with m.when(self.thread.equals(0)):
             for stage in range(plan.stages):
                 m.barrier_init(plan.barriers_at + 8 * stage)
         m.synchronize()
+        self.run_chunks()
+
+    def run_chunks(self) -> None:
+        """All chunks, when there are barriers."""
+        plan, m, sizes = self.plan, self.machine, self.sizes
         for stage in range(plan.stages):
             self.fetch(m.constant(stage))
         m.wait_loads(plan.stages - 1)
@@ -159,21 +173,30 @@ class Program:
     def fetch(self, step: Int) -> None:
         """Starts the copies of a step's chunk, if there is one."""
         plan, m, sizes = self.plan, self.machine, self.sizes
-        stage = step.modulo(plan.stages)
-        barrier, start = stage * 8 + plan.barriers_at, stage * plan.stage_bytes
+        stage, slot = step.modulo(plan.stages), self.slot(step)
         with m.when(step < sizes.chunks):
             with m.when(self.thread.equals(0)):
+                barrier = stage * 8 + plan.barriers_at
                 m.barrier_expect(barrier, sizes.image_bytes)
-                image = self.sequence * sizes.chunks + self.place(step)
-                size, zero = sizes.image_bytes, m.constant(0)
-                m.copy_in(start, self.image, image, size, zero, size, barrier)
+                self.fetch_image(step, stage * plan.stage_bytes, barrier)
             for row, unit in self.pieces():
-                target = start + sizes.image_bytes + row * ROW_PITCH + unit * 16
+                target = slot + row * ROW_PITCH + unit * 16
                 source = self.row(step, row, self.value_heads, self.value_head)
                 offset = self.tile * (VALUE_TILE * 2) + unit * 16
                 m.load_ahead(target, self.values, source, 2 * sizes.value, offset)
         m.reconverge()
         m.commit_loads()
+
+    def fetch_image(self, step: Int, start: Int, barrier: Int) -> None:
+        """Starts the copy of an image, by one thread."""
+        m, sizes = self.machine, self.sizes
+        image = self.sequence * sizes.chunks + self.place(step)
+        size = sizes.image_bytes
+        m.copy_in(start, self.image, image, size, m.constant(0), size, barrier)
+
+    def slot(self, step: Int) -> Int:
+        """Where the values of a step are, and then its outputs."""
+        return step.modulo(self.plan.slots) * _TILE_BYTES + self.plan.values_at
 
     def pieces(self) -> list[tuple[Int, Int]]:
         """Rows and units of a tile of values that this thread copies."""
@@ -236,19 +259,20 @@ class Program:
 
     def step(self, step: Int, state: Sequence[Any]) -> list[Any]:
         """Outputs of one chunk, and the state after it."""
-        plan, m, sizes = self.plan, self.machine, self.sizes
+        plan, m = self.plan, self.machine
         stage = step.modulo(plan.stages)
         start = stage * plan.stage_bytes
         m.barrier_wait(stage * 8 + plan.barriers_at, step.divide(plan.stages) & 1)
-        values = self.load_values(start + sizes.image_bytes)
+        slot = self.slot(step)
+        values = self.load_values(slot)
         kept = (step & 1) * plan.state_bytes + plan.states_at
         if plan.keeps:
             self.stage_state(state, kept)
-        out = (step & 1) * _OUT_BYTES + plan.outputs_at
         found = self.attend(state, values, start) if plan.reads else []
         state = self.next_state(state, values, start)
         if plan.reads:
-            self.stage_outputs(m.warpgroup_wait(1, found), out)
+            # a warp's outputs take the place of its own values
+            self.stage_outputs(m.warpgroup_wait(1, found), slot)
         state = m.warpgroup_wait(0, state)
         if plan.keeps:
             m.wait_out(0)
@@ -259,7 +283,7 @@ class Program:
         if plan.keeps:
             self.write_state(step, kept)
         if plan.reads:
-            self.write_out(step, out)
+            self.write_out(step, slot)
         return state
 
     def pack(self, values: Sequence[Any]) -> list[Any]:
