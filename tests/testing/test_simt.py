@@ -197,3 +197,63 @@ def test_a_barrier_tells_whether_any_thread_of_the_team_holds():
     found, none = run(program, outputs=(WORDS, WORDS))
     assert np.array_equal(found, np.arange(64) >= 32)
     assert not np.any(none)
+
+
+def relay(m, inputs, outputs):
+    """One part copies a row of words to both blocks for each of three turns, the other adds them.
+
+    Barriers: 0 counts what arrives in a block, 8 in the first one those that have a place for it.
+    """
+    turns, size = 3, 128
+
+    def send(part):
+        def turn(i, _):
+            with part.when(part.rank().equals(0) & part.thread().equals(0)):
+                part.barrier_wait(8, i & 1)
+                zero = part.constant(0)
+                part.copy_in(part.constant(128), inputs[0], i, size, zero, size, 0, blocks=2)
+            return []
+
+        part.loop(0, turns, 1, turn)
+
+    def receive(part):
+        def turn(i, total):
+            with part.when(part.thread().equals(0)):
+                part.barrier_expect(0, size)
+                part.barrier_arrive_at_peer(part.constant(0), 8)
+            part.barrier_wait(0, i & 1)
+            (word,) = part.load_shared(part.thread() * 4 + 128, 1)
+            part.synchronize()
+            return [part.integer("add", total[0], word)]
+
+        (total,) = part.loop(0, turns, 1, turn, [part.word(0)])
+        part.store_global(outputs[0], part.rank(), size, part.thread() * 4, [total])
+
+    with m.when(m.thread().equals(0)):
+        m.barrier_init(0)
+        m.barrier_init(8, 2)
+    m.synchronize()
+    m.split([(64, send), (32, receive)])
+
+
+def test_parts_of_blocks_wait_for_each_other():
+    rows = np.arange(96, dtype=np.uint32).reshape(3, 32)
+    grid = {"clusters": 1, "cluster_size": 2, "threads": 96}
+    (found,) = run(relay, [rows], [jax.ShapeDtypeStruct((2, 32), np.uint32)], **grid)
+    assert np.array_equal(found, np.tile(rows.sum(0), (2, 1)))
+
+
+def test_finds_parts_that_wait_for_each_other_for_ever():
+    def program(m, inputs, outputs):
+        with m.when(m.thread().equals(0)):
+            m.barrier_init(0)
+        m.synchronize()
+        m.split([(32, lambda part: part.barrier_wait(0, 0))] * 2)
+
+    with pytest.raises(ValueError, match="waits for ever"):
+        run(program)
+
+
+def test_parts_are_all_of_the_block():
+    with pytest.raises(ValueError, match="64 threads"):
+        run(lambda m, inputs, outputs: m.split([(32, lambda part: None)]))
