@@ -89,11 +89,11 @@ class Plan:
 
 
 def make_plan(sizes: Sizes, *, transposed: bool = False, keeps: bool = False) -> Plan | None:
-    """The plan with three stages, or two; None if two launches have to do."""
+    """The plan with the most stages; None if two launches have to do."""
     if sizes.value // recurrent.VALUE_TILE > _LARGEST_CLUSTER:
         return None
-    for stages in (3, 2):
-        plan = Plan(recurrent.Plan(sizes, stages, transposed, keeps))
+    for stages, slots in ((3, 4), (3, 3), (2, 4)):
+        plan = Plan(recurrent.Plan(sizes, stages, transposed, keeps, slots=slots))
         if plan.shared_bytes <= SHARED_LIMIT:
             return plan
     return None

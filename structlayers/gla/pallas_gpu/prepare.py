@@ -44,8 +44,8 @@ def teams(sizes: Sizes) -> int:
 
 
 def team_bytes(sizes: Sizes) -> int:
-    """Scratch of a team: decays, tiles, scores."""
-    return 16 * sizes.key + TILES * ROWS * sizes.key * 2 + SCORE_BYTES
+    """Scratch of a team: decays and tiles, of which scores take the first ones' place."""
+    return 16 * sizes.key + TILES * ROWS * sizes.key * 2
 
 
 def blocks(sizes: Sizes) -> int:
@@ -73,7 +73,7 @@ class Program(Chunk):
         super().__init__(sizes, machine, inputs, team_bytes=team_bytes(sizes))
         self.image, self.from_end = image, from_end
         self.rows_at = self.panel * (CHUNK * 128) + self.part * (ROWS * 128)
-        self.scores_at = self.tiles_at + TILES * self.tile_bytes
+        self.scores_at = self.tiles_at + QUERIES * self.tile_bytes
         warps = self.threads // 32
         self.rounds = [_BLOCKS[i : i + warps] for i in range(0, len(_BLOCKS), warps)]
 
@@ -106,6 +106,7 @@ class Program(Chunk):
 
     def write_scores(self, found: Sequence[Sequence[Any]]) -> None:
         """The scores to the image."""
+        self.synchronize()
         for one, row_blocks in zip(found, self.rounds, strict=True):
             row, column = self.among(row_blocks, 0), self.among(row_blocks, 1)
             self.store_block(self.scores_at, row, column, one)

@@ -36,10 +36,12 @@ class Plan:
 
     Attributes:
         sizes: of the call.
-        stages: chunks on their way.
+        stages: images in shared memory.
         transposed: whether it runs from the end, as above.
         keeps: whether it writes the state before every chunk.
         reads: whether it writes outputs; else the final state is all.
+        slots: tiles of values in shared memory, at least 3; outputs take their places, until the
+            next step.
     """
 
     sizes: Sizes
@@ -47,6 +49,7 @@ class Plan:
     transposed: bool = False
     keeps: bool = False
     reads: bool = True
+    slots: int = 4
 
     @property
     def stage_bytes(self) -> int:
@@ -54,14 +57,9 @@ class Plan:
         return -(-self.sizes.image_bytes // 1024) * 1024
 
     @property
-    def slots(self) -> int:
-        """Tiles of values; outputs take their places, until the next step."""
-        return self.stages + 1
-
-    @property
     def barriers_at(self) -> int:
-        """Where barriers start, after stages, tiles of values and two of states."""
-        return self.states_at + 2 * self.state_bytes * self.keeps
+        """Where barriers start, after stages, tiles of values and one of states."""
+        return self.states_at + self.state_bytes * self.keeps
 
     @property
     def state_bytes(self) -> int:
@@ -75,7 +73,7 @@ class Plan:
 
     @property
     def states_at(self) -> int:
-        """Where states wait for their copy."""
+        """Where a state waits for its copy."""
         return self.values_at + self.slots * _TILE_BYTES
 
     @property
@@ -149,10 +147,14 @@ class Program:
         plan, m, sizes = self.plan, self.machine, self.sizes
         for stage in range(plan.stages):
             self.fetch(m.constant(stage))
-        m.wait_loads(plan.stages - 1)
+        for slot in range(plan.slots - 1):
+            self.fetch_values(m.constant(slot))
+        m.wait_loads(plan.slots - 2)
         m.synchronize()
         state = self.load_state()
         state = m.loop(0, sizes.chunks, 1, self.step, state)
+        if plan.reads:
+            self.write_out(m.constant(sizes.chunks - 1))
         self.store_state(state)
         if plan.keeps:
             m.wait_out(0)
@@ -171,20 +173,24 @@ class Program:
         return (self.batch * self.sizes.time + place) * heads + head
 
     def fetch(self, step: Int) -> None:
-        """Starts the copies of a step's chunk, if there is one."""
+        """Starts the copy of a step's image, if there is one."""
         plan, m, sizes = self.plan, self.machine, self.sizes
-        stage, slot = step.modulo(plan.stages), self.slot(step)
+        with m.when(self.thread.equals(0) & (step < sizes.chunks)):
+            stage = step.modulo(plan.stages)
+            barrier = stage * 8 + plan.barriers_at
+            m.barrier_expect(barrier, sizes.image_bytes)
+            self.fetch_image(step, stage * plan.stage_bytes, barrier)
+        m.reconverge()
+
+    def fetch_values(self, step: Int) -> None:
+        """Starts the copies of a step's values, if there are any."""
+        m, sizes, slot = self.machine, self.sizes, self.slot(step)
         with m.when(step < sizes.chunks):
-            with m.when(self.thread.equals(0)):
-                barrier = stage * 8 + plan.barriers_at
-                m.barrier_expect(barrier, sizes.image_bytes)
-                self.fetch_image(step, stage * plan.stage_bytes, barrier)
             for row, unit in self.pieces():
                 target = slot + row * ROW_PITCH + unit * 16
                 source = self.row(step, row, self.value_heads, self.value_head)
                 offset = self.tile * (VALUE_TILE * 2) + unit * 16
                 m.load_ahead(target, self.values, source, 2 * sizes.value, offset)
-        m.reconverge()
         m.commit_loads()
 
     def fetch_image(self, step: Int, start: Int, barrier: Int) -> None:
@@ -204,9 +210,9 @@ class Program:
         unit, row = self.thread & (units - 1), self.thread >> (units.bit_length() - 1)
         return [(row + i, unit) for i in range(0, CHUNK, THREADS // units)]
 
-    def write_out(self, step: Int, source: Int) -> None:
+    def write_out(self, step: Int) -> None:
         """Outputs of a chunk to device memory."""
-        m, sizes = self.machine, self.sizes
+        m, sizes, source = self.machine, self.sizes, self.slot(step)
         for row, unit in self.pieces():
             words = m.load_shared(source + row * ROW_PITCH + unit * 16, 4)
             target = self.row(step, row, sizes.heads, self.head)
@@ -214,13 +220,14 @@ class Program:
             with m.when(self.place(step) * CHUNK + row < sizes.time):
                 m.store_global(self.out, target, 2 * sizes.value, offset, words)
 
-    def write_state(self, step: Int, source: Int) -> None:
+    def write_state(self, step: Int) -> None:
         """Starts the copy of the state before a chunk."""
         plan, m, sizes = self.plan, self.machine, self.sizes
         with m.when(self.thread.equals(0)):
             row = self.sequence * sizes.chunks + self.place(step)
             row, size = row * plan.tiles + self.tile, plan.state_bytes
-            m.copy_out(self.states, row, size, m.constant(0), source, size)
+            zero, source = m.constant(0), m.constant(plan.states_at)
+            m.copy_out(self.states, row, size, zero, source, size)
             m.commit_out()
         m.reconverge()
 
@@ -265,75 +272,82 @@ class Program:
         m.barrier_wait(stage * 8 + plan.barriers_at, step.divide(plan.stages) & 1)
         slot = self.slot(step)
         values = self.load_values(slot)
-        kept = (step & 1) * plan.state_bytes + plan.states_at
+        packed = self.pack(state)
+        # before the products, which then follow each other
+        made = m.warpgroup_begin([*self.decay(state, start), *packed, *values])
+        state, packed = made[: len(state)], made[len(state) : len(state) + len(packed)]
+        values = made[len(state) + len(packed) :]
+        found = self.attend(packed, values, start) if plan.reads else []
+        state = self.add(state, values, start)
+        # what is left of the last step, while the products run
+        if plan.reads:
+            with m.when(step >= 1):
+                self.write_out(step - 1)
         if plan.keeps:
-            self.stage_state(state, kept)
-        found = self.attend(state, values, start) if plan.reads else []
-        state = self.next_state(state, values, start)
+            m.wait_out(0)
+            m.synchronize()
+            self.stage_state(packed)
+            m.release_to_copies()
         if plan.reads:
             # a warp's outputs take the place of its own values
             self.stage_outputs(m.warpgroup_wait(1, found), slot)
         state = m.warpgroup_wait(0, state)
-        if plan.keeps:
-            m.wait_out(0)
-            m.release_to_copies()
-        m.wait_loads(plan.stages - 2)
+        m.wait_loads(plan.slots - 3)
         m.synchronize()
         self.fetch(step + plan.stages)
+        self.fetch_values(step + (plan.slots - 1))
         if plan.keeps:
-            self.write_state(step, kept)
-        if plan.reads:
-            self.write_out(step, slot)
+            self.write_state(step)
         return state
 
     def pack(self, values: Sequence[Any]) -> list[Any]:
-        """16 x 16 results in bfloat16: a left operand."""
-        return [self.machine.pack(*values[i : i + 2]) for i in range(0, 8, 2)]
+        """Results in bfloat16: left operands."""
+        return [self.machine.pack(*values[i : i + 2]) for i in range(0, len(values), 2)]
 
-    def load_values(self, start: Int) -> list[list[Any]]:
+    def decay(self, state: Sequence[Any], start: Int) -> list[Any]:
+        """The state with the decay of a chunk."""
+        m = self.machine
+        at, decayed = start + self.sizes.decay_at + (self.lane & 3) * 8, []
+        for index in range(0, len(state), 4):
+            low, high = (m.float(word) for word in m.load_shared(at + 8 * index, 2))
+            for i, value in enumerate(state[index : index + 4]):
+                decayed.append(m.multiply(value, low if i % 2 == 0 else high))
+        return decayed
+
+    def load_values(self, start: Int) -> list[Any]:
         """Left operands: 16 values of this warp by 16 tokens, for the four parts of the chunk."""
         m = self.machine
         unit, row = (self.lane >> 3) & 1, (self.lane & 7) + (self.lane >> 4) * 8
         at = start + row * ROW_PITCH + unit * 16 + self.warp * 32
         return [
-            m.load_matrices(at + part * 16 * ROW_PITCH, transpose=True)
+            word
             for part in range(CHUNK // 16)
+            for word in m.load_matrices(at + part * 16 * ROW_PITCH, transpose=True)
         ]
 
-    def attend(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
+    def attend(self, packed: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
         """Starts `S^T Q^T + V^T P^T`, 16 values a warp by 64 tokens."""
         m, sizes, transposed = self.machine, self.sizes, self.plan.transposed
-        packed = [word for i in range(0, len(state), 8) for word in self.pack(state[i : i + 8])]
-        flat = [word for words in values for word in words]
-        count = CHUNK // 2
-        made = m.warpgroup_begin([*[m.zero()] * count, *packed, *flat])
-        found, packed = made[:count], made[count : count + len(packed)]
-        flat = made[count + len(packed) :]
+        found = m.warpgroup_begin([m.zero()] * (CHUNK // 2))
         for step in range(sizes.key // 16):
             at = start + (self.reading + (step >> 2) * (CHUNK * 128) + (step & 3) * 32)
             words = packed[4 * step : 4 * step + 4]
             found = m.warpgroup_product(found, words, at, transpose=False, panel=0)
         for part in range(CHUNK // 16):
             at = start + (sizes.scores_at + part * (16 * 128 if transposed else 32))
-            words = flat[4 * part : 4 * part + 4]
+            words = values[4 * part : 4 * part + 4]
             found = m.warpgroup_product(found, words, at, transpose=transposed, panel=CHUNK * 128)
         m.warpgroup_commit()
         return found
 
-    def next_state(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
-        """Starts `S^T * decay + V^T K`."""
-        m, sizes = self.machine, self.sizes
-        at, decayed = start + sizes.decay_at + (self.lane & 3) * 8, []
-        for index in range(0, len(state), 4):
-            low, high = (m.float(word) for word in m.load_shared(at + 8 * index, 2))
-            for i, value in enumerate(state[index : index + 4]):
-                decayed.append(m.multiply(value, low if i % 2 == 0 else high))
-        state = m.warpgroup_begin(decayed)
-        for part, words in enumerate(values):
-            at = start + (self.writing + part * 16 * 128)
+    def add(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
+        """Starts the addition of `V^T K` to the decayed state."""
+        m = self.machine
+        for part in range(CHUNK // 16):
+            at, words = start + (self.writing + part * 16 * 128), values[4 * part : 4 * part + 4]
             state = m.warpgroup_product(state, words, at, transpose=True, panel=CHUNK * 128)
         m.warpgroup_commit()
-        return state
+        return list(state)
 
     def stage_outputs(self, found: Sequence[Any], start: Int) -> None:
         """Outputs, transposed, to their rows."""
@@ -344,14 +358,14 @@ class Program:
             words = self.pack(found[8 * part : 8 * part + 8])
             m.store_matrices(at + part * 16 * ROW_PITCH, words, transpose=True)
 
-    def stage_state(self, state: Sequence[Any], start: Int) -> None:
-        """The state in bfloat16, values along rows, to its tile."""
+    def stage_state(self, packed: Sequence[Any]) -> None:
+        """The state, values along rows, to its tile."""
         m = self.machine
         row, unit = lane_row(self.lane, rows_first=True)
-        at = start + (row + self.warp * 16) * 128
+        at = (row + self.warp * 16) * 128 + self.plan.states_at
         for step in range(self.sizes.key // 16):
             place = at + permuted(unit ^ (2 * (step & 3)), row) + (step >> 2) * (VALUE_TILE * 128)
-            m.store_matrices(place, self.pack(state[8 * step : 8 * step + 8]), transpose=False)
+            m.store_matrices(place, packed[4 * step : 4 * step + 4], transpose=False)
 
 
 def program(plan: Plan) -> Any:
