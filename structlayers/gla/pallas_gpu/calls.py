@@ -40,7 +40,7 @@ def forward(
         return [halves.join_states(final), halves.sum_both(out), kept]
     sizes, count = _sizes(q, k, v, scale)
     q, k, v, gate = (_split(x, count) for x in (q, k, v, gate))
-    plan = fused.make_plan(sizes, keeps=keeps) if count == 1 else None
+    plan = _together(sizes, count, keeps=keeps)
     if plan is None:
         image = _images(q, k, gate, sizes, from_end=True)
         start = _starts(image, v, state, sizes, count)
@@ -85,7 +85,7 @@ def backward(
         return dq, dk, halves.sum_both(dv), dgate, halves.join_states(dstate)
     sizes, count = _sizes(q, k, v, scale)
     q, k, v, gate, dout = (_split(x, count) for x in (q, k, v, gate, dout))
-    together = fused.make_plan(sizes, transposed=True, keeps=True) if count == 1 else None
+    together = _together(sizes, count, transposed=True, keeps=True)
     if together is None:
         image = _images(q, k, gate, sizes, from_end=False)
         ends = _starts(image, dout, dfinal, sizes, count, transposed=True)
@@ -224,6 +224,11 @@ def _results(plan: recurrent.Plan, v: jax.Array) -> list[jax.ShapeDtypeStruct]:
         shape = (sizes.batch, sizes.heads, sizes.chunks, plan.tiles, plan.state_bytes // 2)
         results.append(jax.ShapeDtypeStruct(shape, jnp.bfloat16))
     return results
+
+
+def _together(sizes: Sizes, count: int, **options: bool) -> fused.Plan | None:
+    """The plan of one launch, if there are no segments and it is the faster way."""
+    return fused.make_plan(sizes, **options) if count == 1 and fused.pays(sizes) else None
 
 
 def _run_fused(

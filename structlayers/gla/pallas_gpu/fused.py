@@ -99,6 +99,11 @@ def make_plan(sizes: Sizes, *, transposed: bool = False, keeps: bool = False) ->
     return None
 
 
+def pays(sizes: Sizes) -> bool:
+    """Whether one launch takes less time than two."""
+    return True
+
+
 class Producer(prepare.Program):
     """The threads that make images."""
 
