@@ -6,12 +6,7 @@ before it is written, and accesses of different warps to one word that no barrie
 """
 
 import contextlib
-import copy
-import dataclasses
-import functools
-import itertools
 import math
-import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, override
 
@@ -22,7 +17,6 @@ from structlayers._core.simt.machine import Int, IntLike, Machine
 
 _NEVER = -1
 _MANY = -2
-_ARRIVED = -3
 
 _OPERATIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "add": np.add,
@@ -98,84 +92,6 @@ def _bytes(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1).view(np.uint8)
 
 
-@dataclasses.dataclass
-class _Barrier:
-    """A barrier in shared memory.
-
-    Attributes:
-        arrivals: that complete a phase.
-        due: arrivals that are still to come.
-        awaited: bytes that are.
-        phases: that have completed.
-    """
-
-    arrivals: int
-    due: int
-    awaited: int = 0
-    phases: int = 0
-
-    def arrive(self, size: int = 0) -> None:
-        if not self.due:
-            raise ValueError("a barrier is armed again before its phase has completed")
-        self.due -= 1
-        self.expect(size)
-
-    def expect(self, size: int) -> None:
-        self.awaited += size
-        if not self.due and not self.awaited:
-            self.phases, self.due = self.phases + 1, self.arrivals
-
-    def waits(self, parity: int) -> bool:
-        return self.awaited != 0 or self.phases % 2 == parity
-
-
-class _Turns:
-    """Programs side by side: one at a time, until it has to wait for another."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._order: list[int] = []
-        self._fruitless = 0
-        self._error: BaseException | None = None
-
-    def run(self, programs: Sequence[Callable[[], None]]) -> None:
-        self._order = list(range(len(programs)))
-        threads = [
-            threading.Thread(target=self._run_one, args=(number, program))
-            for number, program in enumerate(programs)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _run_one(self, number: int, program: Callable[[], None]) -> None:
-        with self._changed:
-            try:
-                self._changed.wait_for(lambda: self._order[0] == number)
-                if self._error is None:
-                    program()
-            except BaseException as error:
-                self._error = self._error or error
-            self._order.remove(number)
-            self._fruitless = 0
-            self._changed.notify_all()
-
-    def wait_for(self, ready: Callable[[], bool], message: str) -> None:
-        """Lets the others go on until this one can."""
-        while not ready():
-            self._fruitless += 1
-            if self._error is not None or self._fruitless > len(self._order):
-                raise ValueError(message)
-            number = self._order.pop(0)
-            self._order.append(number)
-            self._changed.notify_all()
-            self._changed.wait_for(lambda number=number: self._order[0] == number)
-        self._fruitless = 0
-
-
 class NumpyMachine(Machine):
     """Executes instructions for all threads of one block; values are arrays over the threads."""
 
@@ -189,14 +105,12 @@ class NumpyMachine(Machine):
         self._active = np.ones(self.threads, bool)
         words = shared_bytes // 4 * cluster_size
         self._shared = np.zeros(words, np.uint32)
-        # intervals between two barriers, of all parts of blocks
-        self._epochs = itertools.count()
-        self._epoch = next(self._epochs)
-        self._turns = _Turns()
+        self._epoch = 0
         # epoch and warp of the last write and the last read of every word
         self._written = np.full((2, words), _NEVER)
         self._read = np.full((2, words), _NEVER)
-        self._barriers: dict[int, _Barrier] = {}  # by their first bytes
+        # of every barrier, by its first byte: phases completed, bytes still to come, arrivals
+        self._barriers: dict[int, list[int]] = {}
         # groups of words, the warps that asked for them, and values; the last one is open
         self._loads: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[]]
         self.wavefronts = 0
@@ -265,50 +179,15 @@ class NumpyMachine(Machine):
         return carried
 
     @override
-    def split(self, parts: Sequence[tuple[int, Callable[[Machine], None]]]) -> None:
-        if sum(threads for threads, _ in parts) != self._block_threads:
-            raise ValueError(f"parts must have {self._block_threads} threads, got {parts}")
-        machines, programs = [], []
-        for rank in np.unique(self._rank):
-            for threads, program in parts:
-                machine = self._part(int(rank), threads)
-                machines.append(machine)
-                programs.append(functools.partial(program, machine))
-        self._turns.run(programs)
-        self.wavefronts += sum(machine.wavefronts for machine in machines)
-        self.least_wavefronts += sum(machine.least_wavefronts for machine in machines)
-        self._next_epoch()
-
-    def _part(self, rank: int, threads: int) -> "NumpyMachine":
-        """What some threads of a block see; memory and barriers are those of all."""
-        part = copy.copy(self)
-        part.threads = part._block_threads = threads
-        part._index = np.arange(threads)
-        part._rank = np.full(threads, rank)
-        part._base = part._rank * self._shared_bytes
-        part._active = np.ones(threads, bool)
-        part._loads = [[]]
-        part.wavefronts = part.least_wavefronts = 0
-        part._next_epoch()
-        return part
-
-    @override
-    def set_registers(self, count: int) -> None:
-        pass
-
-    def _next_epoch(self) -> None:
-        self._epoch = next(self._epochs)
-
-    @override
     def synchronize(self) -> None:
         blocks = self._active.reshape(-1, self._block_threads)
         if (blocks.any(1) != blocks.all(1)).any():
             raise ValueError("a barrier of the block must be reached by all of its threads")
-        self._next_epoch()
+        self._epoch += 1
 
     @override
     def synchronize_team(self, team: Int, threads: int) -> None:
-        self._next_epoch()
+        self._epoch += 1
 
     @override
     def synchronize_any(self, condition: Int, team: Int, threads: int) -> Int:
@@ -467,36 +346,41 @@ class NumpyMachine(Machine):
         return self._array(number)[self._active]
 
     @override
-    def barrier_init(self, address: int, arrivals: int = 1) -> None:
+    def barrier_init(self, address: int) -> None:
         for place in np.unique(self._each(address) + self._base[self._active]):
-            self._barriers[place] = _Barrier(arrivals, arrivals)
+            self._barriers[place] = [0, 0, 0]
 
     @override
     def barrier_expect(self, address: IntLike, size: IntLike) -> None:
         places = self._each(address) + self._base[self._active]
         for place, count in zip(places, self._each(size), strict=True):
-            self._barriers[place].arrive(int(count))
+            state = self._barriers[place]
+            if state[2]:
+                raise ValueError("a barrier is armed again before its phase has completed")
+            state[1] += int(count)
+            state[2] = 1
+            self._complete(state)
 
-    @override
-    def barrier_arrive_at_peer(self, rank: Int, address: IntLike) -> None:
-        for place in self._each(address) + self._each(rank) * self._shared_bytes:
-            self._barriers[place].arrive()
+    @staticmethod
+    def _complete(state: list[int]) -> None:
+        if state[2] and state[1] == 0:
+            state[0], state[2] = state[0] + 1, 0
 
     @override
     def barrier_wait(self, address: IntLike, parity: IntLike) -> None:
         places = self._each(address) + self._base[self._active]
         for place, half in set(zip(places.tolist(), self._each(parity).tolist(), strict=True)):
-            barrier = self._barriers[place]
-            self._turns.wait_for(
-                lambda barrier=barrier, half=half: not barrier.waits(half),
-                f"a barrier waits for ever: {barrier}",
-            )
+            phases, awaited, _ = self._barriers[place]
+            if awaited or phases % 2 == half:
+                raise ValueError(f"a barrier waits for ever: phase {phases}, {awaited} bytes due")
 
     def _deliver(self, target: int, values: np.ndarray, barrier: int) -> None:
         words = np.arange(target // 4, target // 4 + values.size)
-        self._written[0, words], self._written[1, words] = _ARRIVED, _MANY
+        self._written[0, words], self._written[1, words] = self._epoch - 1, _MANY
         self._shared[words] = values
-        self._barriers[barrier].expect(-4 * values.size)
+        state = self._barriers[barrier]
+        state[1] -= 4 * values.size
+        self._complete(state)
 
     @override
     def copy_in(
@@ -508,16 +392,13 @@ class NumpyMachine(Machine):
         offset: Int,
         size: int,
         barrier: IntLike,
-        blocks: int = 1,
     ) -> None:
         sources = self._each(row) * pitch + self._each(offset)
-        own = self._base[self._active]
-        bases = [own] if blocks == 1 else [own * 0 + i * self._shared_bytes for i in range(blocks)]
-        for base in bases:
-            targets, barriers = self._each(address) + base, self._each(barrier) + base
-            for target, source, at in zip(targets, sources, barriers, strict=True):
-                values = _bytes(array)[source : source + size].view(np.uint32)
-                self._deliver(int(target), values, int(at))
+        base = self._base[self._active]
+        places = zip(self._each(address) + base, sources, self._each(barrier) + base, strict=True)
+        for target, source, at in places:
+            values = _bytes(array)[source : source + size].view(np.uint32)
+            self._deliver(int(target), values, int(at))
 
     @override
     def store_to_peer(
@@ -556,10 +437,6 @@ class NumpyMachine(Machine):
 
     @override
     def release_to_copies(self) -> None:
-        pass
-
-    @override
-    def release_global_to_copies(self) -> None:
         pass
 
     @override
@@ -675,9 +552,9 @@ class NumpyMachine(Machine):
             places = 128 * depth + columns // 64 * panel + 2 * (columns % 64)
         else:
             places = 128 * columns + 2 * depth
-        starts, bases = right.value[::128], self._base[::128]  # of every warpgroup
+        starts = (right.value + self._base)[::128]  # of every warpgroup
         places = starts[:, None, None] + places
-        places = bases[:, None, None] + (places ^ ((places >> 7 & 7) << 4))
+        places = places ^ ((places >> 7 & 7) << 4)
         words = np.unique(places // 4, axis=-1)
         for group, used in enumerate(words):
             for warp in range(4 * group, 4 * group + 4):

@@ -14,7 +14,6 @@ from structlayers.gla.ops.attention import dispatcher
 from structlayers.gla.pallas_gpu import (
     apply,
     calls,
-    fused,
     gradient_layout,
     gradient_products,
     prepare,
@@ -36,12 +35,12 @@ reference = functools.partial(attention, "reference")
 def simulated(monkeypatch):
     """Launches as callbacks of the NumPy machine, which no rule of partitioning can hold."""
 
-    def launch(program, inputs, outputs, *, blocks, cluster_size=1, threads, shared_bytes, name):
+    def launch(program, inputs, outputs, *, blocks, threads, shared_bytes, name):
         assert shared_bytes <= SHARED_LIMIT, name
 
         def run(*arrays):
             arrays = [np.asarray(array) for array in arrays]
-            grid = {"clusters": blocks // cluster_size, "cluster_size": cluster_size}
+            grid = {"clusters": blocks, "cluster_size": 1}
             found = simulate(
                 program, arrays, outputs, threads=threads, shared_bytes=shared_bytes, **grid
             )
@@ -121,29 +120,6 @@ def test_segments_of_sequences_too_few_for_the_card(rng, monkeypatch):
     arrays = arguments(rng, 1, 256, 2, 1, 64, 64, "spiky")
     assert calls.segments(1, 256, 2, 64) == 4
     assert_gradients_match(kernel(), reference(), arrays, GRADIENTS, value_bound=VALUES)
-
-
-@pytest.mark.parametrize(
-    ("time", "heads", "groups", "key", "value"),
-    [
-        (400, 1, 1, 64, 192),  # images take the places of others
-        (130, 2, 1, 64, 256),  # a block without a chunk
-        (100, 1, 1, 128, 128),
-    ],
-)
-@pytest.mark.usefixtures("simulated")
-def test_one_launch_has_the_bits_of_two(time, heads, groups, key, value, rng, monkeypatch):
-    arrays = arguments(rng, 1, time, heads, groups, key, value)
-    q, k, v, gate, start = map(jnp.asarray, arrays)
-    dout, dfinal = (jnp.repeat(x, heads // groups, axis=-2 if x is v else -3) for x in (v, start))
-    found = []
-    for pays in (True, False):
-        monkeypatch.setattr(fused, "pays", lambda sizes, pays=pays: pays)
-        results = calls.forward(q, k, v, gate, start, scale=0.2, keeps=True)
-        gradients = calls.backward(q, k, v, gate, results[2], dout, dfinal, scale=0.2)
-        found.append([*results, *gradients])
-    for one, two in zip(*found, strict=True):
-        np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.usefixtures("simulated")

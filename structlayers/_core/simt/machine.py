@@ -149,25 +149,6 @@ class Machine(abc.ABC):
         """Runs ``carried = body(index, carried)``; the bounds are the same in a warp's threads."""
 
     @abc.abstractmethod
-    def split(self, parts: Sequence[tuple[int, Callable[["Machine"], None]]]) -> None:
-        """Gives consecutive threads of the block, whole warpgroups, programs of their own.
-
-        To its program a part is a block: threads and warps are counted from its first one, and
-        `synchronize` and up to three teams are those of the part. Parts wait for each other with
-        barriers in shared memory, which they share.
-
-        Args:
-            parts: threads and program of each; together all threads of the block.
-        """
-
-    @abc.abstractmethod
-    def set_registers(self, count: int) -> None:
-        """Gives each thread of this part of a block so many registers, a multiple of 8.
-
-        All parts do so, and together have no more than the block started with.
-        """
-
-    @abc.abstractmethod
     def synchronize(self) -> None:
         """Waits for all threads of the block; orders their accesses to shared memory."""
 
@@ -263,16 +244,12 @@ class Machine(abc.ABC):
     # asynchronous copies ---------------------------------------------------------------------
 
     @abc.abstractmethod
-    def barrier_init(self, address: int, arrivals: int = 1) -> None:
-        """Makes the 8 bytes at address a barrier that arrivals and their bytes complete."""
+    def barrier_init(self, address: int) -> None:
+        """Makes the 8 bytes at address a barrier that one arrival and its bytes complete."""
 
     @abc.abstractmethod
     def barrier_expect(self, address: IntLike, size: IntLike) -> None:
         """Arrives, and lets the barrier wait for so many bytes of `copy_in` or `store_to_peer`."""
-
-    @abc.abstractmethod
-    def barrier_arrive_at_peer(self, rank: Int, address: IntLike) -> None:
-        """Arrives at a barrier of the block of this rank, after all that this thread has done."""
 
     @abc.abstractmethod
     def barrier_wait(self, address: IntLike, parity: IntLike) -> None:
@@ -288,12 +265,8 @@ class Machine(abc.ABC):
         offset: Int,
         size: int,
         barrier: IntLike,
-        blocks: int = 1,
     ) -> None:
-        """Copies ``size`` bytes from ``row * pitch + offset`` of the array to shared memory.
-
-        With more than one block to that of all blocks of the cluster, whose barriers count them.
-        """
+        """Copies ``size`` bytes from ``row * pitch + offset`` of the array to shared memory."""
 
     @abc.abstractmethod
     def load_ahead(self, address: Int, array: Any, row: Int, pitch: int, offset: Int) -> None:
@@ -310,10 +283,6 @@ class Machine(abc.ABC):
     @abc.abstractmethod
     def release_to_copies(self) -> None:
         """Lets copies out after the next barrier read what this thread has stored."""
-
-    @abc.abstractmethod
-    def release_global_to_copies(self) -> None:
-        """Lets copies in after the next barrier read what this thread has stored in arrays."""
 
     @abc.abstractmethod
     def copy_out(

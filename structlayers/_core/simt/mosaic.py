@@ -5,7 +5,6 @@ release to release: this is the only module that names them.
 """
 
 import contextlib
-import copy
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, override
 
@@ -38,9 +37,6 @@ _CONDITIONS = {
 }
 _FUNCTIONS = {"abs": math.absf, "exp": math.exp, "log1p": math.log1p, "rsqrt": math.rsqrt}
 _VECTOR = {1: "", 2: ".v2", 4: ".v4"}
-_REGISTERS = 1 << 16
-# Named barriers of a part of the block, itself and its teams; a block has 16.
-_BARRIERS_OF_PART = 4
 
 
 def launch(
@@ -101,10 +97,6 @@ class MosaicMachine(Machine):
 
     def __init__(self, shared: ir.Value, threads: int, cluster_size: int):
         self.threads, self.cluster_size = threads, cluster_size
-        # of a part of the block: its first thread, and the first of its named barriers
-        self._first, self._barrier = 0, 0
-        # of a thread when the block starts
-        self._registers = _REGISTERS // threads // 8 * 8
         self._i32 = ir.IntegerType.get_signless(32)
         self._i64 = ir.IntegerType.get_signless(64)
         self._f32 = ir.F32Type.get()
@@ -156,11 +148,11 @@ class MosaicMachine(Machine):
 
     @override
     def thread(self) -> Int:
-        return Int(self, mosaic.thread_idx()) - self._first
+        return Int(self, mosaic.thread_idx())
 
     @override
     def warp(self) -> Int:
-        return Int(self, mosaic.warp_idx()) - self._first // 32
+        return Int(self, mosaic.warp_idx())
 
     def _special(self, register: str) -> Int:
         text = f"mov.u32 $0, %{register};"
@@ -198,28 +190,12 @@ class MosaicMachine(Machine):
         return list(loop.results)
 
     @override
-    def split(self, parts: Sequence[tuple[int, Callable[[Machine], None]]]) -> None:
-        first, barrier = 0, 1
-        for threads, program in parts:
-            part = copy.copy(self)
-            part.threads, part._first, part._barrier = threads, first, barrier
-            warp = part.warp()  # the same in a warp's threads, as their indices are not known to be
-            with self.when((warp >= 0) & (warp < threads // 32)):
-                program(part)
-            first, barrier = first + threads, barrier + _BARRIERS_OF_PART
-
-    @override
-    def set_registers(self, count: int) -> None:
-        change = "inc" if count > self._registers else "dec"
-        self._asm(f"setmaxnreg.{change}.sync.aligned.u32 {count};")
-
-    @override
     def synchronize(self) -> None:
-        self._asm(f"bar.sync {self._barrier}, {self.threads};")
+        self._asm(f"bar.sync 0, {self.threads};")
 
     @override
     def synchronize_team(self, team: Int, threads: int) -> None:
-        self._asm(f"bar.sync $0, {threads};", (team + (self._barrier + 1)).value)
+        self._asm(f"bar.sync $0, {threads};", (team + 1).value)
 
     @override
     def synchronize_any(self, condition: Int, team: Int, threads: int) -> Int:
@@ -228,9 +204,7 @@ class MosaicMachine(Machine):
             f"bar.red.or.pred p, $2, {threads}, p;\nselp.u32 $0, 1, 0, p;\n}}"
         )
         flag = arith.extui(self._i32, condition.value)
-        return Int(
-            self, self._asm(text, flag, (team + (self._barrier + 1)).value, result=self._i32)
-        )
+        return Int(self, self._asm(text, flag, (team + 1).value, result=self._i32))
 
     @override
     def reconverge(self) -> None:
@@ -307,8 +281,8 @@ class MosaicMachine(Machine):
         )
 
     @override
-    def barrier_init(self, address: int, arrivals: int = 1) -> None:
-        self._asm(f"mbarrier.init.shared.b64 [$0], {arrivals};", self._shared_address(address))
+    def barrier_init(self, address: int) -> None:
+        self._asm("mbarrier.init.shared.b64 [$0], 1;", self._shared_address(address))
         self._asm("fence.mbarrier_init.release.cluster;")
 
     @override
@@ -317,13 +291,6 @@ class MosaicMachine(Machine):
             "mbarrier.arrive.expect_tx.shared.b64 _, [$0], $1;",
             self._shared_address(address),
             self._value(size),
-        )
-
-    @override
-    def barrier_arrive_at_peer(self, rank: Int, address: IntLike) -> None:
-        self._asm(
-            "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [$0];",
-            self._peer_address(address, rank),
         )
 
     @override
@@ -346,18 +313,10 @@ class MosaicMachine(Machine):
         offset: Int,
         size: int,
         barrier: IntLike,
-        blocks: int = 1,
     ) -> None:
-        text = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-        if blocks == 1:
-            text += " [$0], [$1], $2, [$3];"
-        else:
-            text = (
-                f"{{\n.reg .b16 blocks;\nmov.b16 blocks, {(1 << blocks) - 1};\n"
-                f"{text}.multicast::cluster [$0], [$1], $2, [$3], blocks;\n}}"
-            )
         self._asm(
-            text,
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+            "[$0], [$1], $2, [$3];",
             self._shared_address(address),
             self._global_address(array, row, pitch, offset),
             self._value(size),
@@ -383,10 +342,6 @@ class MosaicMachine(Machine):
     @override
     def release_to_copies(self) -> None:
         self._asm("fence.proxy.async.shared::cta;")
-
-    @override
-    def release_global_to_copies(self) -> None:
-        self._asm("fence.proxy.async.global;")
 
     @override
     def copy_out(

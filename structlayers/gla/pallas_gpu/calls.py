@@ -7,14 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from structlayers.gla.pallas_gpu import (
-    fused,
-    gradient,
-    gradient_layout,
-    halves,
-    prepare,
-    recurrent,
-)
+from structlayers.gla.pallas_gpu import gradient, gradient_layout, halves, prepare, recurrent
 from structlayers.gla.pallas_gpu.layout import CHUNK, MULTIPROCESSORS, VALUE_TILE, Sizes
 from structlayers.gla.pallas_gpu.support import LARGEST_GRADIENT_KEY
 
@@ -40,13 +33,8 @@ def forward(
         return [halves.join_states(final), halves.sum_both(out), kept]
     sizes, count = _sizes(q, k, v, scale)
     q, k, v, gate = (_split(x, count) for x in (q, k, v, gate))
-    plan = _together(sizes, count, keeps=keeps)
-    if plan is None:
-        image = _images(q, k, gate, sizes, from_end=True)
-        start = _starts(image, v, state, sizes, count)
-        final, out, *kept = _recur(image, v, start, sizes, keeps=keeps)
-    else:
-        final, out, *kept = _run_fused(plan, (q, k, gate), v, state)
+    image = _images(q, k, gate, sizes, from_end=True)
+    final, out, *kept = _recur(image, v, _starts(image, v, state, sizes, count), sizes, keeps=keeps)
     batch = sizes.batch // count
     final = final.reshape(batch, count, *final.shape[1:])[:, -1]
     out = out.reshape(batch, -1, *out.shape[2:])
@@ -85,13 +73,9 @@ def backward(
         return dq, dk, halves.sum_both(dv), dgate, halves.join_states(dstate)
     sizes, count = _sizes(q, k, v, scale)
     q, k, v, gate, dout = (_split(x, count) for x in (q, k, v, gate, dout))
-    together = _together(sizes, count, transposed=True, keeps=True)
-    if together is None:
-        image = _images(q, k, gate, sizes, from_end=False)
-        ends = _starts(image, dout, dfinal, sizes, count, transposed=True)
-        dstate, dv, pulled = _recur(image, dout, ends, sizes, transposed=True, keeps=True)
-    else:
-        dstate, dv, pulled = _run_fused(together, (q, k, gate), dout, dfinal)
+    image = _images(q, k, gate, sizes, from_end=False)
+    ends = _starts(image, dout, dfinal, sizes, count, transposed=True)
+    dstate, dv, pulled = _recur(image, dout, ends, sizes, transposed=True, keeps=True)
     plan = gradient_layout.make_plan(sizes)
     outputs = (
         jax.ShapeDtypeStruct(q.shape, q.dtype),
@@ -201,53 +185,23 @@ def _recur(
 ) -> list[jax.Array]:
     """Final states, outputs if read, and states before every chunk if kept."""
     plan = recurrent.make_plan(sizes, transposed=transposed, keeps=keeps, reads=reads)
+    heads = sizes.heads if transposed else sizes.groups
+    outputs = [jax.ShapeDtypeStruct((sizes.batch, heads, sizes.key, sizes.value), jnp.float32)]
+    if reads:
+        shape = (sizes.batch, sizes.time, sizes.heads, sizes.value)
+        outputs.append(jax.ShapeDtypeStruct(shape, v.dtype))
+    if keeps:
+        shape = (sizes.batch, sizes.heads, sizes.chunks, plan.tiles, plan.state_bytes // 2)
+        outputs.append(jax.ShapeDtypeStruct(shape, jnp.bfloat16))
     return _launch(
         recurrent.program(plan),
         (image, v) if state is None else (image, v, state),
-        _results(plan, v),
+        outputs,
         blocks=plan.blocks,
         threads=recurrent.THREADS,
         shared_bytes=plan.shared_bytes,
         name="gated_linear_attention_recurrent",
     )
-
-
-def _results(plan: recurrent.Plan, v: jax.Array) -> list[jax.ShapeDtypeStruct]:
-    """What `recurrent` returns."""
-    sizes = plan.sizes
-    heads = sizes.heads if plan.transposed else sizes.groups
-    results = [jax.ShapeDtypeStruct((sizes.batch, heads, sizes.key, sizes.value), jnp.float32)]
-    if plan.reads:
-        shape = (sizes.batch, sizes.time, sizes.heads, sizes.value)
-        results.append(jax.ShapeDtypeStruct(shape, v.dtype))
-    if plan.keeps:
-        shape = (sizes.batch, sizes.heads, sizes.chunks, plan.tiles, plan.state_bytes // 2)
-        results.append(jax.ShapeDtypeStruct(shape, jnp.bfloat16))
-    return results
-
-
-def _together(sizes: Sizes, count: int, **options: bool) -> fused.Plan | None:
-    """The plan of one launch, if there are no segments and it is the faster way."""
-    return fused.make_plan(sizes, **options) if count == 1 and fused.pays(sizes) else None
-
-
-def _run_fused(
-    plan: fused.Plan, arrays: Sequence[jax.Array], v: jax.Array, state: jax.Array | None
-) -> list[jax.Array]:
-    """What `_recur` returns, of (q, k, gate)."""
-    sizes = plan.sizes
-    images = (sizes.sequences * plan.places, sizes.image_bytes // 4)
-    *results, _ = _launch(
-        fused.program(plan),
-        (*arrays, v) if state is None else (*arrays, v, state),
-        [*_results(plan.recurrence, v), jax.ShapeDtypeStruct(images, jnp.int32)],
-        blocks=sizes.sequences * plan.cluster_size,
-        cluster_size=plan.cluster_size,
-        threads=plan.threads,
-        shared_bytes=plan.shared_bytes,
-        name="gated_linear_attention_fused",
-    )
-    return results
 
 
 def _launch(
@@ -259,7 +213,6 @@ def _launch(
     threads: int,
     shared_bytes: int,
     name: str,
-    cluster_size: int = 1,
 ) -> list[jax.Array]:
     from structlayers._core.simt.mosaic import launch
 
@@ -267,8 +220,8 @@ def _launch(
         program,
         inputs,
         outputs,
-        clusters=blocks // cluster_size,
-        cluster_size=cluster_size,
+        clusters=blocks,
+        cluster_size=1,
         threads=threads,
         shared_bytes=shared_bytes,
         name=name,

@@ -44,8 +44,8 @@ def teams(sizes: Sizes) -> int:
 
 
 def team_bytes(sizes: Sizes) -> int:
-    """Scratch of a team: decays and tiles, of which scores take the first ones' place."""
-    return 16 * sizes.key + TILES * ROWS * sizes.key * 2
+    """Scratch of a team: decays, tiles, scores."""
+    return 16 * sizes.key + TILES * ROWS * sizes.key * 2 + SCORE_BYTES
 
 
 def blocks(sizes: Sizes) -> int:
@@ -71,42 +71,27 @@ class Program(Chunk):
         from_end: bool,
     ):
         super().__init__(sizes, machine, inputs, team_bytes=team_bytes(sizes))
-        self.image, self.from_end = image, from_end
+        self.image = image
         self.rows_at = self.panel * (CHUNK * 128) + self.part * (ROWS * 128)
-        self.scores_at = self.tiles_at + QUERIES * self.tile_bytes
+        self.scores_at = self.tiles_at + TILES * self.tile_bytes
         warps = self.threads // 32
         self.rounds = [_BLOCKS[i : i + warps] for i in range(0, len(_BLOCKS), warps)]
+        count, index = sizes.sequences * sizes.chunks, machine.cluster() * teams(sizes) + self.team
+        # the last block may have more teams than chunks
+        self.locate(index.minimum(count - 1), from_end=from_end)
 
     def run(self) -> None:
         """The chunk."""
-        sizes = self.sizes
-        index = self.machine.cluster() * teams(sizes) + self.team
-        # the last block may have more teams than chunks
-        self.locate(index.minimum(sizes.sequences * sizes.chunks - 1), from_end=self.from_end)
-        self.write_scores(self.find_scores(self.weigh_image()))
-
-    def weigh_image(self) -> Weighed:
-        """Fills the tiles, and the queries, keys and decay of the image."""
         m, sizes = self.machine, self.sizes
         weighed = self.weigh()
         with m.when(self.part.equals(0)):
             offset = self.pair * 8 + sizes.decay_at
             words = [m.bits(x) for x in weighed.whole]
             m.store_global(self.image, self.block, sizes.image_bytes, offset, words)
-        return weighed
-
-    def find_scores(self, weighed: Weighed) -> list[list[Any]]:
-        """Blocks of 16 x 16 scores of this warp, from the tiles."""
-        m = self.machine
         self.synchronize()
         found = [self.scores(row_blocks) for row_blocks in self.rounds]
         # the blocks on the diagonal are those of the first four warps
         found[0] = list(m.loop(0, weighed.slow, 1, lambda _, one: self.halve(one), found[0]))
-        return found
-
-    def write_scores(self, found: Sequence[Sequence[Any]]) -> None:
-        """The scores to the image."""
-        self.synchronize()
         for one, row_blocks in zip(found, self.rounds, strict=True):
             row, column = self.among(row_blocks, 0), self.among(row_blocks, 1)
             self.store_block(self.scores_at, row, column, one)

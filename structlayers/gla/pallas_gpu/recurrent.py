@@ -27,7 +27,7 @@ from structlayers.gla.pallas_gpu.layout import (
 )
 
 THREADS = 128
-_TILE_BYTES = CHUNK * ROW_PITCH
+_OUT_BYTES = CHUNK * ROW_PITCH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +36,10 @@ class Plan:
 
     Attributes:
         sizes: of the call.
-        stages: images in shared memory.
+        stages: chunks on their way.
         transposed: whether it runs from the end, as above.
         keeps: whether it writes the state before every chunk.
         reads: whether it writes outputs; else the final state is all.
-        slots: tiles of values in shared memory, at least 3; outputs take their places, until the
-            next step.
     """
 
     sizes: Sizes
@@ -49,17 +47,16 @@ class Plan:
     transposed: bool = False
     keeps: bool = False
     reads: bool = True
-    slots: int = 4
 
     @property
     def stage_bytes(self) -> int:
-        """An image, in whole panels' alignment."""
-        return -(-self.sizes.image_bytes // 1024) * 1024
+        """An image and its rows of values, in whole panels' alignment."""
+        return -(-(self.sizes.image_bytes + CHUNK * ROW_PITCH) // 1024) * 1024
 
     @property
     def barriers_at(self) -> int:
-        """Where barriers start, after stages, tiles of values and one of states."""
-        return self.states_at + self.state_bytes * self.keeps
+        """Where barriers start, after stages, two tiles of outputs and two of states."""
+        return self.states_at + 2 * self.state_bytes * self.keeps
 
     @property
     def state_bytes(self) -> int:
@@ -67,14 +64,14 @@ class Plan:
         return VALUE_TILE * self.sizes.key * 2
 
     @property
-    def values_at(self) -> int:
-        """Where tiles of values start."""
+    def outputs_at(self) -> int:
+        """Where outputs wait for their copy."""
         return self.stages * self.stage_bytes
 
     @property
     def states_at(self) -> int:
-        """Where a state waits for its copy."""
-        return self.values_at + self.slots * _TILE_BYTES
+        """Where states wait for theirs."""
+        return self.outputs_at + 2 * _OUT_BYTES
 
     @property
     def shared_bytes(self) -> int:
@@ -114,7 +111,8 @@ class Program:
         self.out = rest[0] if plan.reads else None
         self.states = rest[1] if plan.keeps else None
         m, sizes = machine, plan.sizes
-        self.sequence, self.tile = self.place_of_block()
+        block = m.cluster()
+        self.tile, self.sequence = block.modulo(plan.tiles), block.divide(plan.tiles)
         self.head = self.sequence.modulo(sizes.heads)
         self.batch = self.sequence.divide(sizes.heads)
         self.group = self.head.divide(sizes.shared) if sizes.shared > 1 else self.head
@@ -128,33 +126,19 @@ class Program:
         if plan.transposed:
             self.reading, self.writing = self.writing, self.reading
 
-    def place_of_block(self) -> tuple[Int, Int]:
-        """The sequence and tile of values of this block."""
-        block = self.machine.cluster()
-        return block.divide(self.plan.tiles), block.modulo(self.plan.tiles)
-
     def run(self) -> None:
         """All chunks."""
-        plan, m = self.plan, self.machine
+        plan, m, sizes = self.plan, self.machine, self.sizes
         with m.when(self.thread.equals(0)):
             for stage in range(plan.stages):
                 m.barrier_init(plan.barriers_at + 8 * stage)
         m.synchronize()
-        self.run_chunks()
-
-    def run_chunks(self) -> None:
-        """All chunks, when there are barriers."""
-        plan, m, sizes = self.plan, self.machine, self.sizes
         for stage in range(plan.stages):
             self.fetch(m.constant(stage))
-        for slot in range(plan.slots - 1):
-            self.fetch_values(m.constant(slot))
-        m.wait_loads(plan.slots - 2)
+        m.wait_loads(plan.stages - 1)
         m.synchronize()
         state = self.load_state()
         state = m.loop(0, sizes.chunks, 1, self.step, state)
-        if plan.reads:
-            self.write_out(m.constant(sizes.chunks - 1))
         self.store_state(state)
         if plan.keeps:
             m.wait_out(0)
@@ -173,36 +157,23 @@ class Program:
         return (self.batch * self.sizes.time + place) * heads + head
 
     def fetch(self, step: Int) -> None:
-        """Starts the copy of a step's image, if there is one."""
+        """Starts the copies of a step's chunk, if there is one."""
         plan, m, sizes = self.plan, self.machine, self.sizes
-        with m.when(self.thread.equals(0) & (step < sizes.chunks)):
-            stage = step.modulo(plan.stages)
-            barrier = stage * 8 + plan.barriers_at
-            m.barrier_expect(barrier, sizes.image_bytes)
-            self.fetch_image(step, stage * plan.stage_bytes, barrier)
-        m.reconverge()
-
-    def fetch_values(self, step: Int) -> None:
-        """Starts the copies of a step's values, if there are any."""
-        m, sizes, slot = self.machine, self.sizes, self.slot(step)
+        stage = step.modulo(plan.stages)
+        barrier, start = stage * 8 + plan.barriers_at, stage * plan.stage_bytes
         with m.when(step < sizes.chunks):
+            with m.when(self.thread.equals(0)):
+                m.barrier_expect(barrier, sizes.image_bytes)
+                image = self.sequence * sizes.chunks + self.place(step)
+                size, zero = sizes.image_bytes, m.constant(0)
+                m.copy_in(start, self.image, image, size, zero, size, barrier)
             for row, unit in self.pieces():
-                target = slot + row * ROW_PITCH + unit * 16
+                target = start + sizes.image_bytes + row * ROW_PITCH + unit * 16
                 source = self.row(step, row, self.value_heads, self.value_head)
                 offset = self.tile * (VALUE_TILE * 2) + unit * 16
                 m.load_ahead(target, self.values, source, 2 * sizes.value, offset)
+        m.reconverge()
         m.commit_loads()
-
-    def fetch_image(self, step: Int, start: Int, barrier: Int) -> None:
-        """Starts the copy of an image, by one thread."""
-        m, sizes = self.machine, self.sizes
-        image = self.sequence * sizes.chunks + self.place(step)
-        size = sizes.image_bytes
-        m.copy_in(start, self.image, image, size, m.constant(0), size, barrier)
-
-    def slot(self, step: Int) -> Int:
-        """Where the values of a step are, and then its outputs."""
-        return step.modulo(self.plan.slots) * _TILE_BYTES + self.plan.values_at
 
     def pieces(self) -> list[tuple[Int, Int]]:
         """Rows and units of a tile of values that this thread copies."""
@@ -210,9 +181,9 @@ class Program:
         unit, row = self.thread & (units - 1), self.thread >> (units.bit_length() - 1)
         return [(row + i, unit) for i in range(0, CHUNK, THREADS // units)]
 
-    def write_out(self, step: Int) -> None:
+    def write_out(self, step: Int, source: Int) -> None:
         """Outputs of a chunk to device memory."""
-        m, sizes, source = self.machine, self.sizes, self.slot(step)
+        m, sizes = self.machine, self.sizes
         for row, unit in self.pieces():
             words = m.load_shared(source + row * ROW_PITCH + unit * 16, 4)
             target = self.row(step, row, sizes.heads, self.head)
@@ -220,14 +191,13 @@ class Program:
             with m.when(self.place(step) * CHUNK + row < sizes.time):
                 m.store_global(self.out, target, 2 * sizes.value, offset, words)
 
-    def write_state(self, step: Int) -> None:
+    def write_state(self, step: Int, source: Int) -> None:
         """Starts the copy of the state before a chunk."""
         plan, m, sizes = self.plan, self.machine, self.sizes
         with m.when(self.thread.equals(0)):
             row = self.sequence * sizes.chunks + self.place(step)
             row, size = row * plan.tiles + self.tile, plan.state_bytes
-            zero, source = m.constant(0), m.constant(plan.states_at)
-            m.copy_out(self.states, row, size, zero, source, size)
+            m.copy_out(self.states, row, size, m.constant(0), source, size)
             m.commit_out()
         m.reconverge()
 
@@ -266,88 +236,80 @@ class Program:
 
     def step(self, step: Int, state: Sequence[Any]) -> list[Any]:
         """Outputs of one chunk, and the state after it."""
-        plan, m = self.plan, self.machine
+        plan, m, sizes = self.plan, self.machine, self.sizes
         stage = step.modulo(plan.stages)
         start = stage * plan.stage_bytes
         m.barrier_wait(stage * 8 + plan.barriers_at, step.divide(plan.stages) & 1)
-        slot = self.slot(step)
-        values = self.load_values(slot)
-        packed = self.pack(state)
-        # before the products, which then follow each other
-        made = m.warpgroup_begin([*self.decay(state, start), *packed, *values])
-        state, packed = made[: len(state)], made[len(state) : len(state) + len(packed)]
-        values = made[len(state) + len(packed) :]
-        found = self.attend(packed, values, start) if plan.reads else []
-        state = self.add(state, values, start)
-        # what is left of the last step, while the products run
+        values = self.load_values(start + sizes.image_bytes)
+        kept = (step & 1) * plan.state_bytes + plan.states_at
+        if plan.keeps:
+            self.stage_state(state, kept)
+        out = (step & 1) * _OUT_BYTES + plan.outputs_at
+        found = self.attend(state, values, start) if plan.reads else []
+        state = self.next_state(state, values, start)
         if plan.reads:
-            with m.when(step >= 1):
-                self.write_out(step - 1)
+            self.stage_outputs(m.warpgroup_wait(1, found), out)
+        state = m.warpgroup_wait(0, state)
         if plan.keeps:
             m.wait_out(0)
-            m.synchronize()
-            self.stage_state(packed)
             m.release_to_copies()
-        if plan.reads:
-            # a warp's outputs take the place of its own values
-            self.stage_outputs(m.warpgroup_wait(1, found), slot)
-        state = m.warpgroup_wait(0, state)
-        m.wait_loads(plan.slots - 3)
+        m.wait_loads(plan.stages - 2)
         m.synchronize()
         self.fetch(step + plan.stages)
-        self.fetch_values(step + (plan.slots - 1))
         if plan.keeps:
-            self.write_state(step)
+            self.write_state(step, kept)
+        if plan.reads:
+            self.write_out(step, out)
         return state
 
     def pack(self, values: Sequence[Any]) -> list[Any]:
-        """Results in bfloat16: left operands."""
-        return [self.machine.pack(*values[i : i + 2]) for i in range(0, len(values), 2)]
+        """16 x 16 results in bfloat16: a left operand."""
+        return [self.machine.pack(*values[i : i + 2]) for i in range(0, 8, 2)]
 
-    def decay(self, state: Sequence[Any], start: Int) -> list[Any]:
-        """The state with the decay of a chunk."""
-        m = self.machine
-        at, decayed = start + self.sizes.decay_at + (self.lane & 3) * 8, []
-        for index in range(0, len(state), 4):
-            low, high = (m.float(word) for word in m.load_shared(at + 8 * index, 2))
-            for i, value in enumerate(state[index : index + 4]):
-                decayed.append(m.multiply(value, low if i % 2 == 0 else high))
-        return decayed
-
-    def load_values(self, start: Int) -> list[Any]:
+    def load_values(self, start: Int) -> list[list[Any]]:
         """Left operands: 16 values of this warp by 16 tokens, for the four parts of the chunk."""
         m = self.machine
         unit, row = (self.lane >> 3) & 1, (self.lane & 7) + (self.lane >> 4) * 8
         at = start + row * ROW_PITCH + unit * 16 + self.warp * 32
         return [
-            word
+            m.load_matrices(at + part * 16 * ROW_PITCH, transpose=True)
             for part in range(CHUNK // 16)
-            for word in m.load_matrices(at + part * 16 * ROW_PITCH, transpose=True)
         ]
 
-    def attend(self, packed: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
+    def attend(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
         """Starts `S^T Q^T + V^T P^T`, 16 values a warp by 64 tokens."""
         m, sizes, transposed = self.machine, self.sizes, self.plan.transposed
-        found = m.warpgroup_begin([m.zero()] * (CHUNK // 2))
+        packed = [word for i in range(0, len(state), 8) for word in self.pack(state[i : i + 8])]
+        flat = [word for words in values for word in words]
+        count = CHUNK // 2
+        made = m.warpgroup_begin([*[m.zero()] * count, *packed, *flat])
+        found, packed = made[:count], made[count : count + len(packed)]
+        flat = made[count + len(packed) :]
         for step in range(sizes.key // 16):
             at = start + (self.reading + (step >> 2) * (CHUNK * 128) + (step & 3) * 32)
             words = packed[4 * step : 4 * step + 4]
             found = m.warpgroup_product(found, words, at, transpose=False, panel=0)
         for part in range(CHUNK // 16):
             at = start + (sizes.scores_at + part * (16 * 128 if transposed else 32))
-            words = values[4 * part : 4 * part + 4]
+            words = flat[4 * part : 4 * part + 4]
             found = m.warpgroup_product(found, words, at, transpose=transposed, panel=CHUNK * 128)
         m.warpgroup_commit()
         return found
 
-    def add(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
-        """Starts the addition of `V^T K` to the decayed state."""
-        m = self.machine
-        for part in range(CHUNK // 16):
-            at, words = start + (self.writing + part * 16 * 128), values[4 * part : 4 * part + 4]
+    def next_state(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
+        """Starts `S^T * decay + V^T K`."""
+        m, sizes = self.machine, self.sizes
+        at, decayed = start + sizes.decay_at + (self.lane & 3) * 8, []
+        for index in range(0, len(state), 4):
+            low, high = (m.float(word) for word in m.load_shared(at + 8 * index, 2))
+            for i, value in enumerate(state[index : index + 4]):
+                decayed.append(m.multiply(value, low if i % 2 == 0 else high))
+        state = m.warpgroup_begin(decayed)
+        for part, words in enumerate(values):
+            at = start + (self.writing + part * 16 * 128)
             state = m.warpgroup_product(state, words, at, transpose=True, panel=CHUNK * 128)
         m.warpgroup_commit()
-        return list(state)
+        return state
 
     def stage_outputs(self, found: Sequence[Any], start: Int) -> None:
         """Outputs, transposed, to their rows."""
@@ -358,14 +320,14 @@ class Program:
             words = self.pack(found[8 * part : 8 * part + 8])
             m.store_matrices(at + part * 16 * ROW_PITCH, words, transpose=True)
 
-    def stage_state(self, packed: Sequence[Any]) -> None:
-        """The state, values along rows, to its tile."""
+    def stage_state(self, state: Sequence[Any], start: Int) -> None:
+        """The state in bfloat16, values along rows, to its tile."""
         m = self.machine
         row, unit = lane_row(self.lane, rows_first=True)
-        at = (row + self.warp * 16) * 128 + self.plan.states_at
+        at = start + (row + self.warp * 16) * 128
         for step in range(self.sizes.key // 16):
             place = at + permuted(unit ^ (2 * (step & 3)), row) + (step >> 2) * (VALUE_TILE * 128)
-            m.store_matrices(place, packed[4 * step : 4 * step + 4], transpose=False)
+            m.store_matrices(place, self.pack(state[8 * step : 8 * step + 8]), transpose=False)
 
 
 def program(plan: Plan) -> Any:
