@@ -567,9 +567,10 @@ class NumpyMachine(Machine):
             places = 128 * depth + columns // 64 * panel + 2 * (columns % 64)
         else:
             places = 128 * columns + 2 * depth
-        starts = (right.value + self._base)[::128]  # of every warpgroup
+        starts, bases = right.value[::128], self._base[::128]  # of every warpgroup
         places = starts[:, None, None] + places
-        places = places ^ ((places >> 7 & 7) << 4)
+        # blocks start at multiples of 1024 bytes on a GPU, not always here
+        places = bases[:, None, None] + (places ^ ((places >> 7 & 7) << 4))
         words = np.unique(places // 4, axis=-1)
         for group, used in enumerate(words):
             for warp in range(4 * group, 4 * group + 4):

@@ -119,7 +119,8 @@ def test_functions_of_float32_and_halves_of_words():
 
 
 @pytest.mark.parametrize("transpose", [True, False])
-def test_warpgroup_product_is_the_matrix_product(transpose):
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_warpgroup_product_is_the_matrix_product(transpose, blocks):
     """The right operand in panels of 64 columns of permuted rows, beyond the start of a panel."""
     rng = np.random.default_rng(1)
     a = rng.standard_normal((64, 16)).astype(ml_dtypes.bfloat16)
@@ -158,10 +159,11 @@ def test_warpgroup_product_is_the_matrix_product(transpose):
         for i in range(0, columns // 2, 2):
             row = warp * 16 + g + 8 * (i >> 1 & 1)
             words = [m.bits(value) for value in acc[i : i + 2]]
+            row = row + m.rank() * 64
             m.store_global(outputs[0], row, 4 * columns, t * 8 + 32 * (i >> 2), words)
 
-    shape = jax.ShapeDtypeStruct((64, columns), np.float32)
-    sizes = {"threads": 128, "shared_bytes": permuted.nbytes}
+    shape = jax.ShapeDtypeStruct((blocks, 64, columns), np.float32)
+    sizes = {"cluster_size": blocks, "threads": 128, "shared_bytes": permuted.nbytes + 128}
     (found,) = run(program, [a, permuted], [shape], **sizes)
     wanted = a.astype(np.float64) @ b.astype(np.float64)
     assert np.allclose(found, wanted, rtol=1e-5, atol=1e-5)
