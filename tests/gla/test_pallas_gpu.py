@@ -142,7 +142,7 @@ def test_one_channel_and_no_gate(rng):
 
 
 @pytest.mark.usefixtures("simulated")
-def test_keys_of_256_channels_leave_gradients_to_xla(rng):
+def test_keys_of_256_channels_have_gradients_in_parts(rng):
     arrays = arguments(rng, 1, 70, 1, 1, 256, 64)
     assert_gradients_match(kernel(), reference(), arrays, GRADIENTS, value_bound=VALUES)
 

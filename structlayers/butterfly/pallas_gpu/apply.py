@@ -19,8 +19,9 @@ from structlayers.butterfly.factors import merge_levels
 from structlayers.butterfly.pallas_gpu import plans
 from structlayers.butterfly.pallas_gpu.calls import (
     multiply,
+    multiply_by_plan,
     multiply_by_xla,
-    multiply_factors,
+    multiply_real,
     with_batching,
 )
 from structlayers.butterfly.pallas_gpu.gradient import gradients
@@ -127,7 +128,7 @@ def _kernel(increasing: bool) -> Any:
             untied = untie_butterfly(factors[None, None])[0, 0]
             dtype = x.dtype.name
             for plan in plans.scalar_plans(size, len(values), dtype, increasing=increasing):
-                values = multiply_factors(values, untied, plan)
+                values = multiply_real(values, untied, plan)
         return values.reshape(-1, size)[: len(x)]
 
     return with_batching(run, functools.partial(multiply_by_xla, increasing=increasing))
@@ -143,6 +144,6 @@ def _by_tensor_cores(x: jax.Array, factors: jax.Array, size: int, increasing: bo
     if plans.merges_itself(size):
         tied = factors.ndim == 3
         plan = plans.unmerged_plan(size, len(x), increasing=increasing, tied=tied)
-        return multiply_factors(x, factors, plan)
+        return multiply_by_plan(x, factors, plan)
     blocks = merged_factors(factors, plans.tensor_radices(size), increasing)
     return multiply(x, blocks, plans.tensor_plans(size, len(x), increasing=increasing))

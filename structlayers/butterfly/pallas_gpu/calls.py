@@ -74,20 +74,19 @@ def multiply(x: jax.Array, blocks: Blocks, plans: Sequence[Plan]) -> jax.Array:
     # the fragments of all in one array, which XLA makes by one kernel rather than several
     weights = _weights([factor for plan in plans for factor in plan.factors], blocks)
     for plan in plans:
-        grid = (plan.clusters, plan.cluster_size)
-        x = _launch(tensor_program.program(plan), (x, weights), x, plan, grid)
+        x = multiply_by_plan(x, weights, plan)
     return x
 
 
-def multiply_factors(
-    x: jax.Array, factors: jax.Array, plan: Plan | scalar_program.Plan
-) -> jax.Array:
-    """Rows times a plan's factors, of radix 2 as they stand in the twiddle."""
-    if isinstance(plan, Plan):
-        program, grid = tensor_program.program(plan), (plan.clusters, plan.cluster_size)
-    else:
-        program, grid = scalar_program.program(plan), (plan.blocks, 1)
-    return _launch(program, (x, factors), x, plan, grid)
+def multiply_by_plan(x: jax.Array, weights: jax.Array, plan: Plan) -> jax.Array:
+    """Rows times one plan's factors, given as fragments or, if it merges them, as they are."""
+    grid = (plan.clusters, plan.cluster_size)
+    return _launch(tensor_program.program(plan), (x, weights), x, plan, grid)
+
+
+def multiply_real(x: jax.Array, factors: jax.Array, plan: scalar_program.Plan) -> jax.Array:
+    """Rows times a plan's factors, in float32 or complex64."""
+    return _launch(scalar_program.program(plan), (x, factors), x, plan, (plan.blocks, 1))
 
 
 def sum_gradient(
