@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from structlayers._core import pallas
 from structlayers._core.dispatch import assume_platform
-from structlayers.gla import gated_linear_attention
+from structlayers.gla import gated_linear_attention, sequence_parallel_gated_linear_attention
 from structlayers.gla.ops.attention import dispatcher
 from structlayers.gla.pallas_gpu import (
     apply,
@@ -247,6 +248,29 @@ def test_kernels_lower_for_cuda(time, heads, groups, key, value, launches):
         traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3))).trace(q, k, v, gate)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("custom_call @mosaic_gpu") == launches
+
+
+@pytest.mark.pallas
+def test_kernels_lower_for_ranks_that_share_a_sequence():
+    mesh = jax.make_mesh((2,), ("time",), axis_types=(AxisType.Auto,))
+    time = PartitionSpec(None, "time")
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=time, out_specs=time)
+    def attend(*arrays):
+        return sequence_parallel_gated_linear_attention(
+            *arrays, axis_name="time", implementation="pallas_gpu"
+        )
+
+    def loss(*arrays):
+        return jnp.sum(attend(*arrays).astype(jnp.float32))
+
+    rows = struct(2, 256, 1, 64)
+    with assume_platform("gpu"):
+        traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3))).trace(
+            rows, rows, rows, struct(*rows.shape, dtype="float32")
+        )
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "custom_call @mosaic_gpu" in text
 
 
 def choose(q=None, implementation="pallas_gpu", platform="gpu", rest=(None,) * 5, size=64):

@@ -15,6 +15,7 @@ from jax._src.lib.mlir.dialects import arith, llvm, math, memref, scf
 from jax.experimental.mosaic.gpu import utils as mosaic
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from structlayers._core.partitioning import vary_alike
 from structlayers._core.simt.machine import Int, IntLike, Machine
 
 _OPERATIONS = {
@@ -89,7 +90,9 @@ def launch(
         thread_name="warpgroup",
         kernel_name=name,
     )(*inputs)
-    return list(results)
+    # a result says nothing of the mesh axes over which it varies inside `jax.shard_map`
+    arrays = [x for x in inputs if isinstance(x, jax.Array)]
+    return vary_alike([*arrays, *results])[len(arrays) :]
 
 
 class MosaicMachine(Machine):
