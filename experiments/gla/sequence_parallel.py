@@ -18,10 +18,18 @@ from structlayers.gla import gated_linear_attention, sequence_parallel_gated_lin
 from structlayers.testing import error_ratio
 
 _TIME = PartitionSpec(None, "time")
+_NUMBERS = {
+    "bf16": "bfloat16",
+    "f16": "float16",
+    "f32": "float32",
+    "f64": "float64",
+    "s32": "int32",
+    "u32": "uint32",
+}
 _COLLECTIVE = re.compile(
-    r"= \(?(\w+)\[([\d,]*)\][^=]*? "
-    r"(?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+    r"= (.*?) (?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(-start)?\("
 )
+_SHAPE = re.compile(r"\b([a-z]+\d+)\[([\d,]*)\]")
 
 
 @dataclass(frozen=True)
@@ -74,12 +82,25 @@ def with_gradients(fn: Callable[..., jax.Array]) -> Callable[..., Any]:
 
 
 def collective_bytes(text: str) -> int:
-    """Bytes of the results of all collectives in a compiled program, on one device."""
-    widths = {"bf16": 2, "f16": 2, "f32": 4, "s32": 4, "f64": 8}
-    return sum(
-        widths[dtype] * int(np.prod([int(n) for n in shape.split(",") if n], dtype=np.int64))
-        for dtype, shape in _COLLECTIVE.findall(text)
-    )
+    """Bytes of the results of all collectives in a compiled program, on one device.
+
+    Raises:
+        ValueError: no collective was found, so that the text is not of such a program or is
+            written in a way that is not known here.
+    """
+    sizes = []
+    for shapes, starts in _COLLECTIVE.findall(text):
+        parts = [
+            jnp.dtype(_NUMBERS.get(kind, kind)).itemsize
+            * int(np.prod([int(n) for n in shape.split(",") if n], dtype=np.int64))
+            for kind, shape in _SHAPE.findall(shapes)
+        ]
+        # what starts a collective holds its operand beside its result, which is no smaller
+        sizes.append(max(parts) if starts else sum(parts))
+    if not sizes:
+        lines = [line.strip() for line in text.splitlines() if "gather" in line]
+        raise ValueError(f"no collective in the compiled program; lines that may be one: {lines}")
+    return sum(sizes)
 
 
 @dataclass(frozen=True)
@@ -149,7 +170,9 @@ class RanksPhase:
             max(map(error_ratio, jax.tree.leaves(one), jax.tree.leaves(two)))
             for one, two in zip(got, want, strict=True)
         ]
-        sizes = [collective_bytes(program.as_text() or "") for program in (forward, compiled)]
+        texts = [program.as_text() or "" for program in (forward, compiled)]
+        # the collectives of one rank are compiled away
+        sizes = [collective_bytes(text) if self.ranks > 1 else 0 for text in texts]
         return np.array(errors), np.array(sizes)
 
     def time(self) -> np.ndarray:
@@ -158,7 +181,11 @@ class RanksPhase:
         for index, wrap in enumerate((lambda fn: fn, with_gradients)):
             programs = []
             spread = over_ranks(self.ranks, self.implementation)
-            for ranks, fn in ((1, self.on_one_device), (self.ranks, spread)):
+            # in a mesh of one, as among several devices the op does not choose a kernel by itself
+            single = jax.shard_map(
+                self.on_one_device, mesh=mesh_of(1), in_specs=_TIME, out_specs=_TIME
+            )
+            for ranks, fn in ((1, single), (self.ranks, spread)):
                 sharding = NamedSharding(mesh_of(ranks), _TIME)
                 arrays = jax.device_put(self.timing.draw(self.timing_tokens * ranks), sharding)
                 run = jax.jit(wrap(fn))
