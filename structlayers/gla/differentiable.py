@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from structlayers._core.partitioning import partition_over_batch
+from structlayers._core.partitioning import partition_over_batch, vary_alike
 from structlayers.gla.xla import chunks
 
 # q, k, v, log_gate with all axes, what resets add to gates of K channels `(*B, T)`, state
@@ -62,6 +62,8 @@ def attend(args: Args, kernels: Kernels) -> tuple[jax.Array, jax.Array]:
         args: the arrays.
         kernels: that compute them.
     """
+    leaves, tree = jax.tree.flatten(args)
+    args = jax.tree.unflatten(tree, vary_alike(leaves))  # so do the gradients
     if args[0].ndim > 3:
         return _attend(args, kernels)
     out, final = _attend(jax.tree.map(lambda x: x[None], args), kernels)

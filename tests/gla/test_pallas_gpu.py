@@ -251,18 +251,21 @@ def test_kernels_lower_for_cuda(time, heads, groups, key, value, launches):
 
 
 @pytest.mark.pallas
-def test_kernels_lower_for_ranks_that_share_a_sequence():
-    mesh = jax.make_mesh((2,), ("time",), axis_types=(AxisType.Auto,))
-    time = PartitionSpec(None, "time")
-
-    @functools.partial(jax.shard_map, mesh=mesh, in_specs=time, out_specs=time)
-    def attend(*arrays):
-        return sequence_parallel_gated_linear_attention(
-            *arrays, axis_name="time", implementation="pallas_gpu"
-        )
+@pytest.mark.parametrize(
+    "attend",
+    [
+        gated_linear_attention,
+        functools.partial(sequence_parallel_gated_linear_attention, axis_name="shards"),
+    ],
+)
+def test_kernels_lower_inside_shard_map(attend):
+    mesh = jax.make_mesh((2,), ("shards",), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec(None, "shards")
+    run = functools.partial(attend, implementation="pallas_gpu")
 
     def loss(*arrays):
-        return jnp.sum(attend(*arrays).astype(jnp.float32))
+        out = jax.shard_map(run, mesh=mesh, in_specs=spec, out_specs=spec)(*arrays)
+        return jnp.sum(out.astype(jnp.float32))
 
     rows = struct(2, 256, 1, 64)
     with assume_platform("gpu"):
