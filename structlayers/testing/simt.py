@@ -199,12 +199,17 @@ class NumpyMachine(Machine):
     def reconverge(self) -> None:
         pass
 
+    def _require_cluster(self) -> None:
+        if self.threads == self._block_threads:
+            raise RuntimeError("a launch without clusters has no instructions of clusters")
+
     @override
     def cluster_arrive(self) -> None:
-        pass
+        self._require_cluster()
 
     @override
     def cluster_wait(self) -> None:
+        self._require_cluster()
         self.synchronize()
 
     # shared memory ---------------------------------------------------------------------------
@@ -404,6 +409,7 @@ class NumpyMachine(Machine):
     def store_to_peer(
         self, rank: Int, address: Int, words: Sequence[Any], barrier: IntLike
     ) -> None:
+        self._require_cluster()
         peer = self._each(rank) * self._shared_bytes
         values = np.stack(words, axis=1)[self._active]
         places = zip(self._each(address) + peer, values, self._each(barrier) + peer, strict=True)

@@ -46,6 +46,16 @@ def test_finds_reads_of_what_was_never_written():
         run(program)
 
 
+def test_refuses_instructions_of_clusters_in_a_launch_without_them():
+    def program(m, inputs, outputs):
+        m.cluster_arrive()
+        m.cluster_wait()
+
+    with pytest.raises(RuntimeError, match="launch without clusters"):
+        run(program, outputs=())
+    run(program, outputs=(), cluster_size=2)
+
+
 def test_finds_a_barrier_that_waits_for_ever():
     def program(m, inputs, outputs):
         m.barrier_init(0)
