@@ -1,0 +1,3 @@
+"""Equivariant tensor products of signals on the sphere."""
+
+__all__: list[str] = []
