@@ -129,10 +129,10 @@ def test_reduced_precision(name, precision, bound, floor, rng):
 @pytest.mark.parametrize("lmax", [1, 4, 8])
 def test_equivariance_of_values_and_gradients(lmax, inverts, rng):
     x, y, c = (signal(rng, 16, lmax=lmax, dtype="float32") for _ in range(3))
-    turn = rotation(lmax, inverts=inverts)
+    matrix = rotation(lmax, inverts=inverts)
 
     def act(*arrays):
-        return tuple((np.asarray(a, np.float64) @ turn.T).astype("float32") for a in arrays)
+        return tuple((np.asarray(a, np.float64) @ matrix.T).astype("float32") for a in arrays)
 
     def run(x, y, c):
         z, pull = jax.vjp(lambda x, y: gaunt_tensor_product(x, y, lmax=lmax), x, y)
