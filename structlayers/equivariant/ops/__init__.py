@@ -1,0 +1,1 @@
+"""Public operations of the family: they check arguments and choose the implementation."""
