@@ -3,8 +3,8 @@ r"""What a bilinear product can express, measured: paths, interactions, degrees 
 Every equivariant bilinear map is a sum over paths, `sum_p W_p C_p(x, y)`: a vector W of as many
 numbers as there are paths. A product with weights reaches some set of such vectors. Its
 *interactions* are the paths where W can differ from zero, its *degrees of freedom* the dimension of
-the set, which is the rank of `dW / dweights` at a general point, and its *span* the dimension of the
-space that the set spans. All three are ranks of measured matrices: no product is taken at its word.
+the set, which is the rank of `dW / dweights` at a general point, and its *span* the dimension of
+the space that the set spans. All are read off measured maps: no product is taken at its word.
 """
 
 import dataclasses
@@ -131,7 +131,7 @@ def expressivity_report(
             cut = jnp.split(flat, np.cumsum(sizes)[:-1]) if sizes else []
             shaped = [part.reshape(shape) for part, shape in zip(cut, shapes, strict=True)]
             z = product(jax.tree.unflatten(structure, shaped), jnp.asarray(x), jnp.asarray(y))
-            return jnp.concatenate([z[:, l**2 : (l + 1) ** 2] for l in degrees3], axis=1)
+            return jnp.concatenate([z[:, degree_slice(degree)] for degree in degrees3], axis=1)
 
         def coordinates(flat: jax.Array) -> jax.Array:
             """W: the map's component along every path."""
@@ -155,10 +155,22 @@ def expressivity_report(
     )
 
 
+def degree_slice(degree: int) -> slice:
+    """Where the coefficients of a degree are.
+
+    Example:
+        >>> degree_slice(1)
+        slice(1, 4, None)
+    """
+    return slice(degree**2, (degree + 1) ** 2)
+
+
 def _pairs(degrees1: Sequence[int], degrees2: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Every pair of basis vectors of the two factors, one pair a row."""
     first, second = (
-        np.concatenate([np.eye((max(degrees) + 1) ** 2)[l**2 : (l + 1) ** 2] for l in degrees])
+        np.concatenate(
+            [np.eye((max(degrees) + 1) ** 2)[degree_slice(degree)] for degree in degrees]
+        )
         for degrees in (degrees1, degrees2)
     )
     return np.repeat(first, len(second), axis=0), np.tile(second, (len(first), 1))
@@ -172,14 +184,17 @@ def _coupling_tensors(
 ) -> np.ndarray:
     """For each path, its tensor of norm 1, `(P, d1 d2, d3)` on the rows of `_pairs`."""
     starts = [
-        dict(zip(degrees, np.cumsum([0, *(2 * l + 1 for l in degrees)]), strict=False))
+        dict(zip(degrees, np.cumsum([0, *(2 * degree + 1 for degree in degrees)]), strict=False))
         for degrees in (degrees1, degrees2, degrees3)
     ]
-    sizes = [sum(2 * l + 1 for l in degrees) for degrees in (degrees1, degrees2, degrees3)]
+    sizes = [
+        sum(2 * degree + 1 for degree in degrees) for degrees in (degrees1, degrees2, degrees3)
+    ]
     tensors = np.zeros((len(paths), *sizes))
     for tensor, path in zip(tensors, paths, strict=True):
         block = tuple(
-            slice(start[l], start[l] + 2 * l + 1) for l, start in zip(path, starts, strict=True)
+            slice(start[degree], start[degree] + 2 * degree + 1)
+            for degree, start in zip(path, starts, strict=True)
         )
         tensor[block] = clebsch_gordan(*path)
     return tensors.reshape(len(paths), -1, sizes[2])

@@ -64,6 +64,10 @@ def matrix_factor(path: Path, spin: int) -> float:
     if not couples(*path):
         return 0.0
     scale = sqrt((2 * path[0] + 1) * (2 * path[1] + 1) * (2 * path[2] + 1))
-    first, second, third = (clebsch_gordan(spin, spin, degree) for degree in path)
-    product = np.einsum("abi,bcj,ack->ijk", first, second, third, optimize=True)
-    return float(scale * np.sum(product * clebsch_gordan(*path)))
+    # an invariant tensor: the ratio at the largest entry is that of all
+    coupling = clebsch_gordan(*path)
+    entry = np.unravel_index(np.argmax(np.abs(coupling)), coupling.shape)
+    first, second, third = (
+        clebsch_gordan(spin, spin, degree)[:, :, m] for degree, m in zip(path, entry, strict=True)
+    )
+    return float(scale * np.sum(first @ second * third) / coupling[entry])

@@ -10,7 +10,12 @@ from structlayers.equivariant.paths import PathTable, block_offsets
 
 
 def clebsch_gordan_tensor_product(
-    x: jax.Array, y: jax.Array, weights: jax.Array | None, *, table: PathTable, precision: object
+    x: jax.Array,
+    y: jax.Array,
+    weights: jax.Array | None,
+    *,
+    table: PathTable,
+    precision: object = None,
 ) -> jax.Array:
     """`z_k = sum over paths of w C(x_i, y_j)`, each path an einsum of its own."""
     del precision
@@ -35,4 +40,4 @@ def clebsch_gordan_tensor_product(
 def signal_product(x: jax.Array, y: jax.Array, *, table: PathTable, **static: object) -> jax.Array:
     """A product of signals by the paths of its table; the rest says how others compute it."""
     del static
-    return clebsch_gordan_tensor_product(x, y, None, table=table, precision=None)
+    return clebsch_gordan_tensor_product(x, y, None, table=table)

@@ -8,7 +8,7 @@ as in the cross product (1, 1, 1).
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -179,6 +179,24 @@ class PathTable:
     def terms(self) -> Terms:
         """All non-zero terms of all paths."""
         return _terms(self)
+
+
+def signal_table(degrees: tuple[int, int, int], factors: Mapping[Path, float]) -> PathTable:
+    """The table of a product of signals, whose blocks are the degrees 0..L.
+
+    Args:
+        degrees: L1, L2, L3.
+        factors: for each path, what its tensor of norm 1 is multiplied by.
+
+    Returns:
+        The table; its paths are triples of degrees.
+
+    Example:
+        >>> signal_table((1, 1, 1), {(1, 1, 1): 0.5}).degrees3
+        (0, 1)
+    """
+    first, second, third = (tuple(range(degree + 1)) for degree in degrees)
+    return PathTable(first, second, third, tuple(factors), tuple(factors.values()))
 
 
 def block_offsets(degrees: Sequence[int]) -> tuple[int, ...]:

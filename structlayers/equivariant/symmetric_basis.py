@@ -54,9 +54,7 @@ def symmetric_basis(irreps: Any, order: int, irreps_out: Any) -> SymmetricBasis:
     )
     tensor = np.asarray(found.array, np.float64)
     size = irreps.dim
-    indices = np.array(
-        list(itertools.combinations_with_replacement(range(size), order)), np.int32
-    )
+    indices = np.array(list(itertools.combinations_with_replacement(range(size), order)), np.int32)
     # each monomial stands in the tensor once for every order of its factors
     counts = [
         factorial(order) // prod(factorial(n) for n in Counter(row).values())

@@ -105,18 +105,16 @@ def vector_gaunt_factor(path: Path, offsets: Offsets) -> float:
         >>> round(vector_gaunt_factor((1, 1, 1), (-1, -1, -1)) * (4 * np.pi / 6) ** 0.5, 12)
         1.0
     """
-    scalars = [l + o for l, o in zip(path, offsets, strict=True)]
-    exist = all(has_field(l, o) for l, o in zip(path, offsets, strict=True))
+    pairs = list(zip(path, offsets, strict=True))
+    scalars = [degree + offset for degree, offset in pairs]
+    exist = all(has_field(*pair) for pair in pairs)
     if not (exist and couples(*path) and couples(*scalars)) or sum(scalars) % 2:
         return 0.0
-    first, second, third = (_axes(l, o) for l, o in zip(path, offsets, strict=True))
-    integral = np.einsum(
-        "pqr,abc,pai,qbj,rck->ijk",
-        gaunt(*scalars),
-        _CROSS,
-        first,
-        second,
-        third,
-        optimize=True,
-    )
-    return float(np.sum(integral * clebsch_gordan(*path)))
+    # an invariant tensor: the ratio at the largest entry is that of all
+    coupling = clebsch_gordan(*path)
+    entry = np.unravel_index(np.argmax(np.abs(coupling)), coupling.shape)
+    first, second, third = (_axes(*pair)[:, :, m] for pair, m in zip(pairs, entry, strict=True))
+    field = np.tensordot(first, gaunt(*scalars), (0, 0))  # a, q, r
+    field = np.tensordot(field, second, (1, 0))  # a, r, b
+    field = np.tensordot(field, third, (1, 0))  # a, b, c
+    return float(np.sum(field * _CROSS) / coupling[entry])

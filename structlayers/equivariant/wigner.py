@@ -62,8 +62,8 @@ def wigner_3j(l1: int, l2: int, l3: int, m1: int, m2: int, m3: int) -> float:
         ValueError: a negative degree.
 
     Example:
-        >>> wigner_3j(1, 1, 0, 0, 0, 0) == -1 / sqrt(3)
-        True
+        >>> round(wigner_3j(1, 1, 0, 0, 0, 0) * sqrt(3), 15)
+        -1.0
 
     References:
         Edmonds, "Angular Momentum in Quantum Mechanics", 1957, equation 3.6.11 with 3.7.3.

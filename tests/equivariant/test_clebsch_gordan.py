@@ -13,7 +13,7 @@ from structlayers.equivariant.ops.clebsch_gordan import (
 from structlayers.equivariant.paths import count_paths, tensor_product_paths
 from structlayers.equivariant.wigner import gaunt
 from structlayers.testing import assert_equivariant, assert_gradients_match, error_ratio
-from tests.equivariant.cases import irreps_array, rotate, rotation, signal
+from tests.equivariant.irreps_cases import irreps_array, rotate, rotation, signal
 
 FAST = ("dense", "sparse")
 FACTORS = [("0e + 1o", "1o + 1e"), ("0o + 3o", "2e")]
@@ -155,18 +155,28 @@ SCALARS = e3nn.IrrepsArray("2x0e", jnp.ones((2, 2)))
 @pytest.mark.parametrize(
     ("args", "options", "error", "message"),
     [
-        ((X[:, :3], Y), {}, ValueError, r"x must have shape \(\.\.\., \(L \+ 1\)\^2\), got \(2, 3\)"),
+        (
+            (X[:, :3], Y),
+            {},
+            ValueError,
+            r"x must have shape \(\*B, \(L \+ 1\)\^2\), .* got \(2, 3\)",
+        ),
         ((X, Y.astype(int)), {}, TypeError, "y must be real floating point, got int32"),
         ((X, Y + 1j), {}, TypeError, "y must be real floating point, got complex64"),
         ((X, Y[:1].repeat(3, 0)), {}, ValueError, r"broadcast, got x \(2, 4\), y \(3, 9\)"),
-        ((X, Y), {"weights": np.ones(3, np.float32)}, ValueError, r"weights must have shape \(\.\.\., 10\)"),
+        (
+            (X, Y),
+            {"weights": np.ones(3, np.float32)},
+            ValueError,
+            r"weights must have shape \(\.\.\., 10\)",
+        ),
         ((X, Y), {"paths": [(1, 1, 3)]}, ValueError, r"paths must couple .* got \(1, 1, 3\)"),
         ((X, Y), {"paths": [(2, 1, 1)]}, ValueError, "paths must couple degrees up to 1, 2 and 3"),
         ((X, Y), {"couplings": "natural"}, ValueError, "couplings must be one of 'all'"),
         ((X, Y), {"normalization": "integral"}, ValueError, "normalization must be one of"),
         ((X, Y), {"lmax": -1}, ValueError, "lmax must be at least 0, got -1"),
         ((X, Y), {"irreps_out": "0e"}, ValueError, "are for irreps arrays"),
-        ((X, IRREPS), {}, TypeError, "x and y must both be arrays or both"),
+        ((X, IRREPS), {}, TypeError, "x and y must both be IrrepsArray, or both"),
         ((IRREPS, SCALARS), {}, ValueError, "x must have irreps of one multiplicity, got 4x0e"),
         ((SCALARS, e3nn.IrrepsArray("3x1o", jnp.ones((2, 9)))), {}, ValueError, "got 2 and 3"),
         ((SCALARS, SCALARS), {"irreps_out": "1o"}, ValueError, "nothing is left of the product"),

@@ -41,6 +41,4 @@ def take_species(
     if not jnp.issubdtype(species.dtype, jnp.integer):
         raise TypeError(f"species must be integers, got {species.dtype}")
     # out of range: NaN, never another species' weights
-    return values.at[species].get(
-        mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
-    )
+    return values.at[species].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

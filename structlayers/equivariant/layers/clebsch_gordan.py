@@ -1,5 +1,6 @@
 """Clebsch-Gordan layers: the channel-wise product, message passing, the symmetric contraction."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +21,7 @@ from structlayers.equivariant.ops.clebsch_gordan import (
     clebsch_gordan_tensor_product,
     irreps_paths,
 )
+from structlayers.equivariant.ops.operands import common_multiplicity
 from structlayers.equivariant.ops.symmetric_contraction import (
     symmetric_contraction,
     symmetric_path_counts,
@@ -29,18 +31,6 @@ default_weights_init = nnx.initializers.normal(1.0)
 
 # keeps the second moment of normal inputs
 _SILU_GAIN = 1.6765
-
-
-def _one_multiplicity(name: str, irreps: e3nn.Irreps) -> int:
-    """The multiplicity that all irreps have.
-
-    Raises:
-        ValueError: multiplicities that differ.
-    """
-    multiplicities = {mul for mul, _ in irreps}
-    if len(multiplicities) != 1:
-        raise ValueError(f"{name} must have irreps of one multiplicity, got {irreps}")
-    return multiplicities.pop()
 
 
 class ClebschGordanTensorProduct(nnx.Module):
@@ -92,7 +82,7 @@ class ClebschGordanTensorProduct(nnx.Module):
     ):
         self.irreps1, self.irreps2 = (e3nn.Irreps(i).regroup() for i in (irreps1, irreps2))
         channels = [
-            _one_multiplicity(name, irreps)
+            common_multiplicity(name, irreps)
             for name, irreps in (("irreps1", self.irreps1), ("irreps2", self.irreps2))
         ]
         require_real_dtype("param_dtype", param_dtype)
@@ -196,8 +186,8 @@ class ClebschGordanConvolution(nnx.Module):
         self.irreps_in, self.irreps_edges, self.irreps_out = (
             e3nn.Irreps(irreps).regroup() for irreps in (irreps_in, irreps_edges, irreps_out)
         )
-        self.channels = _one_multiplicity("irreps_in", self.irreps_in)
-        if _one_multiplicity("irreps_edges", self.irreps_edges) != 1:
+        self.channels = common_multiplicity("irreps_in", self.irreps_in)
+        if common_multiplicity("irreps_edges", self.irreps_edges) != 1:
             raise ValueError(f"irreps_edges must have multiplicity 1, got {irreps_edges}")
         if not num_neighbors > 0:
             raise ValueError(f"num_neighbors must be positive, got {num_neighbors}")
@@ -218,10 +208,12 @@ class ClebschGordanConvolution(nnx.Module):
         }
         self.radial = nnx.List(
             nnx.Linear(before, after, use_bias=False, **options)
-            for before, after in zip(sizes, sizes[1:], strict=False)
+            for before, after in itertools.pairwise(sizes)
         )
         self.mix = IrrepsLinear(
-            [(self.channels, kept[k]) for _, _, k in paths], self.irreps_out, **options
+            e3nn.Irreps([(self.channels, kept[k]) for _, _, k in paths]),
+            self.irreps_out,
+            **options,
         )
 
     def __call__(
@@ -231,6 +223,9 @@ class ClebschGordanConvolution(nnx.Module):
         radial: jax.Array,
         senders: jax.Array,
         receivers: jax.Array,
+        *,
+        mask: jax.Array | None = None,
+        indices_are_sorted: bool = False,
     ) -> e3nn.IrrepsArray:
         """Sums the messages of every node.
 
@@ -238,8 +233,10 @@ class ClebschGordanConvolution(nnx.Module):
             nodes: `(N, irreps_in)`.
             harmonics: `(E, irreps_edges)`.
             radial: `(E, radial_features)`; where they are zero, there is no message.
-            senders: int `(E,)`.
-            receivers: int `(E,)`; indices from N on are dropped.
+            senders: integers `(E,)`.
+            receivers: integers `(E,)`.
+            mask: bool `(E,)`, False for edges that only fill up.
+            indices_are_sorted: whether receivers do not decrease.
 
         Returns:
             `(N, irreps_out)`.
@@ -268,7 +265,12 @@ class ClebschGordanConvolution(nnx.Module):
                 precision=self.precision,
                 implementation=self.implementation,
             )
-            sums = jax.ops.segment_sum(messages.array, receivers, nodes.shape[0])
+            rows = messages.array
+            if mask is not None:
+                rows = jnp.where(mask[:, None], rows, 0)
+            sums = jax.ops.segment_sum(
+                rows, receivers, nodes.shape[0], indices_are_sorted=indices_are_sorted
+            )
             scaled = sums * self.num_neighbors**-0.5
             return self.mix(e3nn.IrrepsArray(messages.irreps, scaled))
 
@@ -321,7 +323,7 @@ class SymmetricContraction(nnx.Module):
         weights_metadata: Mapping[str, Any] = MappingProxyType({}),
     ):
         self.irreps_in = e3nn.Irreps(irreps_in).regroup()
-        channels = _one_multiplicity("irreps_in", self.irreps_in)
+        channels = common_multiplicity("irreps_in", self.irreps_in)
         self.irreps_out = e3nn.Irreps(
             [(channels, ir) for _, ir in e3nn.Irreps(irreps_out).regroup()]
         )
@@ -331,7 +333,7 @@ class SymmetricContraction(nnx.Module):
         )
         self.dtype, self.promote_dtype = dtype, promote_dtype
         self.precision = canonicalize_precision(precision)
-        lead = (channels,) if num_species is None else (self.num_species, channels)
+        lead = (channels,) if self.num_species is None else (self.num_species, channels)
         counts = symmetric_path_counts(self.irreps_in, self.irreps_out, order)
         self.weights = nnx.List(
             nnx.Param(

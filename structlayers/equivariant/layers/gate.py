@@ -46,7 +46,7 @@ class Gate(nnx.Module):
     @property
     def irreps_in(self) -> e3nn.Irreps:
         """Of the inputs: those of the outputs, and a `0e` for every irrep that is no scalar."""
-        return (e3nn.Irreps([(self.gates, "0e")]) + self.irreps_out).regroup()
+        return (e3nn.Irreps(f"{self.gates}x0e") + self.irreps_out).regroup()
 
     def __call__(self, inputs: e3nn.IrrepsArray) -> e3nn.IrrepsArray:
         """Applies the gate.
@@ -62,16 +62,17 @@ class Gate(nnx.Module):
         """
         inputs = require_irreps("inputs", inputs, self.irreps_in)
         with jax.named_scope("structlayers.Gate"):
-            scalars, rest = inputs.filter(keep="0e"), inputs.filter(drop="0e")
-            odd, tensors = rest.filter(keep="0o"), rest.filter(drop="0o")
+            scalars, rest = (
+                inputs.filter(keep=e3nn.Irreps("0e")),
+                inputs.filter(drop=e3nn.Irreps("0e")),
+            )
+            odd, tensors = rest.filter(keep=e3nn.Irreps("0o")), rest.filter(drop=e3nn.Irreps("0o"))
             kept = scalars.irreps.dim - self.gates
             parts = [
                 e3nn.scalar_activation(scalars.slice_by_mul[:kept], even_act=self.even_act),
                 e3nn.scalar_activation(odd, odd_act=self.odd_act),
             ]
             if self.gates:
-                gates = e3nn.scalar_activation(
-                    scalars.slice_by_mul[kept:], even_act=self.gate_act
-                )
+                gates = e3nn.scalar_activation(scalars.slice_by_mul[kept:], even_act=self.gate_act)
                 parts.append(gates * tensors)
             return e3nn.concatenate(parts).regroup()

@@ -99,9 +99,7 @@ class IrrepsLinear(nnx.Module):
         self.bias: nnx.Param[jax.Array] | None = nnx.data(None)
         if use_bias and scalars:
             shape = (scalars,) if self.num_species is None else (copies, scalars)
-            self.bias = nnx.Param(
-                bias_init(rngs.params(), shape, param_dtype), **bias_metadata
-            )
+            self.bias = nnx.Param(bias_init(rngs.params(), shape, param_dtype), **bias_metadata)
 
     def __call__(
         self, inputs: e3nn.IrrepsArray, species: jax.Array | None = None
@@ -120,8 +118,9 @@ class IrrepsLinear(nnx.Module):
         """
         inputs = require_irreps("inputs", inputs, self.irreps_in)
         with jax.named_scope("structlayers.IrrepsLinear"):
-            chunks = dict(zip([ir for _, ir in inputs.irreps], inputs.chunks, strict=True))
-            outputs = []
+            chunks = dict(zip((ir for _, ir in inputs.irreps), inputs.chunks, strict=True))
+            outputs: list[jax.Array | None] = []
+            dtype = inputs.array.dtype
             for _, ir in self.irreps_out:
                 kernel = take_species(self.kernels[str(ir)][...], species, self.num_species)
                 x, kernel = self.promote_dtype((chunks[ir], kernel), dtype=self.dtype)
@@ -132,6 +131,5 @@ class IrrepsLinear(nnx.Module):
                     bias = bias.astype(y.dtype)[..., None]
                     y = y + bias.reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
                 outputs.append(y)
-            return e3nn.from_chunks(
-                self.irreps_out, outputs, inputs.shape[:-1], outputs[0].dtype
-            )
+                dtype = y.dtype
+            return e3nn.from_chunks(self.irreps_out, outputs, inputs.shape[:-1], dtype)

@@ -75,9 +75,10 @@ class IrrepsRMSNorm(nnx.Module):
         inputs = require_irreps("inputs", inputs, self.irreps)
         with jax.named_scope("structlayers.IrrepsRMSNorm"):
             dtype, wide = inputs.array.dtype, accumulation_dtype(inputs.array.dtype)
-            outputs, start = [], 0
-            for (mul, _), chunk in zip(inputs.irreps, inputs.chunks, strict=True):
-                x = chunk.astype(wide)
+            outputs: list[jax.Array | None] = []
+            start = 0
+            for (mul, ir), at in zip(inputs.irreps, inputs.irreps.slices(), strict=True):
+                x = inputs.array[..., at].reshape(*inputs.shape[:-1], mul, ir.dim).astype(wide)
                 mean = jnp.mean(x**2, axis=(-2, -1), keepdims=True)
                 y = x * jax.lax.rsqrt(mean + self.epsilon)
                 if self.scale is not None:

@@ -4,18 +4,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_choice
 from structlayers._core.dispatch import Dispatcher, Implementation
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
+from structlayers.equivariant.ops.arguments import check_leading, check_lmax, to_rank
 from structlayers.equivariant.ops.operands import (
-    align,
     merge_channels,
-    real_array,
+    path_weights,
     require_channels,
+    require_same_dtype,
     require_same_kind,
-    signal_degree,
     split_channels,
 )
 from structlayers.equivariant.paths import (
@@ -23,8 +24,10 @@ from structlayers.equivariant.paths import (
     Path,
     PathTable,
     path_scale,
+    signal_table,
     tensor_product_paths,
 )
+from structlayers.equivariant.signals import lmax_of, widen
 from structlayers.equivariant.wigner import couples, require_degree
 
 dispatcher = Dispatcher(
@@ -106,18 +109,19 @@ def _signal_table(
     normalization: str,
 ) -> PathTable:
     """Blocks are the degrees 0..L, so that a path's positions are its degrees."""
-    lmax = sum(degrees) if lmax is None else require_degree("lmax", lmax)
-    ranges = [tuple(range(degree + 1)) for degree in (*degrees, lmax)]
+    lmax = check_lmax(lmax, sum(degrees))
     if paths is None:
-        paths = tensor_product_paths(*ranges, couplings=couplings)
+        first, second, third = (range(degree + 1) for degree in (*degrees, lmax))
+        paths = tensor_product_paths(first, second, third, couplings=couplings)
     for path in paths:
         l1, l2, l3 = path
-        if not couples(*path) or l1 > degrees[0] or l2 > degrees[1] or l3 > lmax or min(path) < 0:
+        if min(path) < 0 or not couples(*path) or l1 > degrees[0] or l2 > degrees[1] or l3 > lmax:
             raise ValueError(
                 f"paths must couple degrees up to {degrees[0]}, {degrees[1]} and {lmax}, got {path}"
             )
-    scales = tuple(path_scale(path, normalization) for path in paths)
-    return PathTable(*ranges, tuple(paths), scales)
+    if len(set(paths)) != len(paths):
+        raise ValueError(f"paths must differ, got {tuple(paths)}")
+    return signal_table((*degrees, lmax), {path: path_scale(path, normalization) for path in paths})
 
 
 def clebsch_gordan_tensor_product(
@@ -164,11 +168,11 @@ def clebsch_gordan_tensor_product(
         implementation: "dense", "sparse", "reference", or None to choose.
 
     Returns:
-        `(..., (lmax + 1)^2)`; or an irreps array `(..., C d)`. The widest dtype of the arguments;
-        half precision is summed in float32.
+        `(..., (lmax + 1)^2)`; or an irreps array `(..., C d)`, in the dtype of x. Half precision is
+        computed in float32.
 
     Raises:
-        TypeError: integers or complex numbers; an array with an irreps array.
+        TypeError: integers or complex numbers, different dtypes; an array with an irreps array.
         ValueError: a shape, multiplicity, path or degree that does not fit.
 
     Example:
@@ -189,15 +193,15 @@ def clebsch_gordan_tensor_product(
     if not require_same_kind(x, y):
         if irreps_out is not None or not sum_paths:
             raise ValueError("irreps_out and sum_paths=False are for irreps arrays")
-        x, y = real_array("x", x), real_array("y", y)
-        degrees = signal_degree("x", x), signal_degree("y", y)
+        x, y = jnp.asarray(x), jnp.asarray(y)
+        degrees = lmax_of("x", x), lmax_of("y", y)
         table = _signal_table(degrees, lmax, paths, couplings, normalization)
         return _product(x, y, weights, table, options)
     if paths is not None:
         raise ValueError("paths is for arrays; choose by irreps_out, lmax and couplings")
     x, irreps1, channels1 = split_channels("x", x)
     y, irreps2, channels2 = split_channels("y", y)
-    require_channels(("x", "y"), channels1, channels2)
+    require_channels(channels1, channels2)
     irreps3, positions = irreps_paths(irreps1, irreps2, irreps_out, lmax=lmax, couplings=couplings)
     if not sum_paths:
         irreps3 = tuple(irreps3[k] for _, _, k in positions)
@@ -216,16 +220,17 @@ def clebsch_gordan_tensor_product(
 def _product(
     x: jax.Array,
     y: jax.Array,
-    weights: ArrayLike | None,
+    weights: Any,
     table: PathTable,
     options: dict[str, Any],
 ) -> jax.Array:
-    """Weights checked, ranks and dtypes aligned, then the implementation."""
-    given = None if weights is None else real_array("weights", weights)
-    if given is not None and given.shape[-1] != len(table.paths):
-        raise ValueError(
-            f"weights must have shape (..., {len(table.paths)}), one for each path, "
-            f"got {given.shape}"
-        )
-    x, y, given = align(("x", "y", "weights"), (x, y, given))
-    return dispatcher(x, y, given, table=table, **options)
+    """Dtypes and weights checked, ranks aligned, then the implementation, in float32 at least."""
+    require_same_dtype(x, y)
+    dtype = x.dtype
+    x, y = widen(x), widen(y)
+    if weights is not None:
+        weights = path_weights("weights", weights, len(table.paths), x.dtype)
+    rank = check_leading(x=x, y=y, weights=weights)
+    given = None if weights is None else to_rank(weights, rank)
+    z = dispatcher(to_rank(x, rank), to_rank(y, rank), given, table=table, **options)
+    return z.astype(dtype)

@@ -1,17 +1,18 @@
 """`matrix_tensor_product`: signals as square matrices, all couplings by one matrix product."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_choice, require_positive
 from structlayers._core.dispatch import Dispatcher, Implementation
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.equivariant.matrix_basis import matrix_factor
 from structlayers.equivariant.ops.operands import signal_product
-from structlayers.equivariant.ops.vector_signal import SignalWeights
-from structlayers.equivariant.paths import COUPLINGS, PathTable, tensor_product_paths
+from structlayers.equivariant.paths import COUPLINGS, PathTable, signal_table, tensor_product_paths
 
 dispatcher = Dispatcher(
     "matrix_tensor_product",
@@ -30,7 +31,7 @@ def matrix_tensor_product(
     y: Any,
     *,
     lmax: int | None = None,
-    weights: SignalWeights | None = None,
+    weights: Sequence[ArrayLike | None] | None = None,
     couplings: str = "all",
     spin: int | None = None,
     precision: PrecisionLike = None,
@@ -41,15 +42,17 @@ def matrix_tensor_product(
     .. math:: z_{l m} = w^3_l \langle M_{l m}, X Y \rangle, \quad
         X = \sum_{l m} w^1_l x_{l m} M_{l m}
 
-    The basis M of `(2 s + 1) x (2 s + 1)` matrices is orthonormal and of degrees 0..2 s. Matrices do
-    not commute: couplings of even and of odd sum `l1 + l2 + l3` are there, the former in
-    `(X Y + Y X) / 2`, the latter in `(X Y - Y X) / 2`. Some vanish by accident (see
-    `expressivity_report`). `O(L^4)` operations to the matrices and back, `O(L^3)` for the product.
+    The basis M of `(2 s + 1) x (2 s + 1)` matrices is orthonormal and of degrees 0..2 s. Matrices
+    do not commute: couplings of even and of odd sum `l1 + l2 + l3` are there, the former in
+    `(X Y + Y X) / 2`, the latter in `(X Y - Y X) / 2`. From degree 5 on some vanish by accident
+    (see `expressivity_report`). `O(L^4)` operations to the matrices and back, `O(L^3)` for the
+    product.
 
     Args:
-        x: `(..., (L1 + 1)^2)`; or irreps array of a signal, degrees 0..L1 of parities
-            `p (-1)^l` and one multiplicity C.
-        y: `(..., (L2 + 1)^2)`, or irreps array of the multiplicity C or 1; axes broadcast.
+        x: `(..., (L1 + 1)^2)`; or irreps array of a signal, degrees 0..L1 of one multiplicity C,
+            such as `8x0e+8x1o+8x2e`. float32, bfloat16, float16, or float64 under x64.
+        y: `(..., (L2 + 1)^2)`, or irreps array of the multiplicity C or 1, of the dtype of x;
+            leading axes broadcast.
         lmax: largest degree of the product; None is `L1 + L2`.
         weights: of each degree of x, y and the product, as in `vector_signal_tensor_product`.
         couplings: "all", "even" or "odd" sums. On arrays "all" adds true and pseudo tensors of
@@ -64,7 +67,7 @@ def matrix_tensor_product(
         opposite for odd ones, both one after the other for "all".
 
     Raises:
-        TypeError: integers or complex numbers; an array with an irreps array.
+        TypeError: integers or complex numbers, different dtypes; an array with an irreps array.
         ValueError: a shape, irreps, degree or spin that does not fit.
 
     Example:
@@ -100,12 +103,9 @@ def matrix_tensor_product(
             implementation=implementation,
         )
 
-    parts = {"even": {1: "even"}, "odd": {-1: "odd"}, "all": {1: "even", -1: "odd"}}[couplings]
-    by_flip = {
-        flip: functools.partial(product, couplings=part) for flip, part in parts.items()
-    }
-    whole = functools.partial(product, couplings=couplings)
-    return signal_product(x, y, lmax, weights, by_flip, whole)
+    parts = ("even", "odd", "all") if couplings == "all" else (couplings,)
+    products = {part: functools.partial(product, couplings=part) for part in parts}
+    return signal_product(x, y, lmax, weights, products)
 
 
 def matrix_table(degrees: tuple[int, int, int], spin: int, couplings: str) -> PathTable:
@@ -123,9 +123,8 @@ def matrix_table(degrees: tuple[int, int, int], spin: int, couplings: str) -> Pa
         >>> matrix_table((1, 1, 1), 1, "odd").paths
         ((1, 1, 1),)
     """
-    ranges = [tuple(range(degree + 1)) for degree in degrees]
-    paths = tensor_product_paths(*ranges, couplings=couplings)
+    first, second, third = (range(degree + 1) for degree in degrees)
+    paths = tensor_product_paths(first, second, third, couplings=couplings)
     factors = {path: matrix_factor(path, spin) for path in paths}
     # a factor that is zero by symmetry or accident is a rounding error
-    kept = tuple(path for path in paths if abs(factors[path]) > 1e-12)
-    return PathTable(*ranges, kept, tuple(factors[path] for path in kept))
+    return signal_table(degrees, {p: value for p, value in factors.items() if abs(value) > 1e-12})

@@ -4,18 +4,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from structlayers._core.checks import require_positive
-from structlayers.equivariant.ops.operands import real_array
+from structlayers._core.checks import require_positive, require_real
 
 
 def _distances(r: ArrayLike, cutoff: float) -> jax.Array:
     array = jnp.asarray(r)
-    if array.ndim < 1:
-        array = array.reshape(1)
-    array = real_array("r", array)
+    require_real("r", array)
     if not cutoff > 0:
         raise ValueError(f"cutoff must be positive, got {cutoff}")
-    return array.reshape(jnp.shape(r))
+    return array
 
 
 def polynomial_cutoff(r: ArrayLike, cutoff: float, *, p: int = 5) -> jax.Array:
@@ -109,8 +106,8 @@ def gaussian_basis(
         ValueError: fewer than two functions, a start behind the cutoff, a width of zero.
 
     Example:
-        >>> print(gaussian_basis(jnp.array([1.0]), 3, 2.0).round(4))
-        [[0.6065 1.     0.6065]]
+        >>> gaussian_basis(jnp.array([2.0]), 3, 2.0).round().tolist()
+        [[0.0, 1.0, 1.0]]
 
     References:
         Schuett et al., "SchNet: A continuous-filter convolutional neural network for modeling

@@ -1,4 +1,4 @@
-"""`symmetric_contraction`: equivariant polynomials of one vector, by Clebsch-Gordan coefficients."""
+"""`symmetric_contraction`: equivariant polynomials of one vector, by exact couplings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,19 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from structlayers._core.checks import require_positive
+from structlayers._core.checks import require_positive, require_real
 from structlayers._core.precision import (
     PrecisionLike,
-    accumulation_dtype,
     canonicalize_precision,
 )
-from structlayers.equivariant.ops.operands import (
-    align,
-    has_irreps,
-    merge_channels,
-    real_array,
-    split_channels,
-)
+from structlayers.equivariant.ops.arguments import check_leading, to_rank
+from structlayers.equivariant.ops.operands import merge_channels, path_weights, split_channels
+from structlayers.equivariant.signals import is_irreps_array, widen
 from structlayers.equivariant.symmetric_basis import SymmetricBasis, symmetric_basis
 
 
@@ -38,9 +33,7 @@ def symmetric_path_counts(irreps: Any, irreps_out: Any, order: int) -> tuple[int
         >>> symmetric_path_counts("0e + 1o + 2e + 3o", "0e + 1o + 2e", 3)
         (3, 12, 34)
     """
-    return tuple(
-        basis.irreps.num_irreps for basis in _bases(irreps, irreps_out, order)
-    )
+    return tuple(basis.irreps.num_irreps for basis in _bases(irreps, irreps_out, order))
 
 
 def _bases(irreps: Any, irreps_out: Any, order: int) -> list[SymmetricBasis]:
@@ -97,27 +90,27 @@ def symmetric_contraction(
     """
     import e3nn_jax as e3nn
 
-    if not has_irreps(x):
+    if not is_irreps_array(x):
         raise TypeError(f"x must be an e3nn_jax.IrrepsArray, got {type(x).__name__}")
     array, irreps, _ = split_channels("x", x)
     kept = e3nn.Irreps([(1, ir) for _, ir in e3nn.Irreps(irreps_out)]).sort().irreps
-    bases = _bases(e3nn.Irreps(irreps), kept, len(weights))
+    bases = _bases(e3nn.Irreps([(1, ir) for ir in irreps]), kept, len(weights))
     for _, ir in kept:
         if not any(ir in basis.irreps for basis in bases):
             raise ValueError(
-                f"irreps_out has {ir}, which no product of {len(weights)} or fewer of {x.irreps} has"
+                f"irreps_out has {ir}, which {x.irreps} does not give in {len(weights)} or fewer "
+                "factors"
             )
-    given = [real_array(f"weights[{i}]", weight) for i, weight in enumerate(weights)]
-    for i, (weight, basis) in enumerate(zip(given, bases, strict=True)):
-        if weight.shape[-1] != basis.irreps.num_irreps:
-            raise ValueError(
-                f"weights[{i}] must have shape (..., {basis.irreps.num_irreps}), one for each "
-                f"path of order {i + 1}, got {weight.shape}"
-            )
-    names = ("x", *(f"weights[{i}]" for i in range(len(given))))
-    array, *given = align(names, (array, *given))
+    require_real("x", array)
+    dtype, array = array.dtype, widen(array)
+    given = [
+        path_weights(f"weights[{i}]", weight, basis.irreps.num_irreps, array.dtype)
+        for i, (weight, basis) in enumerate(zip(weights, bases, strict=True))
+    ]
+    rank = check_leading(x=array, **{f"weights[{i}]": w for i, w in enumerate(given)})
+    array, *given = (to_rank(operand, rank) for operand in (array, *given))
     out = _contract(array, given, bases, kept, canonicalize_precision(precision))
-    return merge_channels(out.astype(array.dtype), [ir for _, ir in kept])
+    return merge_channels(out.astype(dtype), [ir for _, ir in kept])
 
 
 def _contract(
@@ -128,21 +121,17 @@ def _contract(
     precision: jax.lax.Precision,
 ) -> jax.Array:
     """`(..., d)` to `(..., d_out)`: monomials, one matrix product an order, weighted paths."""
-    wide = accumulation_dtype(x.dtype)
-    x = x.astype(wide)
     lead = jnp.broadcast_shapes(x.shape[:-1], *(weight.shape[:-1] for weight in weights))
-    parts = {ir: jnp.zeros((*lead, ir.dim), wide) for _, ir in kept}
+    parts = {ir: jnp.zeros((*lead, ir.dim), x.dtype) for _, ir in kept}
     for weight, basis in zip(weights, bases, strict=True):
         monomials = x[..., basis.indices[0]]
         for index in basis.indices[1:]:
             monomials = monomials * x[..., index]
-        values = jnp.matmul(monomials, jnp.asarray(basis.matrix, wide), precision=precision)
+        values = jnp.matmul(monomials, jnp.asarray(basis.matrix, x.dtype), precision=precision)
         start = 0
         for (paths, ir), at in zip(basis.irreps, basis.irreps.slices(), strict=True):
             each = values[..., at].reshape(*values.shape[:-1], paths, ir.dim)
-            mixed = weight[..., start : start + paths].astype(wide)
-            parts[ir] = parts[ir] + jnp.einsum(
-                "...pm,...p->...m", each, mixed, precision=precision
-            )
+            mixed = weight[..., start : start + paths]
+            parts[ir] = parts[ir] + jnp.einsum("...pm,...p->...m", each, mixed, precision=precision)
             start += paths
     return jnp.concatenate(list(parts.values()), axis=-1)

@@ -1,15 +1,24 @@
 """`vector_signal_tensor_product`: cross products of vector fields, the odd couplings."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from jax.typing import ArrayLike
 
 from structlayers._core.dispatch import Dispatcher, Implementation
-from structlayers._core.precision import PrecisionLike, canonicalize_precision
+from structlayers._core.precision import PrecisionLike
 from structlayers.equivariant.ops.operands import signal_product
-from structlayers.equivariant.paths import PathTable, tensor_product_paths
+from structlayers.equivariant.paths import PathTable, signal_table, tensor_product_paths
+from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.vector_harmonics import Offsets, vector_gaunt_factor
+
+
+def _check_precision(*args: Any, precision: Any, **static: Any) -> None:
+    del args, static
+    if not isinstance(precision, jax.lax.Precision):
+        raise NotImplementedError(f"coupling tensors are not multiplied in {precision!r}")
+
 
 dispatcher = Dispatcher(
     "vector_signal_tensor_product",
@@ -18,13 +27,13 @@ dispatcher = Dispatcher(
             "xla", "structlayers.equivariant.xla.vector_signal:vector_signal_tensor_product"
         ),
         Implementation(
-            "clebsch_gordan", "structlayers.equivariant.xla.clebsch_gordan:signal_product"
+            "clebsch_gordan",
+            "structlayers.equivariant.xla.clebsch_gordan:signal_product",
+            _check_precision,
         ),
         Implementation("reference", "structlayers.equivariant.path_reference:signal_product"),
     ),
 )
-
-type SignalWeights = tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None]
 
 
 def vector_signal_tensor_product(
@@ -32,7 +41,7 @@ def vector_signal_tensor_product(
     y: Any,
     *,
     lmax: int | None = None,
-    weights: SignalWeights | None = None,
+    weights: Sequence[ArrayLike | None] | None = None,
     offsets: Offsets = (-1, -1, -1),
     precision: PrecisionLike = None,
     implementation: str | None = None,
@@ -49,26 +58,28 @@ def vector_signal_tensor_product(
     `x cross y / sqrt(4 pi)`.
 
     Args:
-        x: `(..., (L1 + 1)^2)`; or irreps array of a signal, degrees 0..L1 of parities
-            `p (-1)^l` and one multiplicity C.
-        y: `(..., (L2 + 1)^2)`, or irreps array of the multiplicity C or 1; axes broadcast.
+        x: `(..., (L1 + 1)^2)`; or irreps array of a signal, degrees 0..L1 of one multiplicity C,
+            such as `8x0e+8x1o+8x2e`. float32, bfloat16, float16, or float64 under x64.
+        y: `(..., (L2 + 1)^2)`, or irreps array of the multiplicity C or 1, of the dtype of x;
+            leading axes broadcast.
         lmax: largest degree of the product; None is `L1 + L2`.
         weights: of each degree of x, y and the product: `(..., L1 + 1)`, `(..., L2 + 1)` and
             `(..., lmax + 1)`, leading axes broadcast (with irreps: C is the last of them); None
             is 1, for one or all.
-        offsets: of the fields of x, y and the product: -1, 0 or 1, not all 0. An odd sum of them has
-            couplings of odd sum only, an even sum those of even sum. Degree 0 has a field of
-            offset 1 alone, and drops out of others.
-        precision: of float32 matrix products; None is the highest.
+        offsets: of the fields of x, y and the product: -1, 0 or 1, not all 0. An odd sum of
+            them has couplings of odd sum only, an even sum those of even sum. Degree 0 has a field
+            of offset 1 alone, and drops out of others.
+        precision: None or "highest" (true float32), "tf32", "3xtf32", "bf16", or a word of JAX,
+            as in `gaunt_tensor_product`.
         implementation: "xla", the grid; "clebsch_gordan", the same by coupling tensors;
             "reference"; or None to choose.
 
     Returns:
-        `(..., (lmax + 1)^2)`; or an irreps array of the other parity, `p1 p2 (-1)^(l + o)` with o
-        the sum of the offsets.
+        `(..., (lmax + 1)^2)`; or an irreps array, for odd couplings of signals of parities
+        `p1 (-1)^l` and `p2 (-1)^l` of the other parity, `p1 p2 (-1)^(l + 1)`.
 
     Raises:
-        TypeError: integers or complex numbers; an array with an irreps array.
+        TypeError: integers or complex numbers, different dtypes; an array with an irreps array.
         ValueError: a shape, irreps, degree or offset that does not fit.
 
     Example:
@@ -90,7 +101,6 @@ def vector_signal_tensor_product(
             "the product of offsets (0, 0, 0) is zero: two tangential fields have a radial product"
         )
     offsets = (offsets[0], offsets[1], offsets[2])
-    precision = canonicalize_precision(precision)
 
     def product(x: jax.Array, y: jax.Array, degrees: tuple[int, int, int]) -> jax.Array:
         return dispatcher(
@@ -98,12 +108,12 @@ def vector_signal_tensor_product(
             y,
             table=vector_signal_table(degrees, offsets),
             offsets=offsets,
-            precision=precision,
+            precision=canonicalize_table_precision(precision, x.dtype),
             implementation=implementation,
         )
 
-    flip = -1 if sum(offsets) % 2 else 1
-    return signal_product(x, y, lmax, weights, {flip: product})
+    couplings = "odd" if sum(offsets) % 2 else "even"
+    return signal_product(x, y, lmax, weights, {couplings: product})
 
 
 def vector_signal_table(degrees: tuple[int, int, int], offsets: Offsets) -> PathTable:
@@ -120,9 +130,9 @@ def vector_signal_table(degrees: tuple[int, int, int], offsets: Offsets) -> Path
         >>> vector_signal_table((1, 1, 2), (-1, -1, -1)).paths
         ((1, 1, 1),)
     """
-    ranges = [tuple(range(degree + 1)) for degree in degrees]
-    paths = tensor_product_paths(*ranges, couplings="odd" if sum(offsets) % 2 else "even")
+    first, second, third = (range(degree + 1) for degree in degrees)
+    couplings = "odd" if sum(offsets) % 2 else "even"
+    paths = tensor_product_paths(first, second, third, couplings=couplings)
     factors = {path: vector_gaunt_factor(path, offsets) for path in paths}
     # a factor that is zero by symmetry is a rounding error
-    kept = tuple(path for path in paths if abs(factors[path]) > 1e-12)
-    return PathTable(*ranges, kept, tuple(factors[path] for path in kept))
+    return signal_table(degrees, {p: value for p, value in factors.items() if abs(value) > 1e-12})

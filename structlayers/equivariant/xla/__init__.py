@@ -1,1 +1,1 @@
-"""Portable implementations of the family."""
+"""Portable implementations."""
