@@ -102,7 +102,7 @@ def expressivity_report(
         The report.
 
     Raises:
-        ArithmeticError: singular values without a gap where the rank is.
+        ArithmeticError: a singular value that is neither zero nor clearly not.
 
     Example:
         >>> from structlayers.equivariant.ops.vector_signal import vector_signal_tensor_product
@@ -201,17 +201,18 @@ def _coupling_tensors(
 
 
 def _rank(matrix: np.ndarray) -> int:
-    """Numerical rank of a float64 matrix whose singular values have a gap.
+    """Numerical rank of a float64 matrix whose singular values are of order one, or zero.
 
     Raises:
-        ArithmeticError: the last kept and the first dropped are less than 1000 apart.
+        ArithmeticError: a singular value within a factor 100 of the bound between both.
     """
     if matrix.size == 0:
         return 0
     values = np.linalg.svd(matrix, compute_uv=False)
-    rank = int(np.sum(values > _TOLERANCE * max(values[0], 1)))
-    if 0 < rank < len(values) and values[rank] * 1e3 > values[rank - 1]:
+    bound = _TOLERANCE * max(values[0], 1)
+    unclear = values[(values > bound / 100) & (values < bound * 100)]
+    if len(unclear):
         raise ArithmeticError(
-            f"no gap between singular values {values[rank - 1]:.2e} and {values[rank]:.2e}"
+            f"singular value {unclear[0]:.2e} is neither zero nor not, beside {values[0]:.2e}"
         )
-    return rank
+    return int(np.sum(values > bound))

@@ -5,6 +5,7 @@ from typing import Any
 import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 type IrrepsLike = str | e3nn.Irreps
 
@@ -25,7 +26,7 @@ def require_irreps(name: str, inputs: Any, irreps: e3nn.Irreps) -> e3nn.IrrepsAr
 
 
 def take_species(
-    values: jax.Array, species: jax.Array | None, num_species: int | None
+    values: ArrayLike, species: ArrayLike | None, num_species: int | None
 ) -> jax.Array:
     """`(S, ...)` to the rows `(*B, ...)` of some species; without species, the values.
 
@@ -36,8 +37,10 @@ def take_species(
     if (species is None) != (num_species is None):
         wanted = "no species" if num_species is None else f"indices below {num_species}"
         raise ValueError(f"species must be {wanted}, got {species}")
+    values = jnp.asarray(values)
     if species is None:
         return values
+    species = jnp.asarray(species)
     if not jnp.issubdtype(species.dtype, jnp.integer):
         raise TypeError(f"species must be integers, got {species.dtype}")
     # out of range: NaN, never another species' weights

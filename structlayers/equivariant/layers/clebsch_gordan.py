@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn import dtypes
 from flax.typing import Dtype, Initializer
+from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_positive
 from structlayers._core.layers import PromoteDtype, require_real_dtype
@@ -21,7 +22,7 @@ from structlayers.equivariant.ops.clebsch_gordan import (
     clebsch_gordan_tensor_product,
     irreps_paths,
 )
-from structlayers.equivariant.ops.operands import common_multiplicity
+from structlayers.equivariant.ops.operands import common_multiplicity, require_channels
 from structlayers.equivariant.ops.symmetric_contraction import (
     symmetric_contraction,
     symmetric_path_counts,
@@ -87,6 +88,7 @@ class ClebschGordanTensorProduct(nnx.Module):
         ]
         require_real_dtype("param_dtype", param_dtype)
         canonicalize_precision(precision)
+        require_channels(*channels)
         kept, paths = irreps_paths(self.irreps1, self.irreps2, irreps_out, lmax=lmax)
         self.irreps_out = e3nn.Irreps([(max(channels), ir) for ir in kept])
         self.lmax, self.dtype, self.precision = lmax, dtype, precision
@@ -220,11 +222,11 @@ class ClebschGordanConvolution(nnx.Module):
         self,
         nodes: e3nn.IrrepsArray,
         harmonics: e3nn.IrrepsArray,
-        radial: jax.Array,
-        senders: jax.Array,
-        receivers: jax.Array,
+        radial: ArrayLike,
+        senders: ArrayLike,
+        receivers: ArrayLike,
         *,
-        mask: jax.Array | None = None,
+        mask: ArrayLike | None = None,
         indices_are_sorted: bool = False,
     ) -> e3nn.IrrepsArray:
         """Sums the messages of every node.
@@ -247,6 +249,7 @@ class ClebschGordanConvolution(nnx.Module):
         nodes = require_irreps("nodes", nodes, self.irreps_in)
         harmonics = require_irreps("harmonics", harmonics, self.irreps_edges)
         edges = harmonics.shape[0]
+        radial, senders, receivers = map(jnp.asarray, (radial, senders, receivers))
         if senders.shape != (edges,) or receivers.shape != (edges,) or radial.shape[0] != edges:
             raise ValueError(
                 f"harmonics, radial, senders and receivers must have as many rows, got {edges}, "
@@ -267,7 +270,7 @@ class ClebschGordanConvolution(nnx.Module):
             )
             rows = messages.array
             if mask is not None:
-                rows = jnp.where(mask[:, None], rows, 0)
+                rows = jnp.where(jnp.asarray(mask)[:, None], rows, 0)
             sums = jax.ops.segment_sum(
                 rows, receivers, nodes.shape[0], indices_are_sorted=indices_are_sorted
             )
@@ -345,7 +348,7 @@ class SymmetricContraction(nnx.Module):
         )
 
     def __call__(
-        self, inputs: e3nn.IrrepsArray, species: jax.Array | None = None
+        self, inputs: e3nn.IrrepsArray, species: ArrayLike | None = None
     ) -> e3nn.IrrepsArray:
         """The polynomials of every row.
 

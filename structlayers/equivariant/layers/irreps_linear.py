@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn import dtypes
 from flax.typing import Dtype, Initializer
+from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_positive
 from structlayers._core.layers import PromoteDtype, require_real_dtype
@@ -102,7 +103,7 @@ class IrrepsLinear(nnx.Module):
             self.bias = nnx.Param(bias_init(rngs.params(), shape, param_dtype), **bias_metadata)
 
     def __call__(
-        self, inputs: e3nn.IrrepsArray, species: jax.Array | None = None
+        self, inputs: e3nn.IrrepsArray, species: ArrayLike | None = None
     ) -> e3nn.IrrepsArray:
         """Mixes the channels of every irrep.
 

@@ -82,7 +82,7 @@ class IrrepsRMSNorm(nnx.Module):
                 mean = jnp.mean(x**2, axis=(-2, -1), keepdims=True)
                 y = x * jax.lax.rsqrt(mean + self.epsilon)
                 if self.scale is not None:
-                    scale = self.scale[start : start + mul].astype(wide)[:, None]
+                    scale = jnp.asarray(self.scale[...], wide)[start : start + mul, None]
                     y = y * scale.reshape((1,) * (y.ndim - 2) + scale.shape)
                 outputs.append(y.astype(dtype))
                 start += mul
