@@ -88,6 +88,13 @@ def _poisoned(one: Any) -> np.ndarray:
     )
 
 
+def _toward_zero(values: np.ndarray) -> np.ndarray:
+    """Float32 of float64, rounded as tensor cores round their sums."""
+    nearest = values.astype(np.float32)
+    beyond = np.abs(nearest) > np.abs(values)
+    return np.where(beyond, np.nextafter(nearest, np.float32(0)), nearest)
+
+
 def _bytes(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1).view(np.uint8)
 
@@ -597,7 +604,7 @@ class NumpyMachine(Machine):
         matrix = a.reshape(-1, 2, 2, 8, 4).transpose(0, 2, 3, 1, 4).reshape(-1, 16, 8)
         product = (matrix @ b.swapaxes(2, 3).reshape(-1, 8, 8)).reshape(-1, 2, 8, 4, 2)
         return [
-            acc[2 * i + half] + product[:, i, :, :, half].reshape(-1)
+            _toward_zero(acc[2 * i + half] + product[:, i, :, :, half].reshape(-1))
             for i in range(2)
             for half in range(2)
         ]
@@ -605,7 +612,8 @@ class NumpyMachine(Machine):
     @staticmethod
     def _truncated(words: Sequence[Any]) -> np.ndarray:
         stacked = np.stack(words, axis=1).astype(np.uint32) & np.uint32(0xFFFFE000)
-        return stacked.view(np.float32).reshape(-1, 8, 4, len(words)).transpose(0, 3, 1, 2)
+        values = stacked.view(np.float32).astype(np.float64)
+        return values.reshape(-1, 8, 4, len(words)).transpose(0, 3, 1, 2)
 
     @override
     def round_tf32(self, value: Any, *, again: bool = False) -> Any:

@@ -11,16 +11,21 @@ import pytest
 
 from structlayers.equivariant.harmonics import spherical_harmonics
 from structlayers.equivariant.pallas_gpu import apply, support
-from structlayers.equivariant.pallas_gpu.calls import largest_degree, table_of
+from structlayers.equivariant.pallas_gpu.calls import largest_degree
+from structlayers.equivariant.pallas_gpu.gradients import powers, pulled_back
 from structlayers.equivariant.pallas_gpu.grid import half_grid
 from structlayers.equivariant.pallas_gpu.groups import groups
 from structlayers.equivariant.pallas_gpu.plan import (
     SHARED_BYTES,
     Problem,
     Product,
+    Term,
     choose_plan,
+    product_of,
 )
 from structlayers.equivariant.pallas_gpu.program import program
+from structlayers.equivariant.pallas_gpu.split import split_problem
+from structlayers.equivariant.pallas_gpu.tables import table_words
 from structlayers.equivariant.wigner import couples, gaunt
 from structlayers.testing import error_ratio
 from structlayers.testing.simt import simulate
@@ -56,6 +61,18 @@ def exact(x, y, l3):
     return np.einsum("ri,rj,ijk->rk", x, y, table, optimize=True)
 
 
+def exact_product(arrays, product):
+    """A sum of terms: factor by factor, all degrees kept until the last one."""
+    found = 0
+    for term in product.terms:
+        value = arrays[term.factors[0]]
+        for factor in term.factors[1:-1]:
+            degree = largest_degree(value.shape[1]) + largest_degree(arrays[factor].shape[1])
+            value = exact(value, arrays[factor], degree)
+        found += term.scale * exact(value, arrays[term.factors[-1]], product.degree)
+    return found
+
+
 def simulated(arrays, products, mode):
     """What one launch gives, by two warps so that they have several tiles."""
     rows, degrees = len(arrays[0]), tuple(largest_degree(x.shape[1]) for x in arrays)
@@ -63,7 +80,7 @@ def simulated(arrays, products, mode):
     plan = dataclasses.replace(choose_plan(problem), warps=2, most_blocks=1)
     return simulate(
         program(plan),
-        [table_of(degrees, products, mode), *arrays],
+        [table_words(problem), *arrays],
         [jax.ShapeDtypeStruct((rows, (p.degree + 1) ** 2), arrays[0].dtype) for p in products],
         clusters=plan.blocks,
         cluster_size=1,
@@ -103,7 +120,7 @@ def test_groups_hold_every_coefficient_of_a_parity(lmax):
 def test_simulated_kernel_gives_the_product(lmax, mode, dtype):
     # two tiles of 32 rows or four of 16 for each warp, and one that is not full
     x, y = (random_rows(seed, 133, lmax, dtype) for seed in (0, 1))
-    (z,) = simulated([x, y], (Product(FORWARD, lmax),), mode)
+    (z,) = simulated([x, y], (product_of(FORWARD, lmax),), mode)
     assert z.dtype == DTYPES[dtype]
     assert error_ratio(z.astype(np.float64), exact(x, y, lmax)) <= BOUNDS[mode]
 
@@ -114,7 +131,7 @@ def test_simulated_kernel_serves_other_degrees_and_few_rows(degrees, rows):
     l1, l2, l3 = degrees
     for mode, dtype in [*NATURAL, ("bf16", "float32"), ("tf32", "bfloat16")]:
         x, y = random_rows(2, rows, l1, dtype), random_rows(3, rows, l2, dtype)
-        (z,) = simulated([x, y], (Product(FORWARD, l3),), mode)
+        (z,) = simulated([x, y], (product_of(FORWARD, l3),), mode)
         bound = max(BOUNDS[mode], BOUNDS["bf16"] if dtype == "bfloat16" else 0)
         assert error_ratio(z.astype(np.float64), exact(x, y, l3)) <= bound, mode
 
@@ -123,18 +140,55 @@ def test_simulated_kernel_serves_other_degrees_and_few_rows(degrees, rows):
 @pytest.mark.parametrize("degrees", [(2, 2, 2), (4, 4, 4), (3, 1, 4), (6, 6, 6)])
 def test_simulated_kernel_gives_two_products_at_once(degrees, mode, dtype):
     x, y, dz = (random_rows(n, 71, degree, dtype) for n, degree in enumerate(degrees))
-    products = (Product((1, 2), degrees[0]), Product((0, 2), degrees[1]))
+    products = (product_of((1, 2), degrees[0]), product_of((0, 2), degrees[1]))
     dx, dy = simulated([x, y, dz], products, mode)
     assert error_ratio(dx.astype(np.float64), exact(y, dz, degrees[0])) <= BOUNDS[mode]
     assert error_ratio(dy.astype(np.float64), exact(x, dz, degrees[1])) <= BOUNDS[mode]
 
 
 @pytest.mark.parametrize(("mode", "dtype"), NATURAL)
+@pytest.mark.parametrize(("lmax", "order", "kept"), [(3, 3, 2), (2, 4, 2), (1, 2, 4)])
+def test_simulated_kernel_gives_powers_and_their_gradient(lmax, order, kept, mode, dtype):
+    x = random_rows(14, 41, lmax, dtype)
+    products = powers(order, kept)
+    found = simulated([x], products, mode)
+    for z, product in zip(found, products, strict=True):
+        wanted = exact_product([x], product)
+        assert error_ratio(z.astype(np.float64), wanted) <= BOUNDS[mode]
+    cotangents = [random_rows(15 + n, 41, kept, dtype) for n in range(len(products))]
+    gradient = pulled_back((lmax,), products)
+    (dx,) = simulated([x, *cotangents], gradient, mode)
+    wanted = exact_product([x, *cotangents], gradient[0])
+    assert error_ratio(dx.astype(np.float64), wanted) <= BOUNDS[mode]
+
+
+def test_gradients_are_products_with_cotangents():
+    products = (Product((Term((0, 0, 1), 2), Term((1,))), 3), product_of((0, 2), 1))
+    wanted = (
+        Product((Term((0, 1, 4), 4), Term((2, 5))), 2),
+        Product((Term((0, 0, 4), 2), Term((4,))), 1),
+        Product((Term((0, 5)),), 4),
+        None,
+    )
+    assert pulled_back((2, 1, 4, 6), products) == wanted
+
+
+def test_what_one_launch_cannot_hold_is_split():
+    def launches_of(degrees, products):
+        parts = split_problem(Problem(1000, degrees, products, 4, "tf32"))
+        return [(part.inputs, part.results) for part in parts]
+
+    sums = (Product((Term((0, 1)), Term((2, 3))), 8), product_of((1, 3), 8))
+    assert launches_of((2,) * 4, (product_of((0, 1), 2),)) == [((0, 1), (0,))]
+    assert launches_of((8,) * 4, sums) == [((0, 1), (0,)), ((2, 3), (0,)), ((1, 3), (1,))]
+
+
+@pytest.mark.parametrize(("mode", "dtype"), NATURAL)
 def test_rows_do_not_see_each_other(mode, dtype):
     x, y = (random_rows(seed, 45, 3, dtype) for seed in (4, 5))
-    (clean,) = simulated([x, y], (Product(FORWARD, 3),), mode)
+    (clean,) = simulated([x, y], (product_of(FORWARD, 3),), mode)
     x[17], y[44, 0] = np.nan, np.nan
-    (found,) = simulated([x, y], (Product(FORWARD, 3),), mode)
+    (found,) = simulated([x, y], (product_of(FORWARD, 3),), mode)
     marked = np.isnan(found.astype(np.float32))
     assert marked[[17, 44]].all()
     assert not np.delete(marked, [17, 44], 0).any()
@@ -146,7 +200,7 @@ def test_rows_do_not_see_each_other(mode, dtype):
 @pytest.mark.parametrize("lmax", range(1, 9))
 def test_launches_fit(lmax, mode, dtype):
     itemsize = np.dtype(DTYPES[dtype]).itemsize
-    plan = choose_plan(Problem(10**7, (lmax, lmax), (Product(FORWARD, lmax),), itemsize, mode))
+    plan = choose_plan(Problem(10**7, (lmax, lmax), (product_of(FORWARD, lmax),), itemsize, mode))
     assert plan.shared_bytes <= SHARED_BYTES
     assert plan.registers <= min(255, 64 * 1024 // plan.threads)
     assert plan.threads % 128 == 0
@@ -179,16 +233,9 @@ def test_kernel_and_its_gradients_lower_for_cuda(lmax, gradients, mode, dtype):
 def portable_kernel(monkeypatch):
     """The products by their coefficients in the place of the kernel, which only a GPU runs."""
 
-    def products_of_signals(table, arrays, products, mode):
-        del table, mode
-        found = []
-        for product in products:
-            x, y = (arrays[i] for i in product.factors)
-            degrees = (largest_degree(x.shape[1]), largest_degree(y.shape[1]), product.degree)
-            found.append(
-                jnp.einsum("ri,rj,ijk->rk", x, y, coefficients(*degrees), precision="highest")
-            )
-        return [z.astype(arrays[0].dtype) for z in found]
+    def products_of_signals(tables, arrays, products, mode):
+        del tables, mode
+        return [by_coefficients(arrays, product) for product in products]
 
     monkeypatch.setattr(apply, "products_of_signals", products_of_signals)
     # functions that are partitioned hold no arrays, and this one does
@@ -198,9 +245,20 @@ def portable_kernel(monkeypatch):
     apply._batchable.cache_clear()
 
 
-def by_coefficients(x, y, l3):
-    degrees = (largest_degree(x.shape[-1]), largest_degree(y.shape[-1]), l3)
-    return jnp.einsum("...i,...j,ijk->...k", x, y, coefficients(*degrees), precision="highest")
+def by_coefficients(arrays, product):
+    """`exact_product` in JAX."""
+    found = 0
+    for term in product.terms:
+        value = arrays[term.factors[0]]
+        for n, factor in enumerate(term.factors[1:], 2):
+            degrees = [largest_degree(a.shape[-1]) for a in (value, arrays[factor])]
+            kept = product.degree if n == len(term.factors) else sum(degrees)
+            table = coefficients(*degrees, kept)
+            value = jnp.einsum(
+                "...i,...j,ijk->...k", value, arrays[factor], table, precision="highest"
+            )
+        found += term.scale * value
+    return found
 
 
 @pytest.mark.usefixtures("portable_kernel")
@@ -224,9 +282,29 @@ def test_derivatives_to_third_order():
         return jax.jit(jax.grad(bend, (0, 1)))(x, y)
 
     ours = third(lambda x, y: apply.gaunt_tensor_product(x, y, lmax=2, grid=None, precision="tf32"))
-    wanted = third(lambda x, y: by_coefficients(x, y, 2))
+    wanted = third(lambda x, y: by_coefficients((x, y), product_of((0, 1), 2)))
     for one, other in zip(ours, wanted, strict=True):
         assert error_ratio(one, other) <= 1e-5
+
+
+@pytest.mark.usefixtures("portable_kernel")
+def test_second_derivatives_of_powers():
+    x = jnp.asarray(random_rows(16, 3, 1, "float32"))
+
+    def second(product):
+        def slope(x):
+            return jnp.sum(jax.grad(lambda x: jnp.sum(jnp.sin(product(x))))(x) ** 2)
+
+        return jax.jit(jax.grad(slope))(x)
+
+    def ours(x):
+        return apply.many_body_product(x, order=3, lmax=2, grid=None, precision="tf32")
+
+    def wanted(x):
+        return jnp.stack([by_coefficients((x,), one) for one in powers(3, 2)], axis=-2)
+
+    assert ours(x).shape == (3, 2, 9)
+    assert error_ratio(second(ours), second(wanted)) <= 1e-5
 
 
 @pytest.mark.usefixtures("portable_kernel")
@@ -236,11 +314,11 @@ def test_composes_with_vmap_and_broadcasting():
 
     x = jnp.asarray(random_rows(9, 24, 2, "float32")).reshape(4, 2, 3, 9)
     y = jnp.asarray(random_rows(10, 8, 1, "float32")).reshape(4, 2, 1, 4)
-    wanted = by_coefficients(x, y, 3)
+    wanted = by_coefficients((x, y), product_of((0, 1), 3))
     assert error_ratio(product(x, y), wanted) <= 1e-6
     assert error_ratio(jax.vmap(product)(x, y), wanted) <= 1e-6
     shared = jax.jit(jax.vmap(product, (0, None)))(x, y[0])
-    assert error_ratio(shared, by_coefficients(x, y[:1], 3)) <= 1e-6
+    assert error_ratio(shared, by_coefficients((x, y[:1]), product_of((0, 1), 3))) <= 1e-6
 
 
 @pytest.mark.parametrize(

@@ -397,7 +397,8 @@ class Machine(abc.ABC):
     ) -> Any:
         """``acc + left @ right`` over 8 values: PTX's `mma.sync.m16n8k8` of TF32, float32 sums.
 
-        Operands are words of float32, whose last 13 bits are not seen. With lane ``4 g + t``, the
+        Operands are words of float32, whose last 13 bits are not seen. Sums are rounded towards
+        zero, so long chains of them lose more than those of float32. With lane ``4 g + t``, the
         left one `(16, 8)` has rows ``g, g+8`` of column t (then of t+4) in four registers, the
         right one `(8, 8)` rows ``t, t+4`` of column g in two.
         """

@@ -5,7 +5,9 @@
 - `plan`: sizes of a launch, and where things lie in shared memory;
 - `tables`: harmonics of the grid's points as operands of the tensor cores;
 - `program`: the program of the kernel, for `_core.simt`, with its `arithmetic` and `staging`;
+- `split`: problems that take several launches;
 - `calls`: the kernel on arrays;
+- `gradients`: which products the gradients of products are;
 - `support`: what cannot be served, and why;
 - `apply`: the differentiable function behind the public operation.
 

@@ -1,8 +1,9 @@
-"""The products behind `gaunt_tensor_product` on Hopper GPUs, differentiable to any order.
+"""The products of the family on Hopper GPUs, differentiable to any order.
 
-One trilinear form, T(x, y, z) = sum G x y z, gives the product and its derivatives: that of x is
-the product of y and the cotangent, kept up to the degree of x, on the same grid. So the rules below
-call each other. Residuals are the inputs.
+A result is a sum of products of signals, projected on degrees 0 to L. By the symmetry of
+`integral(f g Y_lm)` its derivative in direction of one factor, pulled back, is the same with the
+cotangent in the place of that factor, projected on the factor's degrees: a sum of products again,
+on the same grid. So there is one rule, which calls itself. Residuals are the inputs.
 """
 
 import functools
@@ -17,12 +18,14 @@ from jax.custom_batching import custom_vmap
 from structlayers._core.partitioning import partition_over_batch
 from structlayers.equivariant.pallas_gpu.calls import (
     largest_degree,
+    parts_of,
     products_of_signals,
-    table_of,
+    tables_of,
 )
-from structlayers.equivariant.pallas_gpu.plan import Mode, Problem, Product, choose_plan
+from structlayers.equivariant.pallas_gpu.gradients import powers, pulled_back
+from structlayers.equivariant.pallas_gpu.plan import Mode, Product, product_of
 
-_BOTH = (0, 1)
+type _Arrays = tuple[jax.Array, ...]
 
 
 def gaunt_tensor_product(
@@ -43,86 +46,67 @@ def gaunt_tensor_product(
     del grid
     lead = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
     x, y = (jnp.broadcast_to(a, (*lead, a.shape[-1])) for a in (x, y))
-    return _product(x, y, lmax, precision)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _product(x: jax.Array, y: jax.Array, lmax: int, mode: Mode) -> jax.Array:
-    """Product of x and y up to a degree."""
-    (z,) = _launch((x, y), (Product(_BOTH, lmax),), mode)
+    (z,) = _multiply((x, y), (product_of((0, 1), lmax),), precision)
     return z
 
 
-def _product_forward(x: jax.Array, y: jax.Array, lmax: int, mode: Mode) -> tuple[jax.Array, Any]:
-    return _product(x, y, lmax, mode), (x, y)
+def many_body_product(
+    x: jax.Array, *, order: int, lmax: int, grid: Any, precision: Mode
+) -> jax.Array:
+    """All powers in one kernel, for what `support.check_many_body` lets pass.
 
+    Args:
+        x: `(..., (L + 1)^2)`, float32 or bfloat16.
+        order: nu, at least 2.
+        lmax: degree of the results.
+        grid: not used, as in `gaunt_tensor_product`.
+        precision: "tf32", "3xtf32" or "bf16".
 
-def _product_backward(
-    lmax: int, mode: Mode, residuals: tuple[jax.Array, jax.Array], dz: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    del lmax
-    return _gradients(*residuals, dz, mode)
-
-
-_product.defvjp(_product_forward, _product_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _gradients(
-    x: jax.Array, y: jax.Array, dz: jax.Array, mode: Mode
-) -> tuple[jax.Array, jax.Array]:
-    """Products of y and dz up to the degree of x, and of x and dz up to that of y.
-
-    By one launch where that fits into a multiprocessor, by two otherwise.
+    Returns:
+        Powers 2 to nu, `(..., nu - 1, (lmax + 1)^2)` in the dtype of x.
     """
-    l1, l2, l3 = (largest_degree(a.shape[-1]) for a in (x, y, dz))
-    products = (Product((1, 2), l1), Product((0, 2), l2))
-    problem = Problem(math.prod(x.shape[:-1]), (l1, l2, l3), products, x.dtype.itemsize, mode)
-    try:
-        choose_plan(problem)
-    except NotImplementedError:
-        return _product(y, dz, l1, mode), _product(x, dz, l2, mode)
-    dx, dy = _launch((x, y, dz), products, mode)
-    return dx, dy
+    del grid
+    return jnp.stack(_multiply((x,), powers(order, lmax), precision), axis=-2)
 
 
-def _gradients_forward(
-    x: jax.Array, y: jax.Array, dz: jax.Array, mode: Mode
-) -> tuple[tuple[jax.Array, jax.Array], Any]:
-    return _gradients(x, y, dz, mode), (x, y, dz)
-
-
-def _gradients_backward(
-    mode: Mode, residuals: tuple[jax.Array, ...], cotangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    # of T(ux, y, dz) + T(x, uy, dz)
-    (x, y, dz), (ux, uy) = residuals, cotangents
-    l1, l2, l3 = (largest_degree(a.shape[-1]) for a in residuals)
-    third = _product(ux, y, l3, mode) + _product(x, uy, l3, mode)
-    return _product(uy, dz, l1, mode), _product(ux, dz, l2, mode), third
-
-
-_gradients.defvjp(_gradients_forward, _gradients_backward)
-
-
-def _launch(
-    arrays: tuple[jax.Array, ...], products: tuple[Product, ...], mode: Mode
-) -> tuple[jax.Array, ...]:
-    """One kernel on every shard of arrays with the same leading axes."""
-    # an argument: functions that are partitioned hold no arrays
-    degrees = tuple(largest_degree(a.shape[-1]) for a in arrays)
-    table = jnp.asarray(table_of(degrees, products, mode))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _multiply(arrays: _Arrays, products: tuple[Product, ...], mode: Mode) -> _Arrays:
+    """Products of arrays `(*B, (L + 1)^2)`."""
+    # tables are arguments: functions that are partitioned hold no arrays
+    tables = tuple(map(jnp.asarray, tables_of(parts_of(arrays, products, mode))))
     batched = (False, *(True for _ in arrays))
     run = partition_over_batch(_on_shard, batched=batched, num_batch_axes=arrays[0].ndim - 1)
-    return run(table, *arrays, products=products, mode=mode)
+    return run(tables, *arrays, products=products, mode=mode)
+
+
+def _forward(arrays: _Arrays, products: tuple[Product, ...], mode: Mode) -> tuple[_Arrays, _Arrays]:
+    return _multiply(arrays, products, mode), arrays
+
+
+def _backward(
+    products: tuple[Product, ...], mode: Mode, arrays: _Arrays, cotangents: _Arrays
+) -> tuple[_Arrays]:
+    wanted = pulled_back([largest_degree(x.shape[-1]) for x in arrays], products)
+    chosen = tuple(product for product in wanted if product is not None)
+    found = iter(_multiply((*arrays, *cotangents), chosen, mode))
+    return (
+        tuple(
+            jnp.zeros_like(x) if product is None else next(found)
+            for x, product in zip(arrays, wanted, strict=True)
+        ),
+    )
+
+
+_multiply.defvjp(_forward, _backward)
 
 
 def _on_shard(
-    table: jax.Array, *arrays: jax.Array, products: tuple[Product, ...], mode: Mode
-) -> tuple[jax.Array, ...]:
+    tables: _Arrays, *arrays: jax.Array, products: tuple[Product, ...], mode: Mode
+) -> _Arrays:
     lead = arrays[0].shape[:-1]
     rows = [a.reshape(math.prod(lead), a.shape[-1]) for a in arrays]
-    return tuple(z.reshape(*lead, z.shape[-1]) for z in _batchable(products, mode)(table, *rows))
+    found = _batchable(products, mode)(tables, *rows)
+    return tuple(z.reshape(*lead, z.shape[-1]) for z in found)
 
 
 @functools.lru_cache(maxsize=256)
@@ -130,14 +114,14 @@ def _batchable(products: tuple[Product, ...], mode: Mode) -> Any:
     """The kernel on rows with a rule for `jax.vmap`: more rows."""
 
     @custom_vmap
-    def run(table: jax.Array, *rows: jax.Array) -> list[jax.Array]:
-        return products_of_signals(table, rows, products, mode)
+    def run(tables: _Arrays, *rows: jax.Array) -> list[jax.Array]:
+        return products_of_signals(tables, rows, products, mode)
 
     @run.def_vmap
-    def _(size: int, mapped: Sequence[Any], table: jax.Array, *rows: jax.Array) -> Any:
+    def _(size: int, mapped: Sequence[Any], tables: _Arrays, *rows: jax.Array) -> Any:
         pairs = zip(rows, mapped[1:], strict=True)
-        all_rows = [x if on else jnp.broadcast_to(x, (size, *x.shape)) for x, on in pairs]
-        found = run(table, *(x.reshape(-1, x.shape[-1]) for x in all_rows))
+        spread = [x if on else jnp.broadcast_to(x, (size, *x.shape)) for x, on in pairs]
+        found = run(tables, *(x.reshape(-1, x.shape[-1]) for x in spread))
         return [z.reshape(size, -1, z.shape[-1]) for z in found], [True for _ in found]
 
     return run

@@ -18,9 +18,16 @@ class Arithmetic:
     def __init__(self, machine: Machine, mode: Mode, *, split_once: bool):
         self.machine, self.mode, self.split_once = machine, mode, split_once
 
-    def zeros(self) -> list[Any]:
-        """Sums of a tile of 16 x 8 that start with zero."""
-        return [self.machine.zero() for _ in range(4)]
+    def start(self) -> Any:
+        """Sums of a tile of 16 x 8 before the first product."""
+        m = self.machine
+        return [[m.zero() for _ in range(4)] for _ in range(2 if self.mode == "3xtf32" else 1)]
+
+    def finish(self, parts: Any) -> list[Any]:
+        """The sums as float32."""
+        if len(parts) == 1:
+            return list(parts[0])
+        return [self.machine.add(x, y) for x, y in zip(*parts, strict=True)]
 
     def held(self, values: Sequence[Any]) -> Any:
         """A left operand of four float32, as it is kept: rows g, g + 8, then the same again."""
@@ -44,17 +51,36 @@ class Arithmetic:
             return words
         return self._split([self.machine.float(word) for word in words])
 
-    def multiply(self, acc: Sequence[Any], left: Any, right: Any) -> Any:
-        """``acc + left @ right``."""
+    def multiply(self, parts: Any, left: Any, right: Any) -> Any:
+        """``parts + left @ right``.
+
+        Tensor cores round sums towards zero: in "3xtf32" the small products have sums of their own.
+        """
         m = self.machine
         if self.mode == "bf16":
-            return m.tensor_product(acc, left, right)
+            return [m.tensor_product(parts[0], left, right)]
         if self.mode == "tf32":
-            return m.tensor_product_tf32(acc, left, right)
+            return [m.tensor_product_tf32(parts[0], left, right)]
         (left_high, left_low), (right_high, right_low) = left, right
-        acc = m.tensor_product_tf32(acc, left_low, right_high)
-        acc = m.tensor_product_tf32(acc, left_high, right_low)
-        return m.tensor_product_tf32(acc, left_high, right_high)
+        high, low = parts
+        low = m.tensor_product_tf32(low, left_low, right_high)
+        low = m.tensor_product_tf32(low, left_high, right_low)
+        return [m.tensor_product_tf32(high, left_high, right_high), low]
+
+    def add_product(self, sums: Sequence[Any], left: Any, right: Any) -> list[Any]:
+        """The same for sums over many steps, which "3xtf32" adds in float32."""
+        if self.mode != "3xtf32":
+            return list(self.multiply([sums], left, right)[0])
+        m = self.machine
+        (left_high, left_low), (right_high, right_low) = left, right
+        found = [m.zero() for _ in range(4)]
+        for one, other in (
+            (left_low, right_high),
+            (left_high, right_low),
+            (left_high, right_high),
+        ):
+            found = m.tensor_product_tf32(found, one, other)
+        return [m.add(x, y) for x, y in zip(sums, found, strict=True)]
 
     def _rounded(self, values: Sequence[Any]) -> list[Any]:
         m = self.machine
@@ -66,6 +92,24 @@ class Arithmetic:
         high = [m.round_tf32(value, again=again) for value in values]
         low = [m.add(x, m.negate(h)) for x, h in zip(values, high, strict=True)]
         return [m.bits(h) for h in high], [m.bits(x) for x in low]
+
+
+def add_signals(
+    machine: Machine, first: Sequence[Sequence[Any]], second: Sequence[Sequence[Any]]
+) -> list[list[Any]]:
+    """Sum of two signals, given by their even and odd parts."""
+    return [
+        [machine.add(x, y) for x, y in zip(one, other, strict=True)]
+        for one, other in zip(first, second, strict=True)
+    ]
+
+
+def scale_signal(machine: Machine, signal: Sequence[Sequence[Any]], scale: int) -> Any:
+    """A signal times a number."""
+    if scale == 1:
+        return signal
+    factor = machine.number(float(scale))
+    return [[machine.multiply(x, factor) for x in part] for part in signal]
 
 
 def multiply_signals(

@@ -15,7 +15,8 @@ MODES: dict[str, Mode] = {"tf32": "tf32", "3xtf32": "3xtf32", "bf16": "bf16"}
 
 # of an H100 or H200 (SXM)
 MULTIPROCESSORS = 132
-SHARED_BYTES = 232_448
+# 227 KB, less one that the driver takes for what the compiler puts there
+SHARED_BYTES = 231_424
 _WARP_REGISTERS = 64 * 1024 // 32
 # of 255: the estimate leaves room for what it does not count
 _REGISTERS = 240
@@ -25,16 +26,39 @@ _FEW_STEPS = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Product:
-    """A result: some of the inputs multiplied on the grid, projected on degrees 0 .. degree.
+class Term:
+    """Some of the inputs multiplied point by point.
 
     Attributes:
-        factors: indices of inputs.
-        degree: the largest degree that is kept.
+        factors: indices of inputs, in ascending order; one may stand several times.
+        scale: by which the product is multiplied.
     """
 
     factors: tuple[int, ...]
+    scale: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A result: a sum of terms, projected on degrees 0 .. degree.
+
+    Attributes:
+        terms: at least one.
+        degree: the largest degree that is kept.
+    """
+
+    terms: tuple[Term, ...]
     degree: int
+
+    @property
+    def inputs(self) -> set[int]:
+        """Indices of the inputs that it takes."""
+        return {i for term in self.terms for i in term.factors}
+
+
+def product_of(factors: tuple[int, ...], degree: int) -> Product:
+    """A result of one term."""
+    return Product((Term(factors),), degree)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +79,18 @@ class Problem:
     itemsize: int
     mode: Mode
 
+    def of_rows(self, rows: int, itemsize: int) -> "Problem":
+        """The same for so many rows of numbers of so many bytes."""
+        return dataclasses.replace(self, rows=rows, itemsize=itemsize)
+
     @property
     def grid_degree(self) -> int:
         """Degree to which the grid must be exact."""
-        return max(p.degree + sum(self.degrees[i] for i in p.factors) for p in self.products)
+        return max(
+            product.degree + sum(self.degrees[i] for i in term.factors)
+            for product in self.products
+            for term in product.terms
+        )
 
     @property
     def points(self) -> int:
@@ -225,6 +257,7 @@ class Plan:
         held *= 2 if split and self.split_once else 1
         kept = 4 * sum(problem.fragments_out(p.degree) for p in problem.products)
         grid = 8 * max(len(problem.degrees), len(problem.products) + 1)
+        grid += 4 if split else 0
         grid += 4 if problem.mode == "bf16" else 0
         return self.fragments * (held + kept + grid) + (50 if split else 30)
 
@@ -262,6 +295,6 @@ def _fitted(problem: Problem, fragments: int, warps: int) -> Plan | None:
     return None
 
 
-def _preference(plan: Plan) -> tuple[bool, int, int]:
-    """At least eight warps; two fragments to a load of the tables; many warps."""
-    return plan.warps >= 8, plan.fragments * min(plan.warps, 12), plan.warps
+def _preference(plan: Plan) -> tuple[bool, bool, int, int]:
+    """At least eight warps; operands split once; two fragments to a load; many warps."""
+    return plan.warps >= 8, plan.split_once, plan.fragments * min(plan.warps, 12), plan.warps

@@ -10,11 +10,17 @@ At the antipode of a point odd parts change sign. So half of the points will do,
 of a product of signals, e e' + o o', only has even degrees, the odd one, e o' + o e', odd ones.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 from structlayers._core.simt.machine import Int, IntLike, Machine
-from structlayers.equivariant.pallas_gpu.arithmetic import Arithmetic, multiply_signals
+from structlayers.equivariant.pallas_gpu.arithmetic import (
+    Arithmetic,
+    add_signals,
+    multiply_signals,
+    scale_signal,
+)
 from structlayers.equivariant.pallas_gpu.plan import Plan, Product
 from structlayers.equivariant.pallas_gpu.rows import RowLayout
 from structlayers.equivariant.pallas_gpu.staging import Offsets, Staging
@@ -192,7 +198,9 @@ class Program:
             if product.degree == degree:
                 for one in self.fragments:
                     acc = sums[i][one][tile]
-                    sums[i][one][tile] = self.arithmetic.multiply(acc, left[i][one][parity], right)
+                    sums[i][one][tile] = self.arithmetic.add_product(
+                        acc, left[i][one][parity], right
+                    )
 
     def _made(self, tiles: Sequence[Sequence[Any]]) -> Any:
         """A left operand of sums that stand in one or two tiles of 8 points."""
@@ -204,34 +212,41 @@ class Program:
 
     def _products(self, reader: _Reader, held: Sequence[Any]) -> list[list[list[list[Any]]]]:
         """Values of each result at 8 points, by fragment of rows and parity."""
-        signals = self._evaluate(reader, held)
-        found = []
-        for product in self.problem.products:
-            first, *others = product.factors
-            by_fragment = []
-            for one in self.fragments:
-                values = [signals[first][p][one] for p in _PARITIES]
-                for other in others:
-                    factor = [signals[other][p][one] for p in _PARITIES]
-                    values = multiply_signals(self.machine, values, factor)
-                by_fragment.append(values)
-            found.append(by_fragment)
-        return found
+        signals, m = self._evaluate(reader, held), self.machine
+        # by fragment and factors: products that others begin with
+        made: dict[tuple[int, tuple[int, ...]], Any] = {}
+
+        def monomial(one: int, factors: tuple[int, ...]) -> Any:
+            if (one, factors) not in made:
+                last = [signals[factors[-1]][p][one] for p in _PARITIES]
+                if len(factors) > 1:
+                    last = multiply_signals(m, monomial(one, factors[:-1]), last)
+                made[one, factors] = last
+            return made[one, factors]
+
+        def value(one: int, product: Product) -> Any:
+            terms = [scale_signal(m, monomial(one, t.factors), t.scale) for t in product.terms]
+            return functools.reduce(functools.partial(add_signals, m), terms)
+
+        return [
+            [value(one, product) for one in self.fragments] for product in self.problem.products
+        ]
 
     def _evaluate(self, reader: _Reader, held: Sequence[Any]) -> list[list[list[Any]]]:
         """Inputs at 8 points, by input, parity and fragment of rows."""
         arithmetic, degrees = self.arithmetic, self.problem.degrees
-        signals = [[[arithmetic.zeros() for _ in self.fragments] for _ in _PARITIES] for _ in held]
+        signals: list[list[list[Any]]] = [[[], []] for _ in held]
         for degree in self.problem.input_degrees:
             chosen = [i for i, one in enumerate(degrees) if one == degree]
             for parity in _PARITIES:
+                sums = {(i, one): arithmetic.start() for i in chosen for one in self.fragments}
                 for depth in range(len(held[chosen[0]][parity])):
                     right = arithmetic.right(reader.pair())
-                    for i in chosen:
-                        for one in self.fragments:
-                            left = arithmetic.left(held[i][parity][depth][one])
-                            acc = signals[i][parity][one]
-                            signals[i][parity][one] = arithmetic.multiply(acc, left, right)
+                    for i, one in sums:
+                        left = arithmetic.left(held[i][parity][depth][one])
+                        sums[i, one] = arithmetic.multiply(sums[i, one], left, right)
+                for i in chosen:
+                    signals[i][parity] = [arithmetic.finish(sums[i, n]) for n in self.fragments]
         return signals
 
     # results ---------------------------------------------------------------------------------
