@@ -9,6 +9,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from structlayers._core.dispatch import assume_platform
+from structlayers.equivariant import gaunt_tensor_product, many_body_product
 from structlayers.equivariant.harmonics import spherical_harmonics
 from structlayers.equivariant.pallas_gpu import apply, support
 from structlayers.equivariant.pallas_gpu.calls import largest_degree
@@ -235,7 +237,8 @@ def portable_kernel(monkeypatch):
 
     def products_of_signals(tables, arrays, products, mode):
         del tables, mode
-        return [by_coefficients(arrays, product) for product in products]
+        wide = [a.astype(jnp.float32) for a in arrays]
+        return [by_coefficients(wide, one).astype(arrays[0].dtype) for one in products]
 
     monkeypatch.setattr(apply, "products_of_signals", products_of_signals)
     # functions that are partitioned hold no arrays, and this one does
@@ -346,6 +349,58 @@ def test_refuses_what_it_does_not_serve(changes, reason):
         support.check(
             x, x, lmax=wanted["lmax"], precision=wanted["precision"], platform=wanted["platform"]
         )
+
+
+@pytest.mark.pallas
+@pytest.mark.parametrize(("mode", "dtype"), NATURAL)
+def test_public_products_lower_for_cuda(mode, dtype):
+    def loss(x, y):
+        z = gaunt_tensor_product(x, y, lmax=2, precision=mode, implementation="pallas_gpu")
+        powers = many_body_product(z, order=3, precision=mode, implementation="pallas_gpu")
+        return jnp.sum(powers.astype(jnp.float32))
+
+    x, y = jax.ShapeDtypeStruct((5, 7, 9), dtype), jax.ShapeDtypeStruct((5, 1, 4), dtype)
+    with assume_platform("gpu"):
+        traced = jax.jit(jax.value_and_grad(loss, (0, 1))).trace(x, y)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("custom_call @mosaic_gpu") == 4
+    # signals in bfloat16 reach the kernel as they are
+    kernels = [line for line in text.splitlines() if "custom_call @mosaic_gpu" in line]
+    other = "f32" if dtype == "bfloat16" else "bf16"
+    assert not any(f"x{other}>" in line.partition("} : ")[2] for line in kernels)
+
+
+def test_public_products_say_why_not():
+    x = jnp.ones((3, 9))
+    with pytest.raises(NotImplementedError, match="this is cpu"):
+        gaunt_tensor_product(x, x, precision="tf32", implementation="pallas_gpu")
+    with pytest.raises(NotImplementedError, match="this is cpu"):
+        many_body_product(x, order=2, precision="tf32", implementation="pallas_gpu")
+
+
+@pytest.mark.usefixtures("portable_kernel")
+@pytest.mark.parametrize(("mode", "dtype"), NATURAL)
+def test_public_products_give_what_other_implementations_give(mode, dtype):
+    x, y = (jnp.asarray(random_rows(seed, 6, 2, dtype)) for seed in (17, 18))
+    weights = (
+        random_rows(19, 1, 2, "float32")[:, :3],
+        None,
+        random_rows(20, 1, 2, "float32")[:, :3],
+    )
+
+    def run(implementation):
+        z = gaunt_tensor_product(
+            x, y, lmax=2, weights=weights, precision=mode, implementation=implementation
+        )
+        powers = many_body_product(x, order=3, precision=mode, implementation=implementation)
+        return z, powers
+
+    with assume_platform("gpu"):
+        found = run("pallas_gpu")
+    for ours, wanted in zip(found, run("xla"), strict=True):
+        assert ours.dtype == wanted.dtype
+        error = error_ratio(np.asarray(ours, np.float64), np.asarray(wanted, np.float64))
+        assert error <= 2 * BOUNDS[mode]  # of both
 
 
 @pytest.mark.gpu
