@@ -18,6 +18,8 @@ from structlayers.equivariant.ops.arguments import (
     scale_degrees,
     to_rank,
 )
+from structlayers.equivariant.ops.narrow import dispatch
+from structlayers.equivariant.pallas_gpu.support import check as check_pallas_gpu
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import lmax_of, pack, product_parity, unpack, widen
 from structlayers.equivariant.tables import count_nonzero
@@ -127,6 +129,11 @@ dispatcher = Dispatcher(
             "sparse", "structlayers.equivariant.xla.sparse:gaunt_tensor_product", _check_sparse
         ),
         Implementation("reference", "structlayers.equivariant.reference:gaunt_tensor_product"),
+        Implementation(
+            "pallas_gpu",
+            "structlayers.equivariant.pallas_gpu.apply:gaunt_tensor_product",
+            check_pallas_gpu,
+        ),
     ),
     _prefer,
 )
@@ -169,8 +176,8 @@ def gaunt_tensor_product(
         implementation: "xla" (one table each way), "antipodal" (even and odd degrees on half of the
             points), "separable" (Legendre, then Fourier), "fourier" (on the torus, a reference
             route), "clebsch_gordan" (one table of all coefficients), "sparse" (the coefficients
-            that are not zero, one by one; up to 512), "reference" (path by path), or None to
-            choose.
+            that are not zero, one by one; up to 512), "reference" (path by path), "pallas_gpu" (one
+            kernel for Hopper, in "tf32", "3xtf32" and "bf16"), or None to choose.
 
     Returns:
         z `(*B, (L3 + 1)^2)` in the dtype of x, or an IrrepsArray whose value parity is the product
@@ -227,8 +234,15 @@ def _bind(
     word = canonicalize_table_precision(precision, dtype)
 
     def run(x: jax.Array, y: jax.Array) -> jax.Array:
-        return dispatcher(
-            x, y, implementation=implementation, lmax=lmax, grid=checked, precision=word
+        return dispatch(
+            dispatcher,
+            x,
+            y,
+            dtype=dtype,
+            implementation=implementation,
+            lmax=lmax,
+            grid=checked,
+            precision=word,
         )
 
     return run

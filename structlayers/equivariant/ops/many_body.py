@@ -18,6 +18,8 @@ from structlayers.equivariant.ops.arguments import (
     to_rank,
 )
 from structlayers.equivariant.ops.gaunt import check_antipodal, check_separable
+from structlayers.equivariant.ops.narrow import dispatch
+from structlayers.equivariant.pallas_gpu.support import check_many_body
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import Parity, lmax_of, pack, unpack, widen
 
@@ -58,6 +60,11 @@ dispatcher = Dispatcher(
             check_separable,
         ),
         Implementation("reference", "structlayers.equivariant.reference:many_body_product"),
+        Implementation(
+            "pallas_gpu",
+            "structlayers.equivariant.pallas_gpu.apply:many_body_product",
+            check_many_body,
+        ),
     ),
     _prefer,
 )
@@ -92,7 +99,7 @@ def many_body_product(
         grid: a kind of grid, or a `SphericalGrid` exact to T.
         precision: as in `gaunt_tensor_product`.
         implementation: "xla" (one table each way), "antipodal", "separable", "reference" (products
-            of two, path by path), or None to choose.
+            of two, path by path), "pallas_gpu" (one kernel for Hopper), or None to choose.
 
     Returns:
         With weights z `(*B, (lmax + 1)^2)`, without them the powers `(*B, nu, (lmax + 1)^2)`, in
@@ -128,8 +135,15 @@ def many_body_product(
     word = canonicalize_table_precision(precision, dtype)
     powers = _first_power(x, lmax)
     if order > 1:
-        rest = dispatcher(
-            x, implementation=implementation, order=order, lmax=lmax, grid=checked, precision=word
+        rest = dispatch(
+            dispatcher,
+            x,
+            dtype=dtype,
+            implementation=implementation,
+            order=order,
+            lmax=lmax,
+            grid=checked,
+            precision=word,
         )
         powers = jnp.concatenate([powers, rest], axis=-2)
     if weights is None:
