@@ -62,8 +62,7 @@ def attend(args: Args, kernels: Kernels) -> tuple[jax.Array, jax.Array]:
         args: the arrays.
         kernels: that compute them.
     """
-    leaves, tree = jax.tree.flatten(args)
-    args = jax.tree.unflatten(tree, vary_alike(leaves))  # so do the gradients
+    args = vary_alike(args)  # so do the gradients
     if args[0].ndim > 3:
         return _attend(args, kernels)
     out, final = _attend(jax.tree.map(lambda x: x[None], args), kernels)
