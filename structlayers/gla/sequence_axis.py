@@ -71,6 +71,37 @@ class SequenceAxis:
         """On all ranks the entries of the one rank on which `owned` holds; it broadcasts to x."""
         return jax.lax.psum(jnp.where(owned, x, jnp.zeros_like(x)), self.name)
 
+    def only_first(self, x: jax.Array) -> jax.Array:
+        """The array on the first rank, zeros on all others."""
+        return jnp.where(self.position == 0, x, jnp.zeros_like(x))
+
+    def receive(
+        self, own: jax.Array, log_decays: Sequence[jax.Array]
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        """`S = sum_j exp(sum of a_i over ranks i from j to this one) * S_own_j` over earlier ranks.
+
+        Args:
+            own: `(*B, G, K, V)`, the state that a rank's tokens leave.
+            log_decays: `(*B, G, K, 1)` and `(*B, G, 1, V)`, or one of both.
+
+        Returns:
+            S `(*B, G, K, V)`, and what `send_back` wants: log decays of all ranks, which lead with
+            P. Their name for policies of `jax.checkpoint` is `EXCHANGED`.
+        """
+        states, *all_decays = _gather(self, (own, *log_decays))
+        incoming = checkpoint_name(_from_earlier(self, states, all_decays), EXCHANGED)
+        return incoming, [checkpoint_name(x, EXCHANGED) for x in all_decays]
+
+    def send_back(self, gradient: jax.Array, all_decays: Sequence[jax.Array]) -> jax.Array:
+        """The gradient of `own` from that of what `receive` made of it: the sum over later ranks.
+
+        Args:
+            gradient: `(*B, G, K, V)`.
+            all_decays: from `receive`.
+        """
+        (gradients,) = _gather(self, (gradient,))
+        return _from_earlier(SequenceAxis(self.name, not self.reverse), gradients, all_decays)
+
     def incoming_state(
         self, own: jax.Array, log_decays: Sequence[jax.Array], initial_state: jax.Array | None
     ) -> jax.Array:
@@ -86,8 +117,7 @@ class SequenceAxis:
             `(*B, G, K, V)`.
         """
         if initial_state is not None:
-            zeros = jnp.zeros_like(initial_state)
-            initial_state = jnp.where(self.position == 0, initial_state, zeros)
+            initial_state = self.only_first(initial_state)
             own = own + decay_of(log_decays) * initial_state
         lead = own.shape[:-2]
         log_decays = [jnp.broadcast_to(x, (*lead, *x.shape[-2:])) for x in log_decays]
@@ -98,27 +128,23 @@ class SequenceAxis:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _exchange(axis: SequenceAxis, own: jax.Array, log_decays: tuple[jax.Array, ...]) -> jax.Array:
-    """`S = sum_j exp(sum of a_i over ranks i from j to this one) * S_own_j` over earlier ranks."""
-    return _forward(axis, own, log_decays)[0]
+    """What `receive` gives, with the derivatives that `send_back` makes."""
+    return axis.receive(own, log_decays)[0]
 
 
 def _forward(
     axis: SequenceAxis, own: jax.Array, log_decays: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, tuple]:
-    states, *all_decays = _gather(axis, (own, *log_decays))
-    incoming = checkpoint_name(_from_earlier(axis, states, all_decays), EXCHANGED)
-    all_decays = [checkpoint_name(x, EXCHANGED) for x in all_decays]
+    incoming, all_decays = axis.receive(own, log_decays)
     return incoming, (incoming, log_decays, all_decays)
 
 
 def _backward(
     axis: SequenceAxis, residuals: tuple, gradient: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """The same sum over later ranks; gates of this rank decay what comes in on its way out."""
+    """Gates of this rank decay what comes in on its way out."""
     incoming, log_decays, all_decays = residuals
-    (gradients,) = _gather(axis, (gradient,))
-    back = SequenceAxis(axis.name, not axis.reverse)
-    own = _from_earlier(back, gradients, all_decays)
+    own = axis.send_back(gradient, all_decays)
     passed = decay_of(log_decays) * incoming * own
     summed = [
         jnp.sum(passed, tuple(i for i in (-2, -1) if x.shape[i] == 1), keepdims=True)
