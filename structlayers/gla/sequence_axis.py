@@ -16,10 +16,13 @@ from jax.ad_checkpoint import checkpoint_name
 
 from structlayers._core.checks import require_choice
 from structlayers._core.partitioning import vary_alike
-from structlayers.gla.gates import decay_of, decayed_sum
+from structlayers.gla.gates import decay_of
 
 EXCHANGED = "gla_exchanged"
 """Name, for policies of `jax.checkpoint`, of what the backward pass needs of the exchange."""
+
+# Ranks whose states are added up in one kernel of XLA.
+_UNROLLED = 8
 
 
 @dataclass(frozen=True)
@@ -159,13 +162,18 @@ _exchange.defvjp(_forward, _backward)
 def _from_earlier(
     axis: SequenceAxis, states: jax.Array, log_decays: Sequence[jax.Array]
 ) -> jax.Array:
-    """The sum of `_exchange` from what all ranks have sent, `(P, *B, G, K, V)`."""
-    if axis.reverse:
-        states, *log_decays = (jnp.flip(x, 0) for x in (states, *log_decays))
-    index = jax.lax.broadcasted_iota(jnp.int32, (axis.size, *(1,) * (states.ndim - 1)), 0)
-    earlier = index < axis.position
-    states, *log_decays = (jnp.where(earlier, x, 0) for x in (states, *log_decays))
-    return decayed_sum(states, log_decays, 0)
+    """The sum of `receive` from what all ranks have sent, `(P, *B, G, K, V)`, in one pass."""
+    ranks = jnp.arange(axis.size, dtype=jnp.int32)
+    before = ranks[::-1] if axis.reverse else ranks
+
+    def step(state: jax.Array, sent: tuple) -> tuple[jax.Array, None]:
+        before, own, log_decays = sent
+        return jnp.where(before < axis.position, decay_of(log_decays) * state + own, state), None
+
+    *_, start = vary_alike((axis.position, states, jnp.zeros_like(states[0])))
+    sent = (before, states, list(log_decays))
+    unroll = min(axis.size, _UNROLLED)
+    return jax.lax.scan(step, start, sent, reverse=axis.reverse, unroll=unroll)[0]
 
 
 def _gather(axis: SequenceAxis, arrays: Sequence[jax.Array]) -> list[jax.Array]:

@@ -1,6 +1,7 @@
 """The Hopper kernels on ranks that share a sequence, simulated: states in the midst of launches."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -118,14 +119,12 @@ def test_states_equal_those_of_one_device(rng):
     assert_close("states", found, wanted, 1e-6)
 
 
-def launches(fn: Callable[..., Any], time: int, heads: int) -> int:
-    """How many kernels a program for GPUs has."""
+def lowered(fn: Callable[..., Any], time: int, heads: int) -> str:
+    """The program for GPUs at K/V = 256/512."""
     q, v = (jax.ShapeDtypeStruct((1, time, heads, size), "bfloat16") for size in (256, 512))
     gate = jax.ShapeDtypeStruct(q.shape, "float32")
     with assume_platform("gpu"):
-        traced = jax.jit(fn).trace(q, q, v, gate)
-        text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    return text.count("custom_call @mosaic_gpu")
+        return jax.jit(fn).trace(q, q, v, gate).lower(lowering_platforms=("cuda",)).as_text()
 
 
 def with_gradients(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -141,8 +140,18 @@ def with_gradients(fn: Callable[..., Any]) -> Callable[..., Any]:
 def test_ranks_launch_what_one_device_does(heads, more):
     """One pass each way is their own where one device does not cut sequences in segments."""
     time, ranks = 32768, 2
-    alone, spread = (with_gradients(fn) for fn in (attention("pallas_gpu"), over_ranks(ranks)))
-    assert launches(spread, ranks * time, heads) == launches(alone, time, heads) + more
+    programs = [
+        lowered(with_gradients(attention("pallas_gpu")), time, heads),
+        lowered(with_gradients(over_ranks(ranks)), ranks * time, heads),
+    ]
+    one, spread = (text.count("custom_call @mosaic_gpu") for text in programs)
+    assert spread == one + more
+    collectives = re.findall(
+        r'stablehlo\.(all_\w+|collective_permute|reduce_scatter)"', programs[1]
+    )
+    assert collectives == ["all_gather"] * 2
+    for numbers in (256 * 512 + 256, 256 * 512):  # states with decays, then gradients of states
+        assert f"-> tensor<{ranks}x1x{heads}x{numbers}xf32>" in programs[1]
 
 
 @pytest.mark.usefixtures("simulated")
