@@ -75,14 +75,20 @@ def exact_product(arrays, product):
     return found
 
 
-def simulated(arrays, products, mode):
+def filled(x, layout):
+    """Rows that tiles share, filled up."""
+    missing = layout.pitch // x.itemsize - x.shape[1] if layout.shared else 0
+    return np.pad(x, ((0, 0), (0, missing)))
+
+
+def simulated(arrays, products, mode, repeats=None):
     """What one launch gives, by two warps so that they have several tiles."""
     rows, degrees = len(arrays[0]), tuple(largest_degree(x.shape[1]) for x in arrays)
-    problem = Problem(rows, degrees, products, arrays[0].itemsize, mode)
+    problem = Problem(rows, degrees, products, arrays[0].itemsize, mode, repeats)
     plan = dataclasses.replace(choose_plan(problem), warps=2, most_blocks=1)
     return simulate(
         program(plan),
-        [table_words(problem), *arrays],
+        [table_words(problem), *map(filled, arrays, plan.inputs)],
         [jax.ShapeDtypeStruct((rows, (p.degree + 1) ** 2), arrays[0].dtype) for p in products],
         clusters=plan.blocks,
         cluster_size=1,
@@ -146,6 +152,15 @@ def test_simulated_kernel_gives_two_products_at_once(degrees, mode, dtype):
     dx, dy = simulated([x, y, dz], products, mode)
     assert error_ratio(dx.astype(np.float64), exact(y, dz, degrees[0])) <= BOUNDS[mode]
     assert error_ratio(dy.astype(np.float64), exact(x, dz, degrees[1])) <= BOUNDS[mode]
+
+
+@pytest.mark.parametrize(("mode", "dtype"), NATURAL)
+@pytest.mark.parametrize("degrees", [(2, 2, 2), (4, 3, 4), (1, 3, 3)])
+def test_simulated_kernel_shares_rows(degrees, mode, dtype):
+    l1, l2, l3 = degrees
+    x, y = random_rows(21, 192, l1, dtype), random_rows(22, 3, l2, dtype)
+    (z,) = simulated([x, y], (product_of(FORWARD, l3),), mode, (1, 64))
+    assert error_ratio(z.astype(np.float64), exact(x, y.repeat(64, 0), l3)) <= BOUNDS[mode]
 
 
 @pytest.mark.parametrize(("mode", "dtype"), NATURAL)
@@ -225,19 +240,22 @@ def test_kernel_and_its_gradients_lower_for_cuda(lmax, gradients, mode, dtype):
 
     size = (lmax + 1) ** 2
     x, y = jax.ShapeDtypeStruct((5, 7, size), dtype), jax.ShapeDtypeStruct((5, 1, size), dtype)
+    wide = jax.ShapeDtypeStruct((5, 64, size), dtype)
     if mode == "bf16":  # half the registers: one launch at all degrees
         gradients = 1
     assert launches(loss, x, y) == 1
     assert launches(jax.grad(loss, (0, 1)), x, y) == 1 + gradients
+    assert launches(jax.grad(loss, (0, 1)), wide, y) == 1 + gradients
 
 
 @pytest.fixture
 def portable_kernel(monkeypatch):
     """The products by their coefficients in the place of the kernel, which only a GPU runs."""
 
-    def products_of_signals(tables, arrays, products, mode):
+    def products_of_signals(tables, arrays, products, mode, repeats):
         del tables, mode
-        wide = [a.astype(jnp.float32) for a in arrays]
+        pairs = zip(arrays, repeats, strict=True)
+        wide = [jnp.repeat(a.astype(jnp.float32), n, axis=0) for a, n in pairs]
         return [by_coefficients(wide, one).astype(arrays[0].dtype) for one in products]
 
     monkeypatch.setattr(apply, "products_of_signals", products_of_signals)
@@ -287,6 +305,34 @@ def test_derivatives_to_third_order():
     ours = third(lambda x, y: apply.gaunt_tensor_product(x, y, lmax=2, grid=None, precision="tf32"))
     wanted = third(lambda x, y: by_coefficients((x, y), product_of((0, 1), 2)))
     for one, other in zip(ours, wanted, strict=True):
+        assert error_ratio(one, other) <= 1e-5
+
+
+@pytest.mark.usefixtures("portable_kernel")
+@pytest.mark.parametrize("swapped", [False, True])
+def test_derivatives_of_shared_rows(swapped):
+    x = jnp.asarray(random_rows(23, 192, 2, "float32")).reshape(3, 2, 32, 9)
+    y = jnp.asarray(random_rows(24, 3, 1, "float32")).reshape(3, 1, 1, 4)
+
+    def second(product):
+        def loss(x, y):
+            return jnp.sum(jnp.sin(product(y, x) if swapped else product(x, y)))
+
+        def slope(x, y):
+            return sum(jnp.sum(d**2) for d in jax.grad(loss, (0, 1))(x, y))
+
+        values = jax.jit(jax.vmap(product))(*((y, x) if swapped else (x, y)))
+        return values, *jax.jit(jax.grad(slope, (0, 1)))(x, y)
+
+    def ours(x, y):
+        return apply.gaunt_tensor_product(x, y, lmax=2, grid=None, precision="tf32")
+
+    def wanted(x, y):
+        return by_coefficients((x, y), product_of((0, 1), 2))
+
+    traced = jax.make_jaxpr(ours)(x, y)
+    assert "f32[3,2,32,4]" not in str(traced)  # nothing is repeated in memory but by the fixture
+    for one, other in zip(second(ours), second(wanted), strict=True):
         assert error_ratio(one, other) <= 1e-5
 
 
