@@ -124,7 +124,9 @@ def test_groups_hold_every_coefficient_of_a_parity(lmax):
 
 
 @pytest.mark.parametrize(("mode", "dtype"), NATURAL)
-@pytest.mark.parametrize("lmax", range(1, 9))
+@pytest.mark.parametrize(
+    "lmax", [pytest.param(n, marks=[pytest.mark.slow] if n in (5, 7) else []) for n in range(1, 9)]
+)
 def test_simulated_kernel_gives_the_product(lmax, mode, dtype):
     # two tiles of 32 rows or four of 16 for each warp, and one that is not full
     x, y = (random_rows(seed, 133, lmax, dtype) for seed in (0, 1))
@@ -133,7 +135,7 @@ def test_simulated_kernel_gives_the_product(lmax, mode, dtype):
     assert error_ratio(z.astype(np.float64), exact(x, y, lmax)) <= BOUNDS[mode]
 
 
-@pytest.mark.parametrize("rows", [1, 16, 33])
+@pytest.mark.parametrize("rows", [1, 33])
 @pytest.mark.parametrize("degrees", [(1, 2, 3), (3, 2, 1), (4, 4, 8), (2, 4, 5), (8, 8, 2)])
 def test_simulated_kernel_serves_other_degrees_and_few_rows(degrees, rows):
     l1, l2, l3 = degrees
@@ -268,7 +270,7 @@ def portable_kernel(monkeypatch):
 
 def by_coefficients(arrays, product):
     """`exact_product` in JAX."""
-    found = 0
+    found = jnp.zeros(())
     for term in product.terms:
         value = arrays[term.factors[0]]
         for n, factor in enumerate(term.factors[1:], 2):
@@ -278,7 +280,7 @@ def by_coefficients(arrays, product):
             value = jnp.einsum(
                 "...i,...j,ijk->...k", value, arrays[factor], table, precision="highest"
             )
-        found += term.scale * value
+        found = found + term.scale * value
     return found
 
 

@@ -311,6 +311,8 @@ def _fitted(problem: Problem, fragments: int, warps: int) -> Plan | None:
     return None
 
 
-def _preference(plan: Plan) -> tuple[bool, bool, int, int]:
-    """At least eight warps; operands split once; two fragments to a load; many warps."""
-    return plan.warps >= 8, plan.split_once, plan.fragments * min(plan.warps, 12), plan.warps
+def _preference(plan: Plan) -> tuple[bool, bool, bool, bool, int, int]:
+    """Which of two launches is taken; measured, see kernels.md."""
+    many, double = plan.warps >= 12, plan.fragments == 2
+    first = many if plan.problem.mode == "bf16" else double
+    return plan.warps >= 8, many and double, plan.split_once, first, plan.fragments, plan.warps
