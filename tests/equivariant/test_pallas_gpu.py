@@ -12,6 +12,7 @@ import pytest
 from structlayers._core.dispatch import assume_platform
 from structlayers.equivariant import gaunt_tensor_product, many_body_product
 from structlayers.equivariant.harmonics import spherical_harmonics
+from structlayers.equivariant.ops.gaunt import dispatcher
 from structlayers.equivariant.pallas_gpu import apply, support
 from structlayers.equivariant.pallas_gpu.calls import largest_degree
 from structlayers.equivariant.pallas_gpu.gradients import powers, pulled_back
@@ -416,6 +417,20 @@ def test_public_products_lower_for_cuda(mode, dtype):
     kernels = [line for line in text.splitlines() if "custom_call @mosaic_gpu" in line]
     other = "f32" if dtype == "bfloat16" else "bf16"
     assert not any(f"x{other}>" in line.partition("} : ")[2] for line in kernels)
+
+
+def test_none_takes_the_kernel_where_it_was_measured():
+    def choice(rows, precision, platform="gpu", lmax=3, dtype="float32"):
+        x, y = (jax.ShapeDtypeStruct((rows, n, 16), dtype) for n in (128, 1))
+        static = {"lmax": lmax, "grid": "gauss_legendre", "precision": precision}
+        return dispatcher.choose(x, y, platform=platform, **static).name
+
+    assert choice(5000, "tf32") == choice(5000, "3xtf32") == "pallas_gpu"
+    assert choice(5000, "bf16", dtype="bfloat16") == "pallas_gpu"
+    assert choice(5000, "bf16") == "xla"
+    assert choice(4999, "tf32") == choice(5000, "tf32", lmax=4) == "xla"
+    assert choice(5000, "tf32", platform="tpu") == "xla"
+    assert choice(5000, jax.lax.Precision.HIGHEST) == "xla"
 
 
 def test_public_products_say_why_not():

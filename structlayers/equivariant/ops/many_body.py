@@ -23,6 +23,26 @@ from structlayers.equivariant.pallas_gpu.support import check_many_body
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import Parity, lmax_of, pack, unpack, widen
 
+# From which degree of the grid half of its points pay on a CPU. Milliseconds of the forward pass /
+# of the gradient, float32, two shared cores, the least of 8:
+#
+#   rows   L  nu lmax  T    xla          antipodal    separable
+#   10000  1  3  1     4    0.44/0.68    0.42/0.70    0.87/1.44
+#   10000  2  2  2     6    0.38/0.70    0.45/0.79    0.81/1.98
+#   34560  3  3  2     11   8.62/16.0    5.16/12.3    6.61/20.4
+#   4096   4  3  4     16   1.12/3.99    1.15/3.21    2.17/6.97
+_ANTIPODAL_PAYS = 11
+
+
+def _prefer(
+    x: Any, *, order: int, lmax: int, platform: str, **static: Any
+) -> tuple[tuple[str, str], ...]:
+    del static
+    if platform == "cpu" and order * lmax_of("x", x) + lmax >= _ANTIPODAL_PAYS:
+        return (("antipodal", f"half of the points, faster from T = {_ANTIPODAL_PAYS} on"),)
+    return ()
+
+
 # Every implementation is called with coefficients of float32 or float64 and the keywords order (2
 # at least), lmax, grid and precision, and gives the powers 2 to nu, as the reference does.
 dispatcher = Dispatcher(
@@ -46,6 +66,7 @@ dispatcher = Dispatcher(
             check_many_body,
         ),
     ),
+    _prefer,
 )
 
 
