@@ -127,8 +127,8 @@ def row_layouts(
         natural: whether pair (g, c) must be row ``8 c + g``: one piece.
 
     Example:
-        >>> row_layouts((4, 3), 2, 4)[0]
-        RowLayout(pitch=100, fragments=2, pieces=4, gap=16)
+        >>> [(layout.pieces, layout.gap) for layout in row_layouts((4, 3), 2, 4)]
+        [(8, 0), (8, 16)]
     """
     candidates = [
         [_layout(degree, fragments, itemsize, pieces) for degree in degrees]
