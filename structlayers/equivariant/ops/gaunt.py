@@ -1,9 +1,11 @@
 """`gaunt_tensor_product`: the product of two signals on the sphere, in their coefficients."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from structlayers._core.dispatch import Dispatcher, Implementation
@@ -19,7 +21,6 @@ from structlayers.equivariant.ops.arguments import (
     to_rank,
 )
 from structlayers.equivariant.ops.narrow import dispatch
-from structlayers.equivariant.pallas_gpu.support import check as check_pallas_gpu
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import lmax_of, pack, product_parity, unpack, widen
 from structlayers.equivariant.tables import count_nonzero
@@ -49,6 +50,11 @@ _DENSE_TABLE = 2**24
 _SPARSE = 512
 _SPARSE_PAYS = 100
 _ANTIPODAL_PAYS = 36
+
+# Rows from which the kernel of Hopper GPUs is taken, where it serves the precision. On one H200 it
+# is 4 to 12 times as fast as one table each way by XLA at L1 = L2 = L3 = 2, 3, 4, 6, 8
+# (pallas_gpu/kernels.md). Fewer rows, other degrees and float32 signals in bf16 are not timed.
+_KERNEL_FROM_ROWS = 640_000
 
 
 def check_antipodal(*args: Any, grid: str | SphericalGrid, **static: Any) -> None:
@@ -88,12 +94,23 @@ def _check_sparse(x: Any, y: Any, *, lmax: int, precision: Any, **static: Any) -
         raise NotImplementedError(f"degrees {degrees} have more than {_SPARSE} coefficients")
 
 
+def _check_pallas_gpu(*args: Any, **static: Any) -> None:
+    from structlayers.equivariant.pallas_gpu.support import check
+
+    check(*args, **static)
+
+
 def _prefer(
-    x: Any, y: Any, *, lmax: int, platform: str, **static: Any
+    x: Any, y: Any, *, lmax: int, precision: Any, platform: str, **static: Any
 ) -> tuple[tuple[str, str], ...]:
-    """On a CPU single coefficients at low degrees, half of the points at very high ones."""
+    """What was measured to be the fastest; the default order elsewhere."""
     del static
     degrees = lmax_of("x", x), lmax_of("y", y), lmax
+    if platform == "gpu":
+        rows = math.prod(jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1]))
+        timed = len(set(degrees)) == 1 and 2 <= lmax <= 8 and rows >= _KERNEL_FROM_ROWS
+        if timed and (precision != "bf16" or x.dtype == jnp.bfloat16):
+            return (("pallas_gpu", f"one kernel, faster from {_KERNEL_FROM_ROWS} rows on"),)
     if platform != "cpu":
         return ()
     if sum(degrees) >= _ANTIPODAL_PAYS:
@@ -134,7 +151,7 @@ dispatcher = Dispatcher(
         Implementation(
             "pallas_gpu",
             "structlayers.equivariant.pallas_gpu.apply:gaunt_tensor_product",
-            check_pallas_gpu,
+            _check_pallas_gpu,
         ),
     ),
     _prefer,
@@ -178,8 +195,8 @@ def gaunt_tensor_product(
         implementation: "xla" (one table each way), "antipodal" (even and odd degrees on half of the
             points), "separable" (Legendre, then Fourier), "fourier" (on the torus, a reference
             route), "clebsch_gordan" (one table of all coefficients), "sparse" (the coefficients
-            that are not zero, one by one; up to 512), "reference" (path by path), "pallas_gpu" (one
-            kernel for Hopper, in "tf32", "3xtf32" and "bf16"), or None to choose.
+            that are not zero, one by one; up to 512), "pallas_gpu" (one kernel for Hopper, in
+            "tf32", "3xtf32" and "bf16"), "reference" (path by path), or None to choose.
 
     Returns:
         z `(*B, (L3 + 1)^2)` in the dtype of x, or an IrrepsArray whose value parity is the product

@@ -2,6 +2,7 @@
 
 - `grid`: half of a grid that is symmetric about the origin, exact to a degree;
 - `groups`: the order of a row's coefficients in the operands of the tensor cores;
+- `rows`: where the rows of a tile lie in shared memory;
 - `plan`: sizes of a launch, and where things lie in shared memory;
 - `tables`: harmonics of the grid's points as operands of the tensor cores;
 - `program`: the program of the kernel, for `_core.simt`, with its `arithmetic` and `staging`;
@@ -9,7 +10,8 @@
 - `calls`: the kernel on arrays;
 - `gradients`: which products the gradients of products are;
 - `support`: what cannot be served, and why;
-- `apply`: the differentiable function behind the public operation.
+- `apply`: the differentiable functions behind the public operations.
 
-Nothing is imported here: what cannot run Pallas asks `support` without importing it.
+kernels.md says what it reaches and why. Nothing is imported here: what cannot run Pallas asks
+`support` without importing it.
 """

@@ -23,7 +23,7 @@ from structlayers.equivariant.pallas_gpu.calls import (
     tables_of,
 )
 from structlayers.equivariant.pallas_gpu.gradients import powers, pulled_back
-from structlayers.equivariant.pallas_gpu.plan import Mode, Product, product_of
+from structlayers.equivariant.pallas_gpu.plan import LARGEST_TILE, Mode, Product, product_of
 
 type _Arrays = tuple[jax.Array, ...]
 
@@ -35,7 +35,8 @@ def gaunt_tensor_product(
 
     Args:
         x: `(..., (L1 + 1)^2)`, float32 or bfloat16.
-        y: `(..., (L2 + 1)^2)` of the same rank and dtype; leading axes broadcast, in memory.
+        y: `(..., (L2 + 1)^2)` of the same rank and dtype; leading axes broadcast, in memory unless
+            one of the two is the same along trailing axes that hold a multiple of 32 rows.
         lmax: L3.
         grid: not used: the kernel has one of its own, exact to L1 + L2 + L3.
         precision: "tf32", "3xtf32" or "bf16".
@@ -45,9 +46,28 @@ def gaunt_tensor_product(
     """
     del grid
     lead = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
-    x, y = (jnp.broadcast_to(a, (*lead, a.shape[-1])) for a in (x, y))
-    (z,) = _multiply((x, y), (product_of((0, 1), lmax),), precision)
-    return z
+    axes = max(_repeated_axes(a.shape[:-1], lead) for a in (x, y))
+    split = len(lead) - axes
+    repeat = math.prod(lead[split:])
+    arrays, repeats = [], []
+    for a in (x, y):
+        repeated = axes > 0 and _repeated_axes(a.shape[:-1], lead) == axes
+        shape = lead[:split] if repeated else (*lead[:split], repeat) if axes else lead
+        full = lead[:split] + (1,) * axes if repeated else lead
+        a = jnp.broadcast_to(a, (*full, a.shape[-1]))
+        arrays.append(a.reshape(*shape, a.shape[-1]))
+        repeats.append(repeat if repeated else 1)
+    (z,) = _multiply(tuple(arrays), (product_of((0, 1), lmax),), precision, tuple(repeats))
+    return z.reshape(*lead, z.shape[-1])
+
+
+def _repeated_axes(shape: tuple[int, ...], lead: tuple[int, ...]) -> int:
+    """Trailing axes along which an array is the same, if they hold whole tiles; not all axes."""
+    axes = 0
+    while axes < len(lead) - 1 and shape[len(lead) - 1 - axes] == 1:
+        axes += 1
+    repeat = math.prod(lead[len(lead) - axes :])
+    return axes if repeat > 1 and repeat % LARGEST_TILE == 0 else 0
 
 
 def many_body_product(
@@ -66,56 +86,74 @@ def many_body_product(
         Powers 2 to nu, `(..., nu - 1, (lmax + 1)^2)` in the dtype of x.
     """
     del grid
-    return jnp.stack(_multiply((x,), powers(order, lmax), precision), axis=-2)
+    return jnp.stack(_multiply((x,), powers(order, lmax), precision, (1,)), axis=-2)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _multiply(arrays: _Arrays, products: tuple[Product, ...], mode: Mode) -> _Arrays:
-    """Products of arrays `(*B, (L + 1)^2)`."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _multiply(
+    arrays: _Arrays, products: tuple[Product, ...], mode: Mode, repeats: tuple[int, ...]
+) -> _Arrays:
+    """Products of arrays `(*B, (L + 1)^2)`, or `(*B, r, (L + 1)^2)` and such that lack r."""
     # tables are arguments: functions that are partitioned hold no arrays
-    tables = tuple(map(jnp.asarray, tables_of(parts_of(arrays, products, mode))))
+    tables = tuple(map(jnp.asarray, tables_of(parts_of(arrays, products, mode, repeats))))
     batched = (False, *(True for _ in arrays))
-    run = partition_over_batch(_on_shard, batched=batched, num_batch_axes=arrays[0].ndim - 1)
-    return run(tables, *arrays, products=products, mode=mode)
+    axes = min(x.ndim for x in arrays) - 1
+    run = partition_over_batch(_on_shard, batched=batched, num_batch_axes=axes)
+    return run(tables, *arrays, products=products, mode=mode, repeats=repeats)
 
 
-def _forward(arrays: _Arrays, products: tuple[Product, ...], mode: Mode) -> tuple[_Arrays, _Arrays]:
-    return _multiply(arrays, products, mode), arrays
+def _forward(
+    arrays: _Arrays, products: tuple[Product, ...], mode: Mode, repeats: tuple[int, ...]
+) -> tuple[_Arrays, _Arrays]:
+    return _multiply(arrays, products, mode, repeats), arrays
 
 
 def _backward(
-    products: tuple[Product, ...], mode: Mode, arrays: _Arrays, cotangents: _Arrays
+    products: tuple[Product, ...],
+    mode: Mode,
+    repeats: tuple[int, ...],
+    arrays: _Arrays,
+    cotangents: _Arrays,
 ) -> tuple[_Arrays]:
     wanted = pulled_back([largest_degree(x.shape[-1]) for x in arrays], products)
     chosen = tuple(product for product in wanted if product is not None)
-    found = iter(_multiply((*arrays, *cotangents), chosen, mode))
-    return (
-        tuple(
-            jnp.zeros_like(x) if product is None else next(found)
-            for x, product in zip(arrays, wanted, strict=True)
-        ),
-    )
+    again = (*repeats, *(1 for _ in cotangents))
+    found = iter(_multiply((*arrays, *cotangents), chosen, mode, again))
+    gradients = []
+    for x, product, repeat in zip(arrays, wanted, repeats, strict=True):
+        if product is None:
+            gradients.append(jnp.zeros_like(x))
+            continue
+        gradient = next(found)
+        if repeat > 1:
+            gradient = jnp.sum(gradient, axis=-2, dtype=jnp.float32).astype(x.dtype)
+        gradients.append(gradient)
+    return (tuple(gradients),)
 
 
 _multiply.defvjp(_forward, _backward)
 
 
 def _on_shard(
-    tables: _Arrays, *arrays: jax.Array, products: tuple[Product, ...], mode: Mode
+    tables: _Arrays,
+    *arrays: jax.Array,
+    products: tuple[Product, ...],
+    mode: Mode,
+    repeats: tuple[int, ...],
 ) -> _Arrays:
-    lead = arrays[0].shape[:-1]
-    rows = [a.reshape(math.prod(lead), a.shape[-1]) for a in arrays]
-    found = _batchable(products, mode)(tables, *rows)
+    lead = max((a.shape[:-1] for a in arrays), key=len)
+    rows = [a.reshape(math.prod(a.shape[:-1]), a.shape[-1]) for a in arrays]
+    found = _batchable(products, mode, repeats)(tables, *rows)
     return tuple(z.reshape(*lead, z.shape[-1]) for z in found)
 
 
 @functools.lru_cache(maxsize=256)
-def _batchable(products: tuple[Product, ...], mode: Mode) -> Any:
+def _batchable(products: tuple[Product, ...], mode: Mode, repeats: tuple[int, ...]) -> Any:
     """The kernel on rows with a rule for `jax.vmap`: more rows."""
 
     @custom_vmap
     def run(tables: _Arrays, *rows: jax.Array) -> list[jax.Array]:
-        return products_of_signals(tables, rows, products, mode)
+        return products_of_signals(tables, rows, products, mode, repeats)
 
     @run.def_vmap
     def _(size: int, mapped: Sequence[Any], tables: _Arrays, *rows: jax.Array) -> Any:

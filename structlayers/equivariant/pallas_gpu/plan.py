@@ -6,13 +6,15 @@ from typing import Literal
 
 from structlayers.equivariant.pallas_gpu.grid import half_grid
 from structlayers.equivariant.pallas_gpu.groups import Group, groups
-from structlayers.equivariant.pallas_gpu.rows import RowLayout, row_layouts
+from structlayers.equivariant.pallas_gpu.rows import RowLayout, row_layouts, shared_layout
 
 type Mode = Literal["tf32", "3xtf32", "bf16"]
 
 # by the word of `precision=`
 MODES: dict[str, Mode] = {"tf32": "tf32", "3xtf32": "3xtf32", "bf16": "bf16"}
 
+# rows
+LARGEST_TILE = 32
 # of an H100 or H200 (SXM)
 MULTIPROCESSORS = 132
 # 227 KB, less one that the driver takes for what the compiler puts there
@@ -71,6 +73,8 @@ class Problem:
         products: the results.
         itemsize: bytes of a number in device memory: 4 for float32, 2 for bfloat16.
         mode: how tensor cores multiply.
+        repeats: of each input, how many rows that follow each other are one row in device memory;
+            a multiple of 32, or 1. None: 1 for all.
     """
 
     rows: int
@@ -78,10 +82,15 @@ class Problem:
     products: tuple[Product, ...]
     itemsize: int
     mode: Mode
+    repeats: tuple[int, ...] | None = None
+
+    def repeat(self, number: int) -> int:
+        """Of an input."""
+        return 1 if self.repeats is None else self.repeats[number]
 
     def of_rows(self, rows: int, itemsize: int) -> "Problem":
         """The same for so many rows of numbers of so many bytes."""
-        return dataclasses.replace(self, rows=rows, itemsize=itemsize)
+        return dataclasses.replace(self, rows=rows, itemsize=itemsize, repeats=None)
 
     @property
     def grid_degree(self) -> int:
@@ -199,8 +208,15 @@ class Plan:
     @functools.cached_property
     def _layouts(self) -> tuple[RowLayout, ...]:
         problem = self.problem
+        count, itemsize = len(problem.degrees), problem.itemsize
         degrees = (*problem.degrees, *(product.degree for product in problem.products))
-        return row_layouts(degrees, self.fragments, problem.itemsize, natural=not self.whole)
+        shared = [i < count and problem.repeat(i) > 1 for i in range(len(degrees))]
+        own = tuple(degree for degree, one in zip(degrees, shared, strict=True) if not one)
+        found = iter(row_layouts(own, self.fragments, itemsize, natural=not self.whole))
+        return tuple(
+            shared_layout(degree, self.fragments, itemsize) if one else next(found)
+            for degree, one in zip(degrees, shared, strict=True)
+        )
 
     @property
     def inputs(self) -> tuple[RowLayout, ...]:
@@ -295,6 +311,8 @@ def _fitted(problem: Problem, fragments: int, warps: int) -> Plan | None:
     return None
 
 
-def _preference(plan: Plan) -> tuple[bool, bool, int, int]:
-    """At least eight warps; operands split once; two fragments to a load; many warps."""
-    return plan.warps >= 8, plan.split_once, plan.fragments * min(plan.warps, 12), plan.warps
+def _preference(plan: Plan) -> tuple[bool, bool, bool, bool, int, int]:
+    """Which of two launches is taken; measured, see kernels.md."""
+    many, double = plan.warps >= 12, plan.fragments == 2
+    first = many if plan.problem.mode == "bf16" else double
+    return plan.warps >= 8, many and double, plan.split_once, first, plan.fragments, plan.warps

@@ -109,20 +109,24 @@ class Program:
         found = []
         for first in range(0, len(groups), depth):
             addresses = [tile + offsets(group) for group in groups[first : first + depth]]
-            found.append([self._operand(addresses, layout, one) for one in self.fragments])
+            chosen = self.fragments[:1] if layout.shared else self.fragments
+            operands = [self._operand(addresses, layout, one) for one in chosen]
+            found.append(operands * (len(self.fragments) // len(chosen)))
         return found
 
     def _operand(self, addresses: Sequence[Int], layout: RowLayout, fragment: int) -> Any:
         """Of a lane's coefficient of each group, for rows g and g + 8 of a fragment."""
-        pairs = [(2 * fragment + half) * layout.pair_pitch for half in range(2)]
+        halves = range(1 if layout.shared else 2)
+        pairs = [(2 * fragment + half) * layout.pair_pitch for half in halves]
+        same = 2 // len(halves)
         if self.problem.mode != "bf16":
-            values = [self._value(address + pair) for address in addresses for pair in pairs]
-            return self.arithmetic.held(values)
-        return [
-            self._word(low + pair, high + pair)
+            values = [[self._value(address + pair) for pair in pairs] for address in addresses]
+            return self.arithmetic.held([value for both in values for value in both * same])
+        words = [
+            [self._word(low + pair, high + pair) for pair in pairs]
             for low, high in zip(addresses[::2], addresses[1::2], strict=True)
-            for pair in pairs
         ]
+        return [word for both in words for word in both * same]
 
     def _value(self, address: Int) -> Any:
         m = self.machine

@@ -25,12 +25,14 @@ class RowLayout:
         fragments: m.
         pieces: 1, 2, 4 or 8.
         gap: bytes between pieces.
+        shared: whether all rows of the tile are one row, which lies there once.
     """
 
     pitch: int
     fragments: int
     pieces: int = 1
     gap: int = 0
+    shared: bool = False
 
     @property
     def rows(self) -> int:
@@ -50,6 +52,8 @@ class RowLayout:
     @property
     def size(self) -> int:
         """Bytes of the tile, a multiple of 16."""
+        if self.shared:
+            return self.pitch
         return -(-self.pieces * self.piece_pitch // _UNIT) * _UNIT
 
     @property
@@ -60,7 +64,7 @@ class RowLayout:
     @property
     def pair_pitch(self) -> int:
         """Bytes from (g, c) to (g, c + 1)."""
-        return self.among * self.pitch
+        return 0 if self.shared else self.among * self.pitch
 
     def start(self, g: int) -> int:
         """Bytes from the start of the tile to (g, 0)."""
@@ -68,6 +72,8 @@ class RowLayout:
 
     def copies(self) -> list[tuple[int, int, int]]:
         """Offsets of each copy in device and in shared memory, and its size."""
+        if self.shared:
+            return [(0, 0, self.pitch)]
         if not self.gap:
             return [(0, 0, self.rows * self.pitch)]
         size = self.piece_rows * self.pitch
@@ -83,6 +89,17 @@ def _wavefronts(layout: RowLayout, lmax: int, itemsize: int) -> int:
             words = np.unique((starts[:, None] + itemsize * np.array(group)) // 4)
             count += int(np.bincount(words % _BANKS).max())
     return count
+
+
+def shared_layout(lmax: int, fragments: int, itemsize: int) -> RowLayout:
+    """Of one row, filled up to what copies count in.
+
+    Example:
+        >>> shared_layout(2, 2, 4).pitch
+        48
+    """
+    size = (lmax + 1) ** 2 * itemsize
+    return RowLayout(-(-size // _UNIT) * _UNIT, fragments, shared=True)
 
 
 @functools.cache
@@ -110,8 +127,8 @@ def row_layouts(
         natural: whether pair (g, c) must be row ``8 c + g``: one piece.
 
     Example:
-        >>> row_layouts((4, 3), 2, 4)[0]
-        RowLayout(pitch=100, fragments=2, pieces=4, gap=16)
+        >>> [(layout.pieces, layout.gap) for layout in row_layouts((4, 3), 2, 4)]
+        [(8, 0), (8, 16)]
     """
     candidates = [
         [_layout(degree, fragments, itemsize, pieces) for degree in degrees]

@@ -37,6 +37,7 @@ def _split(problem: Problem, products: tuple[Product, ...], results: tuple[int, 
         problem,
         degrees=tuple(problem.degrees[i] for i in inputs),
         products=tuple(_renamed(product, inputs) for product in products),
+        repeats=tuple(problem.repeat(i) for i in inputs),
     )
     pieces: Sequence[tuple[Product, int]] = list(zip(products, results, strict=True))
     if len(pieces) == 1:

@@ -21,6 +21,8 @@ class Offsets:
         g, self._t = lane >> 2, lane & 3
         among = layout.among
         self._row = g.divide(among) * layout.piece_pitch + g.modulo(among) * layout.pitch
+        if layout.shared:
+            self._row = machine.constant(0)
         self._regular = self._row + self._t * itemsize
         self._others: dict[Group, Int] = {}
 
@@ -78,13 +80,17 @@ class Staging:
         plan, m = self.plan, self.machine
         tile, slot, barrier = self.tile(step), self.slot(step), self.barrier(step)
         with m.when(tile < self.full), m.when(self.lane.equals(0)):
-            sizes = [plan.tile_rows * layout.pitch for layout in plan.inputs]
-            m.barrier_expect(barrier, sum(sizes))
+            copies = [layout.copies() for layout in plan.inputs]
+            m.barrier_expect(barrier, sum(size for one in copies for _, _, size in one))
             at = 0
-            for array, layout, size in zip(self.inputs, plan.inputs, sizes, strict=True):
-                for there, here, bytes_ in layout.copies():
+            for i, (array, layout) in enumerate(zip(self.inputs, plan.inputs, strict=True)):
+                row, pitch = tile, plan.tile_rows * layout.pitch
+                if layout.shared:
+                    row = tile.divide(plan.problem.repeat(i) // plan.tile_rows)
+                    pitch = layout.pitch
+                for there, here, size in copies[i]:
                     offset = m.constant(there)
-                    m.copy_in(slot + (at + here), array, tile, size, offset, bytes_, barrier)
+                    m.copy_in(slot + (at + here), array, row, pitch, offset, size, barrier)
                 at += layout.size
         if self.rest:
             with m.when(tile.equals(self.full)):
