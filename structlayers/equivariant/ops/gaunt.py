@@ -27,24 +27,26 @@ _DENSE_TABLE = 2**24
 
 # Non-zero coefficients up to which the program may list them, and up to which that is the fastest
 # on a CPU. Milliseconds of the forward pass / of both gradients, float32, two shared cores, the
-# least of 12 to 15, 10000 rows of one channel, Gauss-Legendre grids:
+# least of 9 to 15, Gauss-Legendre grids:
 #
-#   L1 L2 L3     xla          antipodal    separable    clebsch_gordan  sparse
-#   1  1  1      0.09/0.14    0.20/0.40    0.32/0.90    0.07/0.48       0.03/0.03
-#   1  1  2      0.22/0.38    0.30/0.58    0.72/1.50    0.11/0.44       0.05/0.05
-#   2  2  2      0.39/0.59    0.59/1.12    1.14/2.04    0.37/1.55       0.28/3.79
-#   2  2  4      0.56/0.81    0.86/1.49    1.99/3.40    0.43/1.06       0.44/5.08
-#   3  3  3      0.69/1.13    1.04/1.67    2.09/3.85    0.90/1.37
-#   4  4  4      1.04/2.46    2.39/3.90    3.68/7.23    3.91/5.16
-#   6  6  6      2.54/7.19    4.40/26.5    7.42/16.0
-#   8  8  8      3.11/5.37    3.01/6.51    5.20/10.1                    (4096 rows)
-#   12 12 12     24.0/55.8    22.6/64.7    30.1/81.0                    (4096 rows)
-#   16 16 16     90.2/144     75.0/90.8    57.2/143                     (4096 rows)
+#   rows   L1 L2 L3     xla          antipodal    separable    clebsch_gordan  sparse
+#   10000  1  1  1      0.09/0.14    0.10/0.28    0.27/0.59    0.07/0.40       0.04/0.04
+#   10000  1  1  2      0.22/0.44    0.32/0.54    0.72/1.44    0.13/0.45       0.07/0.05
+#   10000  2  1  2      0.21/0.34    0.38/0.54    0.76/1.32    0.14/0.48       0.10/0.07
+#   10000  2  2  2      0.37/0.72    0.49/1.04    1.10/2.15    0.41/1.61       0.30/0.51
+#   10000  2  2  4      0.64/1.15    0.80/1.68    1.99/3.43    0.59/1.84       0.61/1.01
+#   10000  3  3  3      0.76/1.25    1.20/2.01    2.18/6.27    1.13/1.40       1.08/2.82
+#   10000  4  4  4      1.18/2.26    1.31/2.88    3.32/5.63    3.84/6.93
+#   10000  4  4  8      2.59/3.24    1.93/4.76    3.28/7.16    8.64/9.38
+#   10000  6  6  6      5.52/9.12    4.73/22.4    4.77/15.4    78.7/70.0
+#   4096   8  8  8      3.87/6.82    3.73/7.91    6.02/11.9
+#   2048   12 12 12     8.65/15.5    4.60/12.1    5.47/15.6
+#   1024   16 16 16     13.6/21.9    8.24/14.7    6.79/16.4
 #
-# At L = 2 the products by all coefficients win forward alone, by less than their gradients lose.
+# 2 x 2 -> 4 is even, and listing its 162 coefficients takes longer to compile.
 _SPARSE = 512
-_SPARSE_PAYS = 32
-_ANTIPODAL_PAYS = 48
+_SPARSE_PAYS = 100
+_ANTIPODAL_PAYS = 36
 
 
 def check_antipodal(*args: Any, grid: str | SphericalGrid, **static: Any) -> None:
@@ -87,13 +89,13 @@ def _check_sparse(x: Any, y: Any, *, lmax: int, precision: Any, **static: Any) -
 def _prefer(
     x: Any, y: Any, *, lmax: int, platform: str, **static: Any
 ) -> tuple[tuple[str, str], ...]:
-    """On a CPU single coefficients at degree 1, half of the points at very high degrees."""
+    """On a CPU single coefficients at low degrees, half of the points at very high ones."""
     del static
     degrees = lmax_of("x", x), lmax_of("y", y), lmax
     if platform != "cpu":
         return ()
     if sum(degrees) >= _ANTIPODAL_PAYS:
-        return (("antipodal", "half of the points, faster from L1 + L2 + L3 = 48 on"),)
+        return (("antipodal", f"half of the points, faster from T = {_ANTIPODAL_PAYS} on"),)
     if max(degrees) <= 8 and count_nonzero(*degrees) <= _SPARSE_PAYS:
         return (("sparse", f"at most {_SPARSE_PAYS} coefficients: faster than any grid"),)
     return ()

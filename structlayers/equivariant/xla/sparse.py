@@ -33,10 +33,12 @@ def gaunt_tensor_product(
     del grid, precision
     table = tables.dense_gaunt(lmax_of(x), lmax_of(y), lmax)
     zero = jnp.zeros(jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1]), x.dtype)
+    # taken apart once: the derivative puts each together once
+    left, right = ([v[..., i] for i in range(v.shape[-1])] for v in (x, y))
     sums = []
     for end in range(table.shape[-1]):
         total = zero
         for i, j in zip(*np.nonzero(table[..., end]), strict=True):
-            total = total + float(table[i, j, end]) * x[..., i] * y[..., j]
+            total = total + float(table[i, j, end]) * left[i] * right[j]
         sums.append(total)
     return jnp.stack(sums, axis=-1)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from structlayers._core.dispatch import current_platform
 from structlayers.equivariant import tables
 from structlayers.equivariant.grids import SphericalGrid, get_grid
 from structlayers.equivariant.precision import TablePrecision
@@ -56,15 +57,30 @@ class Transform(abc.ABC):
 
 
 class OneShot(Transform):
-    """One table each way, `(L + 1)^2 N` multiplications; any grid."""
+    """One table each way, `(L + 1)^2 N` multiplications; any grid.
+
+    On a CPU, whose matrix products add one after the other, points are cut into parts of at most
+    128: a third less rounding error at L = 6, for up to a fifth more time.
+    """
 
     def to_grid(self, x: jax.Array) -> Values:
-        """Values `(..., N)`."""
-        return (apply_table(x, tables.to_grid(self.grid, lmax_of(x)), self.precision),)
+        """Values `(..., N)`, or of parts of the points."""
+        table = tables.to_grid(self.grid, lmax_of(x))
+        parts = np.array_split(table, self._num_parts, axis=1)
+        return tuple(apply_table(x, part, self.precision) for part in parts)
 
     def from_grid(self, values: Values, lmax: int) -> jax.Array:
         """See `Transform`."""
-        return apply_table(values[0], tables.from_grid(self.grid, lmax), self.precision)
+        parts = np.array_split(tables.from_grid(self.grid, lmax), self._num_parts)
+        first, *rest = (
+            apply_table(value, part, self.precision)
+            for value, part in zip(values, parts, strict=True)
+        )
+        return sum(rest, start=first)
+
+    @property
+    def _num_parts(self) -> int:
+        return -(-len(self.grid.weights) // 128) if current_platform() == "cpu" else 1
 
 
 class Antipodal(Transform):
