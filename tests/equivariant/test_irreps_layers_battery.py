@@ -12,6 +12,7 @@ from structlayers.equivariant.layers.clebsch_gordan import (
     SymmetricContraction,
 )
 from structlayers.equivariant.layers.irreps_linear import IrrepsLinear
+from structlayers.equivariant.layers.vector_signal import VectorSignalTensorProduct
 from tests.layers_battery import *  # noqa: F403
 
 IRREPS = "2x0e + 2x1o"
@@ -29,11 +30,13 @@ def of_arrays(layer: type, *, square: bool = False) -> Any:
 
 LINEAR = of_arrays(IrrepsLinear)
 PRODUCT = of_arrays(ClebschGordanTensorProduct, square=True)
+VECTOR = of_arrays(VectorSignalTensorProduct, square=True)
 CONTRACTION = of_arrays(SymmetricContraction)
 
 LAYERS = {
     "linear": lambda rngs: LINEAR(IRREPS, IRREPS, use_bias=True, rngs=rngs),
     "product": lambda rngs: PRODUCT(IRREPS, IRREPS, "0e + 1o", rngs=rngs),
+    "vector": lambda rngs: VECTOR(2, 1, 1, rngs=rngs),
     "contraction": lambda rngs: CONTRACTION(IRREPS, "0e + 1o", order=2, rngs=rngs),
 }
 

@@ -144,6 +144,18 @@ def test_equivariance(offsets, invert, rng):
     )
 
 
+@pytest.mark.parametrize(
+    ("precision", "bound"), [("highest", 3e-7), ("tf32", 1e-3), ("3xtf32", 1e-6), ("bf16", 8e-3)]
+)
+def test_precision(precision, bound, rng):
+    x, y = signal(rng, 4, 50), signal(rng, 4, 50)
+    z = vector_signal_tensor_product(x, y, lmax=4, precision=precision)
+    with jax.enable_x64(True):
+        wide = [jnp.asarray(np.asarray(v, np.float64)) for v in (x, y)]
+        wanted = vector_signal_tensor_product(*wide, lmax=4, implementation="reference")
+    assert error_ratio(z, wanted) < bound
+
+
 def test_half_precision_vmap_and_empty(rng):
     x, y = signal(rng, 2, 50), signal(rng, 2, 50)
     z = vector_signal_tensor_product(x, y)
