@@ -22,8 +22,9 @@ def of_arrays(layer: type, *, square: bool = False) -> Any:
     """The layer on arrays of eight features, which stand for irreps; of the same name."""
 
     def call(self: Any, x: jax.Array) -> jax.Array:
-        given = e3nn.IrrepsArray(IRREPS, x)
-        return layer.__call__(self, *[given] * (1 + square)).array
+        # another second factor: a vector product with itself is zero
+        arrays = (x, x[..., ::-1]) if square else (x,)
+        return layer.__call__(self, *(e3nn.IrrepsArray(IRREPS, array) for array in arrays)).array
 
     return type(layer.__name__, (layer,), {"__call__": call})
 
