@@ -5,13 +5,14 @@ and on the torus, against Gaunt coefficients from exact 3j symbols in float64, f
 L2 <= L1 <= 6 and every L3 <= L1 + L2; its derivatives to third order; relative RMS errors and
 equivariance under rotation and inversion of values and gradients in float32, 3xTF32, TF32 and
 bfloat16 up to L = 8; powers to the fourth; how many grids that are one point short are accepted;
-the largest coefficient on a path of odd sum; the longest time to trace and compile values and
-gradients up to L = 8.
+the largest coefficient on a path of odd sum; the largest processor time to trace and compile values
+and gradients up to L = 8.
 
 Paper: Luo et al. 2024, arXiv:2401.10216, section 3.1 (the product), 3.2 (the torus).
 Expected: float64 1e-12, derivatives 1e-10; float32 3e-7 and equivariance 1e-6; 3xTF32 1e-6, TF32
-1e-3 and 1.2e-3, bfloat16 8e-3; no small grid accepted; odd sums exactly 0; 2 seconds to compile.
-Hardware: any; 4 minutes on a 2-core CPU, where reduced precisions are those of rounded operands.
+1e-3 and 1.2e-3, bfloat16 8e-3; no small grid accepted; odd sums exactly 0; 2 seconds of processor
+time to compile.
+Hardware: any; 7 minutes on a 2-core CPU, where reduced precisions are those of rounded operands.
 Command: python -m experiments run configs/equivariant/op_numerics.py
 """
 

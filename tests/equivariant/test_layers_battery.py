@@ -42,10 +42,8 @@ class GauntConvolution(layers.GauntConvolution):
 
 
 LAYERS = {
-    "product": partial(GauntTensorProduct, 2, 1, 1),
-    "product of rank 2": partial(GauntTensorProduct, 2, 1, 1, rank=2),
-    "many body": partial(GauntManyBody, 2, 1),
-    "many body of rank 2": partial(GauntManyBody, 2, 1, order=2, rank=2),
+    "product": partial(GauntTensorProduct, 2, 1, 1, rank=2),
+    "many body": partial(GauntManyBody, 2, 1, order=2, rank=2),
     "convolution": partial(GauntConvolution, 2, 1, 1, 3),
 }
 
