@@ -77,10 +77,7 @@ class Config:
                     Goal("gaunt/mirror_difference", 1e-5, "<="),
                 ]
             else:
-                goals += [
-                    Goal(f"{product}/accuracy", 1.0, ">="),
-                    Goal(f"{product}/mirror_difference_least", 0.1, ">="),
-                ]
+                goals.append(Goal(f"{product}/accuracy", 1.0, ">="))
         return tuple(goals)
 
     def smoke(self) -> Self:

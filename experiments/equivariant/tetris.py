@@ -228,9 +228,10 @@ class TetrisPhase:
         return state, {"loss": losses[-1]}
 
     def finish(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Right answers of the test by shape; how far scores of the mirror images are apart.
+        """Right answers of the test by shape, and how well the mirror images are told apart.
 
-        The latter relative to the largest score.
+        `mirror_difference` is the largest difference of their scores over the largest score,
+        `pair_margin` the least by which the right one of the two is ahead.
         """
         rng = np.random.default_rng(self.seed + 1)
         found = []
@@ -239,11 +240,12 @@ class TetrisPhase:
             found.append(np.asarray(self._scores(state["weights"], graph)))
         table = np.stack(found)
         right = np.mean(np.argmax(table, axis=-1) == np.arange(len(SHAPES)), axis=0)
+        apart = np.abs(table[:, 0] - table[:, 1]).max() / np.abs(table).max()
+        ahead = min((table[:, i, i] - table[:, i, 1 - i]).min() for i in (0, 1))
         return {
             "right": dict(zip(SHAPES, right.tolist(), strict=True)),
-            "mirror_difference": float(
-                np.abs(table[:, 0] - table[:, 1]).max() / np.abs(table).max()
-            ),
+            "mirror_difference": float(apart),
+            "pair_margin": float(ahead),
         }
 
 
@@ -279,17 +281,16 @@ class TetrisTable:
     def finish(self, results: Results) -> dict[str, float]:
         """By product the mean over seeds of `accuracy` and `accuracy_others`, all but the pair.
 
-        Of `mirror_difference` the largest, and the smallest as `mirror_difference_least`.
+        Of `mirror_difference` the largest, of `pair_margin` the smallest.
         """
         metrics = {}
         for product in self.products:
             found = [results[f"{product}_seed{seed}"] for seed in self.seeds]
             right = np.mean([list(result["right"].values()) for result in found], axis=0)
-            apart = [result["mirror_difference"] for result in found]
             metrics |= {
                 f"{product}/accuracy": float(np.mean(right)),
                 f"{product}/accuracy_others": float(np.mean(right[2:])),
-                f"{product}/mirror_difference": max(apart),
-                f"{product}/mirror_difference_least": min(apart),
+                f"{product}/mirror_difference": max(r["mirror_difference"] for r in found),
+                f"{product}/pair_margin": min(r["pair_margin"] for r in found),
             }
         return metrics

@@ -1,5 +1,7 @@
 """Clebsch-Gordan products: e3nn, the reference, gradients, parities, bad input."""
 
+import functools
+
 import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
@@ -8,9 +10,10 @@ import pytest
 
 from structlayers.equivariant.ops.clebsch_gordan import (
     clebsch_gordan_tensor_product,
+    dispatcher,
     irreps_paths,
 )
-from structlayers.equivariant.paths import count_paths, tensor_product_paths
+from structlayers.equivariant.paths import count_paths, signal_table, tensor_product_paths
 from structlayers.equivariant.wigner import gaunt
 from structlayers.testing import assert_equivariant, assert_gradients_match, error_ratio
 from tests.equivariant.irreps_cases import irreps_array, rotate, rotation, signal
@@ -24,7 +27,8 @@ def test_equal_to_e3nn(irreps, rng):
     """Without the sum over paths: the whole tensor product, in e3nn's own order."""
     x, y = (irreps_array(rng, i, 5) for i in irreps)
     for normalization in ("component", "norm"):
-        wanted = e3nn.tensor_product(x, y, irrep_normalization=normalization)
+        multiply = functools.partial(e3nn.tensor_product, irrep_normalization=normalization)
+        wanted = jax.jit(multiply)(x, y)
         for implementation in (*FAST, "reference"):
             z = clebsch_gordan_tensor_product(
                 x, y, sum_paths=False, normalization=normalization, implementation=implementation
@@ -145,6 +149,25 @@ def test_empty_batch_and_vmap(implementation, rng):
         return clebsch_gordan_tensor_product(x, y, implementation=implementation)
 
     assert error_ratio(jax.jit(jax.vmap(product))(x, y), product(x, y)) < 2e-7
+
+
+def test_choice():
+    """Sparse where the dense tensor, with columns for every path, would be too large."""
+    shape = jax.ShapeDtypeStruct
+
+    def chosen(lmax, weights):
+        ranges = [range(lmax + 1), range(lmax + 1), range(2 * lmax + 1)]
+        factors = dict.fromkeys(tensor_product_paths(*ranges), 1.0)
+        x = shape((5, (lmax + 1) ** 2), "float32")
+        w = shape((weights, len(factors)), "float32")
+        table = signal_table((lmax, lmax, 2 * lmax), factors)
+        return dispatcher.choose(x, x, w, table=table, precision=None).name
+
+    assert [chosen(4, 5), chosen(8, 1), chosen(8, 5)] == ["dense", "dense", "sparse"]
+    x, weights = jnp.zeros((5, 81)), jnp.zeros((5, count_paths(8)))
+    # all paths together have as many components as the outer product, 81^2
+    with pytest.raises(NotImplementedError, match=f"its tensor would have {81**4} entries"):
+        clebsch_gordan_tensor_product(x, x, weights=weights, implementation="dense")
 
 
 X, Y = np.ones((2, 4), np.float32), np.ones((2, 9), np.float32)

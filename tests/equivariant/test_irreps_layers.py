@@ -17,6 +17,8 @@ from structlayers.equivariant.layers.clebsch_gordan import (
 from structlayers.equivariant.layers.gate import Gate
 from structlayers.equivariant.layers.irreps_linear import IrrepsLinear
 from structlayers.equivariant.layers.norm import IrrepsRMSNorm
+from structlayers.equivariant.layers.radial import BesselBasis, GaussianBasis
+from structlayers.equivariant.layers.vector_signal import VectorSignalTensorProduct
 from structlayers.equivariant.ops.symmetric_contraction import symmetric_contraction
 from structlayers.testing import assert_equivariant, error_ratio
 from tests.equivariant.irreps_cases import irreps_array, rotate, rotation
@@ -32,6 +34,10 @@ LAYERS: dict[str, tuple[nnx.Module, tuple[str, ...]]] = {
     "product": (
         ClebschGordanTensorProduct(MIXED, "1x1o + 1x2e", lmax=2, rngs=nnx.Rngs(0)),
         (MIXED, "1x1o + 1x2e"),
+    ),
+    "vector": (
+        VectorSignalTensorProduct(4, 2, 2, rngs=nnx.Rngs(0)),
+        ("4x0e + 4x1o + 4x2e", "1x0e + 1x1o + 1x2e"),
     ),
     "contraction": (
         SymmetricContraction("2x0e + 2x1o", "0e + 1o + 2e", order=3, rngs=nnx.Rngs(0)),
@@ -62,8 +68,34 @@ def test_equivariance(case, rng):
         act_on_inputs=lambda *args: act(args),
         act_on_output=act,
         bound=2e-6,
-        scale=1.0,
+        # the norm is of order one, and hardly has a gradient along itself
+        scale=1.0 if isinstance(layer, IrrepsRMSNorm) else None,
     )
+
+
+def test_vector_signals_have_the_scale_of_the_inputs(rng):
+    """All degrees that the product reaches, with two sets of weights; degree 0 is out of reach."""
+    layer = VectorSignalTensorProduct(400, 2, 1, 3, rank=2, rngs=nnx.Rngs(0))
+    x, y = (jnp.asarray(rng.standard_normal((20, 400, n)), jnp.float32) for n in (9, 4))
+    z = np.asarray(layer(x, y))
+    np.testing.assert_array_equal(z[..., 0], 0)
+    for degree in (1, 2):
+        assert 0.7 < np.mean(z[..., degree**2 : (degree + 1) ** 2] ** 2) < 1.4
+    with pytest.raises(ValueError, match="y must have 400 channels or 1"):
+        layer(x, y[:, :3])
+
+
+@pytest.mark.parametrize("kind", [BesselBasis, GaussianBasis])
+def test_radial_features_vanish_smoothly_at_the_cutoff(kind):
+    layer = kind(6, 4.0, p=6)
+    assert not jax.tree.leaves(nnx.state(layer))
+    values, first = jax.jvp(layer, (jnp.array([0.5, 3.999, 4.0, 5.0]),), (jnp.ones(4),))
+    assert values.shape == (4, 6)
+    assert np.all(np.asarray(values[0]) != 0)
+    np.testing.assert_allclose(values[1:], 0, atol=1e-6)
+    np.testing.assert_allclose(first[1:], 0, atol=1e-3)
+    with pytest.raises(ValueError, match="cutoff must be positive, got -1"):
+        kind(6, -1.0)
 
 
 @pytest.mark.parametrize("name", ["linear", "product", "contraction"])
@@ -155,13 +187,14 @@ def test_convolution_is_the_sum_over_edges(rng):
     hidden = 1.6765 * jax.nn.silu(CONVOLUTION.radial[0](given["radial"]))
     weights = np.asarray(CONVOLUTION.radial[1](hidden)).reshape(12, 3, -1)
     kept = ["0e", "1o", "1e"]
+    multiply = jax.jit(lambda x, y: e3nn.tensor_product(x, y, filter_ir_out=kept))
     sums: Any = 0.0
     irreps = None
     for edge, (s, r) in enumerate(zip(given["senders"], given["receivers"], strict=True)):
         rows = []
         for channel in range(3):
             x = e3nn.IrrepsArray("0e + 1o", given["nodes"].mul_to_axis(3).array[s, channel])
-            product = e3nn.tensor_product(x, given["harmonics"][edge], filter_ir_out=kept)
+            product = multiply(x, given["harmonics"][edge])
             widths = [ir.dim for mul, ir in product.irreps for _ in range(mul)]
             spread = np.repeat(weights[edge, channel], widths)
             rows.append(np.asarray(product.array) * spread)

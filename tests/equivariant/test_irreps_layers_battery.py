@@ -12,6 +12,7 @@ from structlayers.equivariant.layers.clebsch_gordan import (
     SymmetricContraction,
 )
 from structlayers.equivariant.layers.irreps_linear import IrrepsLinear
+from structlayers.equivariant.layers.vector_signal import VectorSignalTensorProduct
 from tests.layers_battery import *  # noqa: F403
 
 IRREPS = "2x0e + 2x1o"
@@ -21,19 +22,22 @@ def of_arrays(layer: type, *, square: bool = False) -> Any:
     """The layer on arrays of eight features, which stand for irreps; of the same name."""
 
     def call(self: Any, x: jax.Array) -> jax.Array:
-        given = e3nn.IrrepsArray(IRREPS, x)
-        return layer.__call__(self, *[given] * (1 + square)).array
+        # another second factor: a vector product with itself is zero
+        arrays = (x, x[..., ::-1]) if square else (x,)
+        return layer.__call__(self, *(e3nn.IrrepsArray(IRREPS, array) for array in arrays)).array
 
     return type(layer.__name__, (layer,), {"__call__": call})
 
 
 LINEAR = of_arrays(IrrepsLinear)
 PRODUCT = of_arrays(ClebschGordanTensorProduct, square=True)
+VECTOR = of_arrays(VectorSignalTensorProduct, square=True)
 CONTRACTION = of_arrays(SymmetricContraction)
 
 LAYERS = {
     "linear": lambda rngs: LINEAR(IRREPS, IRREPS, use_bias=True, rngs=rngs),
     "product": lambda rngs: PRODUCT(IRREPS, IRREPS, "0e + 1o", rngs=rngs),
+    "vector": lambda rngs: VECTOR(2, 1, 1, rngs=rngs),
     "contraction": lambda rngs: CONTRACTION(IRREPS, "0e + 1o", order=2, rngs=rngs),
 }
 

@@ -15,7 +15,7 @@ from structlayers.equivariant.ops.symmetric_contraction import (
 from structlayers.testing import assert_equivariant, assert_gradients_match, error_ratio
 from tests.equivariant.irreps_cases import irreps_array, rotate, rotation
 
-IRREPS, OUT = "0e + 1o + 2e", "0e + 1o"
+IRREPS, OUT = "0e + 1o + 1e", "0e + 1o"
 
 
 def draw(rng, irreps, out, order, *lead):
@@ -56,7 +56,7 @@ def test_counts_of_paths():
 
 def test_values_and_gradients(rng):
     weights = draw(rng, IRREPS, OUT, 3, 4)
-    x = jnp.asarray(rng.standard_normal((5, 4, 9)), jnp.float32)
+    x = jnp.asarray(rng.standard_normal((5, 4, 7)), jnp.float32)
 
     def fast(x, weights):
         array = e3nn.IrrepsArray(IRREPS, x)
@@ -65,7 +65,7 @@ def test_values_and_gradients(rng):
 
     assert_gradients_match(
         jax.jit(fast),
-        lambda x, weights: written_out(x, weights, IRREPS, OUT),
+        jax.jit(lambda x, weights: written_out(x, weights, IRREPS, OUT)),
         (x, weights),
         1e-6,
     )

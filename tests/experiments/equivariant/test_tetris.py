@@ -16,7 +16,8 @@ CONFIG: Any = load(CONFIGS / "equivariant" / "tetris.py").config
 def scores(product: str, rotations: np.ndarray) -> np.ndarray:
     phase = dataclasses.replace(CONFIG, channels=2).build().phases()[0]
     phase = dataclasses.replace(phase, product=product)
-    return np.asarray(phase._scores(phase.init()["weights"], tetris.graphs(rotations)))
+    graph, weights = tetris.graphs(rotations), phase.init()["weights"]
+    return np.asarray(jax.jit(lambda weights: phase._scores(weights, graph))(weights))
 
 
 def test_shapes_differ_and_the_first_two_are_mirror_images(rng):
