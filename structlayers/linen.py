@@ -26,33 +26,57 @@ from structlayers.gla import layers as gla
 from structlayers.structured import layers as structured
 
 __all__ = [
+    "BesselBasis",
     "ButterflyLinear",
     "CirculantLinear",
+    "ClebschGordanConvolution",
+    "ClebschGordanTensorProduct",
     "FastfoodLinear",
+    "Gate",
     "GatedLinearAttention",
     "GauntConvolution",
     "GauntManyBody",
     "GauntTensorProduct",
+    "GaussianBasis",
+    "IrrepsLinear",
+    "IrrepsRMSNorm",
     "LDRLinear",
     "LearnedPermutation",
     "LowRankLinear",
     "MonarchLinear",
     "OrthogonalButterfly",
+    "SymmetricContraction",
     "ToeplitzLikeLinear",
+    "VectorSignalTensorProduct",
 ]
 
 type LinenLayer = Callable[..., linen.Module]
 
+BesselBasis: LinenLayer = partial(nnx.bridge.to_linen, equivariant.BesselBasis, skip_rng=True)
 ButterflyLinear: LinenLayer = partial(nnx.bridge.to_linen, butterfly.ButterflyLinear)
 CirculantLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.CirculantLinear)
+ClebschGordanConvolution: LinenLayer = partial(
+    nnx.bridge.to_linen, equivariant.ClebschGordanConvolution
+)
+ClebschGordanTensorProduct: LinenLayer = partial(
+    nnx.bridge.to_linen, equivariant.ClebschGordanTensorProduct
+)
 FastfoodLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.FastfoodLinear)
+Gate: LinenLayer = partial(nnx.bridge.to_linen, equivariant.Gate, skip_rng=True)
 GatedLinearAttention: LinenLayer = partial(nnx.bridge.to_linen, gla.GatedLinearAttention)
 GauntConvolution: LinenLayer = partial(nnx.bridge.to_linen, equivariant.GauntConvolution)
 GauntManyBody: LinenLayer = partial(nnx.bridge.to_linen, equivariant.GauntManyBody)
 GauntTensorProduct: LinenLayer = partial(nnx.bridge.to_linen, equivariant.GauntTensorProduct)
+GaussianBasis: LinenLayer = partial(nnx.bridge.to_linen, equivariant.GaussianBasis, skip_rng=True)
+IrrepsLinear: LinenLayer = partial(nnx.bridge.to_linen, equivariant.IrrepsLinear)
+IrrepsRMSNorm: LinenLayer = partial(nnx.bridge.to_linen, equivariant.IrrepsRMSNorm)
 LDRLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.LDRLinear)
 LearnedPermutation: LinenLayer = partial(nnx.bridge.to_linen, butterfly.LearnedPermutation)
 LowRankLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.LowRankLinear)
 MonarchLinear: LinenLayer = partial(nnx.bridge.to_linen, butterfly.MonarchLinear)
 OrthogonalButterfly: LinenLayer = partial(nnx.bridge.to_linen, butterfly.OrthogonalButterfly)
+SymmetricContraction: LinenLayer = partial(nnx.bridge.to_linen, equivariant.SymmetricContraction)
 ToeplitzLikeLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.ToeplitzLikeLinear)
+VectorSignalTensorProduct: LinenLayer = partial(
+    nnx.bridge.to_linen, equivariant.VectorSignalTensorProduct
+)

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import e3nn_jax as e3nn
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,46 @@ def test_same_output_and_parameter_names(case, rng: np.random.Generator):
     nnx.update(layer, state)
     out = jax.jit(model.apply)(variables, x)
     np.testing.assert_allclose(out, layer(x), rtol=1e-6, atol=1e-6)
+
+
+IRREPS = "2x0e + 2x1o"
+
+
+def irreps_array(rng: np.random.Generator) -> e3nn.IrrepsArray:
+    return e3nn.IrrepsArray(IRREPS, jnp.asarray(rng.standard_normal((3, 8)), jnp.float32))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "options", "inputs", "names"),
+    [
+        ("IrrepsLinear", (IRREPS, "0e + 1o"), {}, 1, {"kernels"}),
+        ("IrrepsRMSNorm", (IRREPS,), {}, 1, {"scale"}),
+        ("SymmetricContraction", (IRREPS, "0e"), {"order": 2}, 1, {"weights"}),
+        ("ClebschGordanTensorProduct", (IRREPS, IRREPS), {}, 2, {"weights"}),
+        ("GauntTensorProduct", (2, 1, 1), {}, 2, {"w1", "w2", "w3"}),
+        ("VectorSignalTensorProduct", (2, 1, 1), {}, 2, {"w1", "w2", "w3"}),
+        ("GauntManyBody", (2, 1), {"order": 2}, 1, {"weights"}),
+    ],
+)
+def test_layers_of_irreps_arrays(name, sizes, options, inputs, names, rng):
+    arrays = [irreps_array(rng) for _ in range(inputs)]
+    model = getattr(sl, name)(*sizes, **options)
+    variables = jax.jit(model.init)(jax.random.key(0), *arrays)
+    layer = LAYERS[name](*sizes, rngs=nnx.Rngs(1), **options)
+    state = nnx.state(layer)
+    assert set(variables["params"]) == set(state) == names
+    nnx.replace_by_pure_dict(state, variables["params"])
+    nnx.update(layer, state)
+    out, want = jax.jit(model.apply)(variables, *arrays), layer(*arrays)
+    assert out.irreps == want.irreps
+    np.testing.assert_allclose(out.array, want.array, rtol=1e-6, atol=1e-6)
+
+
+def test_layers_without_parameters():
+    lengths = jnp.linspace(0.1, 4.0, 5)
+    for name in ("BesselBasis", "GaussianBasis"):
+        out = getattr(sl, name)(8, 5.0).apply({}, lengths)
+        np.testing.assert_allclose(out, LAYERS[name](8, 5.0)(lengths), rtol=1e-6, atol=1e-6)
 
 
 class Net(nn.Module):

@@ -10,6 +10,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 
 from experiments.butterfly.recovery import paper
 from experiments.butterfly.recovery.config import RecoveryConfig
@@ -57,9 +59,10 @@ def draw_heat_maps(
         "sparse, low rank or both": plain,
     }
     figure, rows = plt.subplots(1, 3, figsize=(16, 4.6), sharey=True, layout="constrained")
+    colours = ScalarMappable(Normalize(-9, 0), "viridis")
     for axes, (title, values) in zip(rows, panels.items(), strict=True):
         cells = np.log10(np.maximum(np.array(values, np.float64), 1e-9))
-        image = axes.imshow(cells, vmin=-9, vmax=0, cmap="viridis", aspect="auto")
+        axes.imshow(cells, norm=colours.norm, cmap=colours.cmap, aspect="auto")
         for (row, column), value in np.ndenumerate(np.array(values, np.float64)):
             if np.isfinite(value):
                 colour = "white" if cells[row, column] < -4 else "black"
@@ -67,6 +70,6 @@ def draw_heat_maps(
         axes.set(title=title, xlabel="N", xticks=range(len(sizes)), yticks=range(len(table)))
         axes.set_xticklabels(sizes)
         axes.set_yticklabels(list(table))
-    figure.colorbar(image, ax=rows, label="log10 RMSE")
+    figure.colorbar(colours, ax=rows, label="log10 RMSE")
     figure.savefig(path, dpi=130)
     plt.close(figure)

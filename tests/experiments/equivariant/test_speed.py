@@ -85,6 +85,7 @@ def test_words_of_precision_have_units():
 
 def test_every_goal_is_of_a_cell():
     config = load(ROOT / "configs/equivariant/speed_gpu.py").config
+    assert isinstance(config, SpeedConfig)
     keys = {f"{cell.spec.name}/{cell.precision}" for cell in config.cells()}
     assert {"/".join(goal.metric.split("/")[:2]) for goal in config.goals()} <= keys
 
