@@ -3,8 +3,8 @@
 One message-passing potential (two layers, harmonics up to degree 3, features 0e + 1o + 2e of 64
 channels, products of three neighbours) with several symmetric contractions: all Clebsch-Gordan
 couplings as in MACE, or products on a grid of the sphere. 450 frames to train on, 50 to validate,
-AMSGrad from 0.01, batches of 5, squared errors of energy by atom and forces 1 : 1000, moving average
-0.99, 500 epochs; three seeds side by side.
+AMSGrad from 0.01, batches of 5, squared errors of energy by atom and forces 1 : 1000, moving
+average 0.99, 500 epochs; three seeds side by side.
 
 Paper: Batatia et al. 2022, arXiv:2206.07697 (MACE); Luo et al. 2024, arXiv:2401.10216 (the Gaunt
 contraction, Table 2, and the recipe, there for 3BPA with 256 channels and up to 2000 epochs).

@@ -75,7 +75,7 @@ class MoleculeSet:
 def parse_extxyz(content: bytes) -> list[Structure]:
     """Frames of an extended xyz file, with energy and forces where it has them."""
     found = []
-    for atoms in ase.io.read(io.StringIO(content.decode()), index=":", format="extxyz"):
+    for atoms in ase.io.iread(io.StringIO(content.decode()), index=":", format="extxyz"):
         known = {} if atoms.calc is None else atoms.calc.results
         values = {name: known[name] for name in ("energy", "forces") if name in known}
         found.append(Structure.from_ase(atoms, **values))
@@ -84,7 +84,7 @@ def parse_extxyz(content: bytes) -> list[Structure]:
 
 def _isolated(structures: Sequence[Structure]) -> dict[int, float]:
     """Energy by atomic number, from frames of one atom."""
-    return {int(np.asarray(s.numbers)[0]): float(s.energy or 0.0) for s in structures}
+    return {int(s.numbers[0]): float(s.energy or 0.0) for s in structures}
 
 
 def load_acac() -> MoleculeSet:
@@ -111,10 +111,10 @@ def load_bpa() -> MoleculeSet:
         DataError: a file is missing or another one.
     """
     sets = {name: parse_extxyz(file.read()) for name, file in BPA_FILES.items()}
-    seen = {np.asarray(s.positions).tobytes() for s in sets["train_300K"]}
+    seen = {s.positions.tobytes() for s in sets["train_300K"]}
     mixed = sets["train_mixedT"]
     tests = {
-        name: [s for s in mixed[first:last] if np.asarray(s.positions).tobytes() not in seen]
+        name: [s for s in mixed[first:last] if s.positions.tobytes() not in seen]
         for name, (first, last) in MIXED_TEMPERATURES.items()
     }
     return MoleculeSet(sets["train_300K"], tests, _isolated(sets["iso_atoms"]))

@@ -75,14 +75,14 @@ def statistics(
     structures: Sequence[Structure], atomic_energies: Mapping[int, float], cutoff: float
 ) -> Statistics:
     """What the potential takes from the training frames."""
-    species = sorted({int(z) for s in structures for z in np.asarray(s.numbers)})
+    species = sorted({int(z) for s in structures for z in s.numbers})
     if atomic_energies:
         isolated = [atomic_energies[z] for z in species]
     else:
         energies = np.array([s.energy for s in structures], np.float64)
         isolated = np.linalg.lstsq(_compositions(structures, species), energies)[0].tolist()
     atoms = np.array([len(s) for s in structures])
-    forces = np.concatenate([np.asarray(s.forces) for s in structures])
+    forces = np.concatenate([s.forces for s in structures])
     edges = stack_graphs(structures, species, cutoff).edge_mask.sum()
     return Statistics(
         tuple(species),

@@ -28,14 +28,13 @@ def draw_parity(results: Results, path: Path) -> None:
     )
     for row, result in zip(panels, results.values(), strict=True):
         for axes, kind in zip(row, UNITS, strict=True):
-            texts = []
+            texts, start = [], 0.0
             for name, found in result["tests"].items():
                 points = np.array(found["parity"][kind])
                 axes.plot(*points.T, ".", markersize=3, alpha=0.5, label=name)
+                start = float(points[0, 0])
                 texts.append(f"{name} {np.mean(found[f'{kind}_rmse']):.1f}")
-            axes.axline(
-                (points[0, 0], points[0, 0]), slope=1, color="grey", linewidth=0.8, zorder=0
-            )
+            axes.axline((start, start), slope=1, color="grey", linewidth=0.8, zorder=0)
             unit = "meV/$\\mathrm{\\AA}$" if kind == "force" else "meV"
             axes.set_title(
                 f"{result['dataset']}, {result['contraction']}\nRMSE {', '.join(texts)} {unit}",

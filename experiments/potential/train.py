@@ -88,7 +88,7 @@ class Trainer:
         """Learning rate of an epoch."""
         if self.schedule == "plateau":
             return self.learning_rate * plateau.scale
-        return optax.cosine_decay_schedule(self.learning_rate, self.epochs)(epoch)
+        return jnp.asarray(optax.cosine_decay_schedule(self.learning_rate, self.epochs)(epoch))
 
     def predict(self, parameters: Any, frames: Frames) -> Prediction:
         """Energies and forces of some frames, of one seed."""
@@ -211,7 +211,7 @@ def train_epochs(
         num: epochs.
 
     Returns:
-        The new state, and "loss", "validation_loss" and "learning_rate" of the last epoch, `(seeds,)`.
+        The new state; "loss", "validation_loss", "learning_rate" of the last epoch, `(seeds,)`.
     """
 
     def one(state: State, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:

@@ -1,5 +1,6 @@
 """A potential of atoms: graphs, neighbour lists, the model, a calculator."""
 
+from structlayers.models.interatomic_potential.calculator import Evaluator, ase_calculator
 from structlayers.models.interatomic_potential.config import InteratomicPotentialConfig
 from structlayers.models.interatomic_potential.contractions import CONTRACTIONS
 from structlayers.models.interatomic_potential.graph import (
@@ -19,6 +20,7 @@ from structlayers.models.interatomic_potential.structure import Structure
 __all__ = [
     "CONTRACTIONS",
     "CapacityError",
+    "Evaluator",
     "Graph",
     "Interaction",
     "InteratomicPotential",
@@ -26,6 +28,7 @@ __all__ = [
     "NeighbourList",
     "Prediction",
     "Structure",
+    "ase_calculator",
     "make_graph",
     "neighbour_list",
     "stack_graphs",

@@ -1,12 +1,12 @@
 """Symmetric contractions: invariant and covariant polynomials of one atom's neighbour sums.
 
-A contraction maps `A (N, C, (lmax + 1)^2)` to `B (N, C, (lmax_out + 1)^2)`, each channel for itself,
-by polynomials of degree 1 to nu whose weights depend on the channel and on the atom's element.
+A contraction maps `A (N, C, (lmax + 1)^2)` to `B (N, C, (lmax_out + 1)^2)`, each channel for
+itself, by polynomials of degree 1 to nu with weights by channel and by the atom's element.
 """
 
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import e3nn_jax as e3nn
 import jax
@@ -30,9 +30,9 @@ def symmetric_basis(lmax: int, lmax_out: int, power: int) -> np.ndarray:
         power: degree of the polynomials, at least 1.
 
     Returns:
-        float64 `(paths, (lmax + 1)^2, ..., (lmax_out + 1)^2)`, `power` axes of the argument between.
-        A path has values in the components of one degree, of unit mean square for an argument of
-        unit variance as far as its components are independent.
+        float64 `(paths, (lmax + 1)^2, ..., (lmax_out + 1)^2)`, `power` axes of the argument
+        between. A path has values in the components of one degree, and squares that sum to their
+        number.
 
     Example:
         >>> [symmetric_basis(3, 2, power).shape[0] for power in (1, 2, 3)]
@@ -90,8 +90,8 @@ class ClebschGordanContraction(nnx.Module):
     .. math:: B_{n c M} = \sum_{\nu, p} W^\nu_{z_n p c} \sum_{i_1 \ldots i_\nu}
               U^{\nu p}_{i_1 \ldots i_\nu M} A_{n c i_1} \cdots A_{n c i_\nu}
 
-    Two factors of all powers are contracted at once, the others one at a time from the highest power
-    down.
+    Two factors of all powers are contracted at once, the others one at a time from the highest
+    power down.
 
     Args:
         config: sizes; `correlation` is the largest nu.
@@ -99,8 +99,9 @@ class ClebschGordanContraction(nnx.Module):
         rngs: keys for the weights.
 
     References:
-        Batatia, Kovács, Simm, Ortner, Csányi, "MACE: Higher Order Equivariant Message Passing Neural
-        Networks for Fast and Accurate Force Fields", 2022, arXiv:2206.07697, equations 10 and 11.
+        Batatia, Kovács, Simm, Ortner, Csányi, "MACE: Higher Order Equivariant Message Passing
+        Neural Networks for Fast and Accurate Force Fields", 2022, arXiv:2206.07697,
+        equations 10 and 11.
     """
 
     def __init__(self, config: "InteratomicPotentialConfig", lmax_out: int, *, rngs: nnx.Rngs):

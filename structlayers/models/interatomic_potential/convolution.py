@@ -1,4 +1,4 @@
-"""The sum over neighbours: features of the sender times harmonics of the edge, by radial weights."""
+"""The sum over neighbours: features of senders times harmonics of edges, by radial weights."""
 
 import functools
 from typing import NamedTuple
@@ -70,8 +70,9 @@ class NeighbourSum(nnx.Module):
         rngs: keys for the weights.
 
     References:
-        Batatia, Kovács, Simm, Ortner, Csányi, "MACE: Higher Order Equivariant Message Passing Neural
-        Networks for Fast and Accurate Force Fields", 2022, arXiv:2206.07697, equations 8 and 9.
+        Batatia, Kovács, Simm, Ortner, Csányi, "MACE: Higher Order Equivariant Message Passing
+        Neural Networks for Fast and Accurate Force Fields", 2022, arXiv:2206.07697,
+        equations 8 and 9.
     """
 
     def __init__(self, config: InteratomicPotentialConfig, hidden_lmax: int, *, rngs: nnx.Rngs):

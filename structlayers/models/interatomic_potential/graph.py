@@ -63,6 +63,23 @@ class Graph:
         """Places for structures, G."""
         return self.graph_mask.shape[-1]
 
+    def with_edges(self, num_edges: int) -> "Graph":
+        """The same graph of NumPy arrays with another number of places for edges.
+
+        Raises:
+            CapacityError: fewer places than edges; none is left out.
+        """
+        found = int(np.sum(self.edge_mask))
+        _capacity("num_edges", "edges", found, num_edges)
+        last = self.num_atoms - 1
+        return dataclasses.replace(
+            self,
+            senders=_padded(self.senders[:found], num_edges, last),
+            receivers=_padded(self.receivers[:found], num_edges, last),
+            images=_padded(self.images[:found], num_edges),
+            edge_mask=np.arange(num_edges) < found,
+        )
+
     def flatten(self) -> "Graph":
         """One graph of a stack with one leading axis `B`: B N atoms, B E edges, B G structures.
 
@@ -152,35 +169,30 @@ def _pack(
 ) -> Graph:
     sizes = np.array([len(structure) for structure in structures])
     starts = np.cumsum(sizes) - sizes
-
-    def padded(
-        parts: Sequence[np.ndarray], count: int, kind: np.dtype | type, rest: int = 0
-    ) -> np.ndarray:
-        values = np.concatenate(parts)
-        result = np.full((count, *values.shape[1:]), rest, kind)
-        result[: len(values)] = values
-        return result
-
-    def mask(length: int, count: int) -> np.ndarray:
-        return np.arange(count) < length
-
-    pairs = list(zip(lists, starts, strict=True))
-    last = num_atoms - 1
-    cells = [np.zeros((3, 3)) if s.cell is None else s.cell for s in structures]
-    return Graph(
-        positions=padded([np.asarray(s.positions) for s in structures], num_atoms, dtype),
-        species=padded(
-            [species_of(np.asarray(s.numbers), species) for s in structures], num_atoms, np.int32
-        ),
-        atom_graph=padded([np.repeat(np.arange(len(sizes)), sizes)], num_atoms, np.int32),
-        atom_mask=mask(int(sizes.sum()), num_atoms),
-        senders=padded([e.senders + start for e, start in pairs], num_edges, np.int32, last),
-        receivers=padded([e.receivers + start for e, start in pairs], num_edges, np.int32, last),
-        images=padded([edges.images for edges in lists], num_edges, dtype),
-        edge_mask=mask(sum(len(edges.senders) for edges in lists), num_edges),
-        cell=padded([np.stack(cells)], num_graphs, dtype),
-        graph_mask=mask(len(structures), num_graphs),
+    shifted = list(zip(lists, starts, strict=True))
+    indices = [species_of(s.numbers, species) for s in structures]
+    cells = np.stack([np.zeros((3, 3)) if s.cell is None else s.cell for s in structures])
+    positions = np.concatenate([s.positions for s in structures]).astype(dtype)
+    exact = Graph(
+        positions=_padded(positions, num_atoms),
+        species=_padded(np.concatenate(indices), num_atoms),
+        atom_graph=_padded(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes), num_atoms),
+        atom_mask=np.arange(num_atoms) < sizes.sum(),
+        senders=np.concatenate([e.senders + start for e, start in shifted]).astype(np.int32),
+        receivers=np.concatenate([e.receivers + start for e, start in shifted]).astype(np.int32),
+        images=np.concatenate([edges.images for edges in lists]).astype(dtype),
+        edge_mask=np.ones(sum(len(edges.senders) for edges in lists), bool),
+        cell=_padded(cells.astype(dtype), num_graphs),
+        graph_mask=np.arange(num_graphs) < len(structures),
     )
+    return exact.with_edges(num_edges)
+
+
+def _padded(values: np.ndarray, count: int, rest: int = 0) -> np.ndarray:
+    """The values, then `rest` in the places left over."""
+    result = np.full((count, *values.shape[1:]), rest, values.dtype)
+    result[: len(values)] = values
+    return result
 
 
 def stack_graphs(

@@ -1,5 +1,6 @@
 """The potential: energy of atoms, and forces and stress as its derivatives."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import e3nn_jax as e3nn
@@ -22,7 +23,8 @@ class Prediction(NamedTuple):
     Attributes:
         energy: relative to the isolated atoms, `(G,)`.
         forces: `(N, 3)`, minus the derivative by the positions.
-        stress: `(G, 3, 3)`, the derivative by a symmetric strain over the volume; None unless asked.
+        stress: `(G, 3, 3)`, the derivative by a symmetric strain over the volume; None unless asked
+            for.
     """
 
     energy: jax.Array
@@ -42,8 +44,9 @@ class Interaction(nnx.Module):
         rngs: keys for the weights.
 
     References:
-        Batatia, Kovács, Simm, Ortner, Csányi, "MACE: Higher Order Equivariant Message Passing Neural
-        Networks for Fast and Accurate Force Fields", 2022, arXiv:2206.07697, equations 7 to 12.
+        Batatia, Kovács, Simm, Ortner, Csányi, "MACE: Higher Order Equivariant Message Passing
+        Neural Networks for Fast and Accurate Force Fields", 2022, arXiv:2206.07697,
+        equations 7 to 12.
     """
 
     def __init__(
@@ -75,9 +78,9 @@ class InteratomicPotential(nnx.Module):
               F = -\partial E / \partial x, \qquad \sigma = V^{-1} \, \partial E / \partial \epsilon
 
     `h^(0)` is an embedding of the element, each `Interaction` gives the next features, and `R_t`
-    reads their invariants: linear, a network with one hidden layer at the last. E is invariant under
-    rotations, inversion, translations and the order of the atoms, and smooth where atoms enter or
-    leave the cutoff.
+    reads their invariants: linear, a network with one hidden layer at the last. E is invariant
+    under rotations, inversion, translations and the order of the atoms, and smooth where atoms
+    enter or leave the cutoff.
 
     Args:
         config: sizes and options.
@@ -94,8 +97,8 @@ class InteratomicPotential(nnx.Module):
         ((1,), (3, 3), True)
 
     References:
-        Batatia, Kovács, Simm, Ortner, Csányi, "MACE: Higher Order Equivariant Message Passing Neural
-        Networks for Fast and Accurate Force Fields", 2022, arXiv:2206.07697, section 4.
+        Batatia, Kovács, Simm, Ortner, Csányi, "MACE: Higher Order Equivariant Message Passing
+        Neural Networks for Fast and Accurate Force Fields", 2022, arXiv:2206.07697, section 4.
     """
 
     def __init__(self, config: InteratomicPotentialConfig, *, rngs: nnx.Rngs):
@@ -106,7 +109,7 @@ class InteratomicPotential(nnx.Module):
         self.interactions = nnx.List(
             [
                 Interaction(config, lmax_in, lmax_out, rngs=rngs)
-                for lmax_in, lmax_out in zip(lmaxs[:-1], lmaxs[1:], strict=True)
+                for lmax_in, lmax_out in pairwise(lmaxs)
             ]
         )
         options = {"dtype": config.dtype, "precision": config.jax_precision, "rngs": rngs}
@@ -141,8 +144,8 @@ class InteratomicPotential(nnx.Module):
             The energy relative to the isolated atoms, the forces, and the stress or None.
 
         Raises:
-            ValueError: stress is asked for, and a structure has no cell. Where cells are traced, its
-                stress is not finite.
+            ValueError: stress is asked for, and a structure has no cell. Where cells are traced,
+                its stress is not finite.
         """
         graph = jax.tree.map(jnp.asarray, graph)
         volume = jnp.abs(jnp.linalg.det(graph.cell))

@@ -45,13 +45,13 @@ def neighbour_list(
         >>> [len(neighbour_list(cube, cutoff).senders) for cutoff in (1.9, 2.1, 2.9)]
         [0, 6, 18]
     """
-    from scipy.spatial import cKDTree  # not a dependency of the library itself
+    from scipy.spatial import KDTree  # not a dependency of the library itself
 
     if not cutoff > 0:
         raise ValueError(f"cutoff must be positive, got {cutoff}")
-    positions = np.asarray(structure.positions)
+    positions = structure.positions
     atoms, images, places = _images_within(structure, cutoff)
-    found = cKDTree(positions).query_ball_tree(cKDTree(places), cutoff)
+    found = KDTree(positions).query_ball_tree(KDTree(places), cutoff)
     counts = [len(row) for row in found]
     receivers = np.repeat(np.arange(len(found)), counts)
     near = np.fromiter(itertools.chain.from_iterable(found), np.int64, sum(counts))
@@ -84,7 +84,7 @@ def _images_within(
     fractional coordinate k leaves the range of the atoms' by more than cutoff times that row's
     length is too far.
     """
-    positions = np.asarray(structure.positions)
+    positions = structure.positions
     count = len(structure)
     if not any(structure.periodic):
         return np.arange(count), np.zeros((count, 3), np.int64), positions

@@ -5,6 +5,7 @@ learning rate suits all of them.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -90,8 +91,7 @@ class PlainNetwork(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.precision = precision
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        self.kernels = nnx.List([normal(rngs, pair, dtype) for pair in pairs])
+        self.kernels = nnx.List([normal(rngs, pair, dtype) for pair in pairwise(sizes)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `(N, sizes[0])` to `(N, sizes[-1])`; 0 to 0."""

@@ -31,7 +31,7 @@ def bessel_basis(r: jax.Array, num: int, cutoff: float) -> jax.Array:
 
 
 def polynomial_cutoff(r: jax.Array, power: int, cutoff: float) -> jax.Array:
-    r"""A polynomial that falls from 1 to 0 at the cutoff, with `power - 1` flat derivatives...
+    r"""A polynomial that falls smoothly from 1 at distance 0 to 0 at the cutoff.
 
     .. math:: u(x) = 1 - \tfrac{(p+1)(p+2)}{2} x^p + p (p+2) x^{p+1} - \tfrac{p (p+1)}{2} x^{p+2},
               \quad x = r / c

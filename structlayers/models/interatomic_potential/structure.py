@@ -11,7 +11,7 @@ from structlayers._core.checks import require_shape
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Structure:
-    """Atoms in float64, with the reference values where they are known.
+    """Atoms in float64, with the reference values where they are known; NumPy arrays once made.
 
     Units are those of the data; the models of this package use electronvolt and angstrom.
 
@@ -34,13 +34,13 @@ class Structure:
         (3, (False, False, False))
     """
 
-    numbers: np.ndarray | Sequence[int]
-    positions: np.ndarray | Sequence[Sequence[float]]
-    cell: np.ndarray | None = None
+    numbers: Any
+    positions: Any
+    cell: Any = None
     periodic: tuple[bool, bool, bool] = (False, False, False)
     energy: float | None = None
-    forces: np.ndarray | None = None
-    stress: np.ndarray | None = None
+    forces: Any = None
+    stress: Any = None
 
     def __post_init__(self) -> None:
         numbers = np.asarray(self.numbers)
@@ -63,8 +63,6 @@ class Structure:
                 f"positions must be finite; atom {bad[0]} is at {self.positions[bad[0]]} "
                 f"({bad.size} such atoms in all)"
             )
-        x, y, z = (bool(flag) for flag in self.periodic)
-        _set(self, "periodic", (x, y, z))
         if any(self.periodic) and not self.volume > 0:
             raise ValueError(
                 f"cell must span a volume where the structure is periodic {self.periodic}, "
@@ -92,7 +90,7 @@ class Structure:
             np.asarray(atoms.numbers),
             np.asarray(atoms.positions),
             cell=cell if np.linalg.det(cell) else None,
-            periodic=tuple(atoms.pbc),
+            periodic=tuple(atoms.pbc.tolist()),
             **values,
         )
 

@@ -1,0 +1,74 @@
+import ase
+import ase.build
+import ase.md.verlet
+import ase.units
+import numpy as np
+import pytest
+from flax import nnx
+
+from structlayers.models.interatomic_potential import (
+    Evaluator,
+    InteratomicPotential,
+    Structure,
+    ase_calculator,
+    make_graph,
+)
+from tests.models.interatomic_potential.molecules import crystal, small_config, small_potential
+
+
+def test_values_are_the_potentials():
+    config = small_config(atomic_energies=(-13.6, -1026.9, -2037.8))
+    potential = InteratomicPotential(config, rngs=nnx.Rngs(0))
+    structure = crystal(0)
+    atoms = ase.Atoms(
+        structure.numbers, structure.positions, cell=structure.cell, pbc=structure.periodic
+    )
+    atoms.calc = ase_calculator(potential)
+    graph = make_graph([structure], config.species, config.cutoff)
+    wanted = potential.predict(graph, stress=True)
+    energies = dict(zip(config.species, config.atomic_energies, strict=True))
+    isolated = sum(energies[z] for z in structure.numbers.tolist())
+    assert atoms.get_potential_energy() == pytest.approx(
+        float(wanted.energy[0]) + isolated, abs=1e-4
+    )
+    np.testing.assert_allclose(atoms.get_forces(), wanted.forces, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        atoms.get_stress(voigt=False), wanted.stress[0], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_molecular_dynamics_conserves_energy():
+    atoms = ase.build.molecule("H2O")
+    atoms.calc = ase_calculator(small_potential())
+    rng = np.random.default_rng(0)
+    atoms.set_momenta(0.5 * rng.standard_normal((3, 3)))
+    start = atoms.get_total_energy()
+    kinetic = []
+    dynamics = ase.md.verlet.VelocityVerlet(atoms, timestep=0.1 * ase.units.fs)
+    for _ in range(30):
+        dynamics.run(1)
+        kinetic.append(atoms.get_kinetic_energy())
+        assert atoms.get_total_energy() == pytest.approx(start, abs=2e-3)
+    assert np.ptp(kinetic) > 1e-2
+
+
+def test_more_neighbours_than_before_are_all_there():
+    """Atoms that come together need more places; the answer is that of an exact graph."""
+    potential = small_potential()
+    evaluator = Evaluator(potential, headroom=1.0)
+    rest = np.random.default_rng(0).standard_normal((8, 3)) + 4.0 * np.eye(8)[:, :3]
+    numbers = np.full(8, 6)
+    places = []
+    for scale in (4.0, 2.0, 1.5, 4.0):
+        structure = Structure(numbers, scale * rest)
+        found = evaluator(structure)
+        places.append(evaluator.num_edges)
+        exact = potential.predict(make_graph([structure], (1, 6, 8), potential.config.cutoff))
+        assert found["energy"] == pytest.approx(float(exact.energy[0]), rel=1e-5)
+        np.testing.assert_allclose(found["forces"], exact.forces, rtol=1e-3, atol=1e-5)
+    assert places[0] < places[2] == places[3]
+
+
+def test_headroom_below_one():
+    with pytest.raises(ValueError, match=r"headroom must be at least 1, got 0\.5"):
+        Evaluator(small_potential(), headroom=0.5)

@@ -1,0 +1,223 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.spatial.transform import Rotation
+
+from structlayers.models.interatomic_potential import (
+    CONTRACTIONS,
+    InteratomicPotential,
+    Structure,
+    make_graph,
+)
+from structlayers.testing import assert_equivariant
+from tests.models.interatomic_potential.molecules import (
+    cluster,
+    crystal,
+    small_config,
+    small_potential,
+)
+
+SPECIES = (1, 6, 8)
+
+
+@pytest.fixture(params=list(CONTRACTIONS))
+def contraction(request):
+    return request.param
+
+
+def predictor(potential, **options):
+    """Prediction of structures by one compiled function."""
+    graphdef, state = nnx.split(potential)
+    config = potential.config
+    stress = options.pop("stress", False)
+
+    @jax.jit
+    def predict(graph):
+        return nnx.merge(graphdef, state).predict(graph, stress=stress)
+
+    def call(*structures):
+        dtype = np.dtype(config.dtype)
+        return predict(
+            make_graph(structures, config.species, config.cutoff, dtype=dtype, **options)
+        )
+
+    return call
+
+
+def turned(structure, matrix, shift=0.0):
+    cell = None if structure.cell is None else structure.cell @ matrix.T
+    return Structure(
+        structure.numbers,
+        structure.positions @ matrix.T + shift,
+        cell=cell,
+        periodic=structure.periodic,
+    )
+
+
+ISOMETRIES = {
+    "rotation": Rotation.from_euler("zyx", [0.4, -1.1, 2.0]).as_matrix(),
+    "inversion": -np.eye(3),
+}
+
+
+@pytest.mark.parametrize("make", [cluster, crystal])
+def test_equivariance(contraction, make):
+    """Energy, forces and stress under rotation, inversion and translation, in float32."""
+    structure = make(2)
+    predict = predictor(
+        small_potential(contraction=contraction), num_edges=400, stress=make is crystal
+    )
+
+    for matrix in ISOMETRIES.values():
+
+        def act(found, matrix=matrix):
+            stress = None if found.stress is None else matrix @ found.stress @ matrix.T
+            return found._replace(forces=found.forces @ matrix.T, stress=stress)
+
+        assert_equivariant(
+            predict,
+            (structure,),
+            act_on_inputs=lambda s, matrix=matrix: (turned(s, matrix, shift=[3.0, -1.0, 2.0]),),
+            act_on_output=act,
+            bound=2e-5,
+        )
+
+
+def test_order_of_the_atoms(contraction):
+    structure = crystal(1)
+    order = np.random.default_rng(0).permutation(len(structure))
+    permuted = Structure(
+        np.asarray(structure.numbers)[order],
+        np.asarray(structure.positions)[order],
+        cell=structure.cell,
+        periodic=structure.periodic,
+    )
+    predict = predictor(small_potential(contraction=contraction))
+    one, other = predict(structure), predict(permuted)
+    np.testing.assert_allclose(one.energy, other.energy, rtol=1e-5)
+    np.testing.assert_allclose(one.forces[order], other.forces, rtol=1e-3, atol=1e-5)
+
+
+def test_padding_changes_nothing():
+    exact = predictor(small_potential(), stress=True)(crystal(0), crystal(1))
+    wide = predictor(small_potential(), stress=True, num_atoms=11, num_edges=700, num_graphs=3)(
+        crystal(0), crystal(1)
+    )
+    np.testing.assert_allclose(wide.energy, [*exact.energy, 0], rtol=1e-5)
+    np.testing.assert_allclose(wide.forces[:8], exact.forces, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(wide.stress[:2], exact.stress, rtol=1e-3, atol=1e-5)
+    assert not np.any(wide.forces[8:])
+    assert not np.any(wide.stress[2:])
+
+
+def test_forces_and_stress_are_derivatives(contraction):
+    """Against central differences of the energy in float64."""
+    with jax.enable_x64(True):
+        potential = InteratomicPotential(
+            small_config(contraction=contraction, dtype=jnp.float64), rngs=nnx.Rngs(1)
+        )
+        structure = crystal(3)
+        predict = predictor(potential, num_edges=400, stress=True)
+        found = predict(structure)
+        step = 1e-4
+
+        def energy(positions, cell):
+            moved = dataclasses.replace(structure, positions=positions, cell=cell)
+            return float(predict(moved).energy[0])
+
+        for atom, axis in ((0, 0), (1, 2), (3, 1)):
+            offset = np.zeros((len(structure), 3))
+            offset[atom, axis] = step
+            ends = [energy(structure.positions + s * offset, structure.cell) for s in (1, -1)]
+            slope = (ends[0] - ends[1]) / (2 * step)
+            assert -slope == pytest.approx(float(found.forces[atom, axis]), rel=1e-6, abs=1e-7)
+        for i, j in ((0, 0), (0, 1), (2, 1)):
+            strain = np.zeros((3, 3))
+            strain[i, j] += step / 2
+            strain[j, i] += step / 2
+            ends = [
+                energy(structure.positions @ grown, structure.cell @ grown)
+                for grown in (np.eye(3) + strain, np.eye(3) - strain)
+            ]
+            slope = (ends[0] - ends[1]) / (2 * step) / structure.volume
+            assert slope == pytest.approx(float(found.stress[0, i, j]), rel=1e-6, abs=1e-8)
+        assert np.abs(found.forces).max() > 0.01
+        np.testing.assert_allclose(found.stress, np.swapaxes(found.stress, 1, 2), atol=1e-12)
+
+
+def test_smooth_at_the_cutoff():
+    """An atom that enters the cutoff brings neither a step of the energy nor of the forces."""
+    with jax.enable_x64(True):
+        potential = InteratomicPotential(small_config(dtype=jnp.float64), rngs=nnx.Rngs(1))
+
+        def at(distance):
+            positions = [[0.0, 0, 0], [1.1, 0, 0], [0, 0, distance]]
+            return predictor(potential)(Structure([6, 8, 1], positions))
+
+        inside, outside = at(4.0 - 1e-5), at(4.0 + 1e-5)
+        np.testing.assert_allclose(inside.energy, outside.energy, atol=1e-12)
+        np.testing.assert_allclose(inside.forces, outside.forces, atol=1e-8)
+        assert np.abs(at(3.0).forces - outside.forces).max() > 1e-4
+
+
+def test_an_atom_without_neighbours():
+    potential = small_potential()
+    found = predictor(potential)(Structure([6], [[0.0, 0, 0]]))
+    assert np.isfinite(found.energy).all()
+    assert not np.any(found.forces)
+
+
+def test_energies_add_up():
+    """Molecules out of each other's reach, as one structure and as two."""
+    potential = small_potential()
+    one, other = cluster(0), cluster(1)
+    both = Structure(
+        np.concatenate([one.numbers, other.numbers]),
+        np.concatenate([one.positions, np.asarray(other.positions) + 50.0]),
+    )
+    together = predictor(potential)(both).energy[0]
+    apart = predictor(potential)(one, other).energy.sum()
+    np.testing.assert_allclose(together, apart, rtol=1e-5)
+
+
+def test_isolated_atoms():
+    config = small_config(atomic_energies=(-1.0, -20.0, -300.0))
+    potential = InteratomicPotential(config, rngs=nnx.Rngs(0))
+    graph = make_graph(
+        [Structure([1, 1, 8], 2 * np.eye(3)), Structure([6], [[0.0, 0, 0]])],
+        config.species,
+        config.cutoff,
+        num_atoms=6,
+    )
+    np.testing.assert_allclose(potential.isolated_energy(graph), [-302, -20])
+    np.testing.assert_allclose(potential(graph), potential.predict(graph).energy, rtol=1e-5)
+
+
+def test_stress_needs_a_cell():
+    potential = small_potential()
+    graph = make_graph([crystal(), cluster()], SPECIES, potential.config.cutoff)
+    with pytest.raises(ValueError, match="stress needs a cell of volume in every structure"):
+        potential.predict(graph, stress=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"species": (6, 1)}, r"species must be ascending atomic numbers, got \(6, 1\)"),
+        ({"species": ()}, "species must be ascending"),
+        ({"atomic_energies": (1.0,)}, "one entry for each of 3 species, got 1"),
+        ({"channels": 0}, "channels must be at least 1, got 0"),
+        ({"lmax": -1}, "lmax must be at least 0, got -1"),
+        ({"cutoff": 0.0}, r"cutoff must be positive, got 0\.0"),
+        ({"mean_neighbours": 0.0}, "mean_neighbours must be positive"),
+        ({"contraction": "dense"}, "contraction must be one of 'clebsch_gordan'.*got 'dense'"),
+        ({"precision": "best"}, "precision must be"),
+    ],
+)
+def test_config_refuses(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(small_config(), **change)
