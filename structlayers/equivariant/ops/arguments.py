@@ -1,0 +1,113 @@
+"""Argument checks that the operations of the family share."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from structlayers._core.checks import require_choice, require_real
+from structlayers.equivariant.grids import KINDS, SphericalGrid
+from structlayers.equivariant.harmonics import degrees_of
+from structlayers.equivariant.wigner import require_degree
+
+
+def check_lmax(lmax: int | None, largest: int) -> int:
+    """The largest degree of a result: at most that of the product, which is the default.
+
+    Raises:
+        ValueError: negative, or more than the product has.
+    """
+    if lmax is None:
+        return largest
+    lmax = require_degree("lmax", lmax)
+    if lmax > largest:
+        raise ValueError(f"lmax must be at most {largest}, the degree of the product, got {lmax}")
+    return lmax
+
+
+def check_grid(grid: str | SphericalGrid, degree: int, rule: str) -> str | SphericalGrid:
+    """A kind of grid, or a grid that is exact to a degree.
+
+    Args:
+        grid: as the user passes it.
+        degree: T.
+        rule: how T comes about, for the message.
+
+    Raises:
+        ValueError: an unknown kind, or a grid that is too small.
+    """
+    if not isinstance(grid, SphericalGrid):
+        return require_choice("grid", grid, KINDS)
+    if grid.degree < degree:
+        raise ValueError(
+            f"grid must be exact to degree T = {rule} = {degree}, "
+            f"got one of {len(grid.weights)} points exact to {grid.degree}"
+        )
+    return grid
+
+
+def check_weights(name: str, weights: ArrayLike, lmax: int, x: jax.Array) -> jax.Array:
+    """Weights of degrees, `(..., lmax + 1)`, in the dtype of a widened signal.
+
+    Raises:
+        TypeError: not real floating point.
+        ValueError: another last axis.
+    """
+    weights = jnp.asarray(weights)
+    require_real(name, weights)
+    if weights.ndim < 1 or weights.shape[-1] != lmax + 1:
+        raise ValueError(
+            f"{name} must have shape (..., {lmax + 1}), one weight for every degree 0 to {lmax}, "
+            f"got {weights.shape}"
+        )
+    return weights.astype(x.dtype)
+
+
+def to_rank(x: jax.Array, rank: int, keep: int = 1) -> jax.Array:
+    """Axes of size 1 in front of the leading axes, up to a rank; `keep` axes at the end stay."""
+    return x.reshape((1,) * (rank - x.ndim) + x.shape) if keep <= x.ndim < rank else x
+
+
+def check_leading(**arrays: jax.Array | None) -> int:
+    """The rank that arrays have together once their leading axes are broadcast.
+
+    Raises:
+        ValueError: leading axes that do not broadcast.
+    """
+    present = {name: array for name, array in arrays.items() if array is not None}
+    shapes = [array.shape[:-1] for array in present.values()]
+    try:
+        return len(jnp.broadcast_shapes(*shapes)) + 1
+    except ValueError:
+        listed = ", ".join(f"{name} {array.shape}" for name, array in present.items())
+        raise ValueError(f"leading axes must broadcast, got {listed}") from None
+
+
+def scale_degrees(x: jax.Array, weights: jax.Array | None) -> jax.Array:
+    """Each degree times its weight; leading axes broadcast."""
+    if weights is None:
+        return x
+    rank = check_leading(x=x, weights=weights)
+    spread = jnp.take(weights, degrees_of(weights.shape[-1] - 1).astype("int32"), axis=-1)
+    return to_rank(x, rank) * to_rank(spread, rank)
+
+
+def check_triple(weights: Any, name: str = "weights") -> Sequence[ArrayLike | None]:
+    """The three members of `weights=`, or three times None.
+
+    Raises:
+        TypeError: no tuple.
+        ValueError: not three.
+    """
+    if weights is None:
+        return (None, None, None)
+    if not isinstance(weights, tuple | list):
+        raise TypeError(f"{name} must be a tuple of three, got {type(weights).__name__}")
+    if len(weights) != 3:
+        raise ValueError(
+            f"{name} must have three members, weights of the degrees of x, of y and of the result "
+            f"or None for each, got {len(weights)}"
+        )
+    return weights

@@ -1,0 +1,183 @@
+"""`gaunt_tensor_product`: the product of two signals on the sphere, in their coefficients."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.typing import ArrayLike
+
+from structlayers._core.dispatch import Dispatcher, Implementation
+from structlayers._core.precision import PrecisionLike
+from structlayers.equivariant.grids import SphericalGrid
+from structlayers.equivariant.ops.arguments import (
+    check_grid,
+    check_leading,
+    check_lmax,
+    check_triple,
+    check_weights,
+    scale_degrees,
+    to_rank,
+)
+from structlayers.equivariant.precision import canonicalize_table_precision
+from structlayers.equivariant.signals import lmax_of, pack, product_parity, unpack, widen
+
+# Coefficients of the dense table that the product by it may read.
+_DENSE_TABLE = 2**24
+
+
+def check_antipodal(*args: Any, grid: str | SphericalGrid, **static: Any) -> None:
+    """Refuses a grid without opposite points."""
+    del args, static
+    if isinstance(grid, SphericalGrid) and grid.opposites is None:
+        raise NotImplementedError("the points of the grid do not come in opposite pairs")
+
+
+def check_separable(*args: Any, grid: str | SphericalGrid, **static: Any) -> None:
+    """Refuses a grid that is no product of polar angles and azimuths."""
+    del args, static
+    product = grid != "design" if isinstance(grid, str) else grid.cos_beta is not None
+    if not product:
+        raise NotImplementedError("the grid is no product of polar angles and azimuths")
+
+
+def _check_fourier(*args: Any, precision: Any, **static: Any) -> None:
+    del args, static
+    if not isinstance(precision, jax.lax.Precision):
+        raise NotImplementedError(f"transforms on the torus are not made in {precision!r}")
+
+
+def _check_dense(x: Any, y: Any, *, lmax: int, **static: Any) -> None:
+    del static
+    size = x.shape[-1] * y.shape[-1] * (lmax + 1) ** 2
+    if size > _DENSE_TABLE:
+        raise NotImplementedError(f"its table would have {size} entries, over {_DENSE_TABLE}")
+
+
+# Every implementation is called with coefficients x and y of one rank and one dtype, float32 or
+# float64, and the keywords lmax, grid and precision, as described in the reference.
+dispatcher = Dispatcher(
+    "gaunt_tensor_product",
+    (
+        Implementation("xla", "structlayers.equivariant.xla.transforms:gaunt_tensor_product"),
+        Implementation(
+            "antipodal",
+            "structlayers.equivariant.xla.transforms:gaunt_tensor_product_antipodal",
+            check_antipodal,
+        ),
+        Implementation(
+            "separable",
+            "structlayers.equivariant.xla.transforms:gaunt_tensor_product_separable",
+            check_separable,
+        ),
+        Implementation(
+            "fourier", "structlayers.equivariant.xla.fourier:gaunt_tensor_product", _check_fourier
+        ),
+        Implementation(
+            "clebsch_gordan",
+            "structlayers.equivariant.xla.dense:gaunt_tensor_product",
+            _check_dense,
+        ),
+        Implementation("reference", "structlayers.equivariant.reference:gaunt_tensor_product"),
+    ),
+)
+
+
+def gaunt_tensor_product(
+    x: Any,
+    y: Any,
+    *,
+    lmax: int | None = None,
+    weights: Sequence[ArrayLike | None] | None = None,
+    grid: str | SphericalGrid = "gauss_legendre",
+    precision: PrecisionLike = None,
+    implementation: str | None = None,
+) -> Any:
+    r"""Multiplies two signals on the sphere point by point, and projects on degrees 0 to L3.
+
+    .. math:: z_{l_3 m_3} = w_3(l_3) \sum_{l_1 m_1 l_2 m_2} w_1(l_1) w_2(l_2)
+        \left( \int Y_{l_1 m_1} Y_{l_2 m_2} Y_{l_3 m_3} \right) x_{l_1 m_1} y_{l_2 m_2}
+
+    With real orthonormal harmonics, exact: the grid integrates all that occurs. Paths of an odd sum
+    of degrees are zero, so `1 x 1 -> 1`, the cross product, is not among them. `4 L + 1` weights a
+    channel for L1 = L2 = L and L3 = 2 L. O(L^4) multiplications on a grid, O(L^3) by "separable".
+
+    Args:
+        x: signal of degree L1, plain coefficients `(*B, (L1 + 1)^2)` at index `l^2 + l + m`, or an
+            `e3nn_jax.IrrepsArray` such as `8x0e+8x1o+8x2e` with channels as the last of `*B`.
+            float32, bfloat16, float16, or float64 under x64.
+        y: signal of degree L2 of the same kind and dtype. Leading axes of x, y and weights
+            broadcast against each other, channels of 1 against C included.
+        lmax: L3; None is L1 + L2, all of the product.
+        weights: of the degrees of x, of y and of the result, `(..., L1 + 1)`, `(..., L2 + 1)` and
+            `(..., L3 + 1)`, any of them None. Leading axes say for what they differ: `(C, L + 1)`
+            for channels, `(E, C, L + 1)` for edges, `w[species]` for species.
+        grid: "gauss_legendre", "equiangular", "design", of the smallest size that is exact, or a
+            `SphericalGrid` exact to T = L1 + L2 + L3.
+        precision: None or "highest" (true float32), "tf32", "3xtf32", "bf16", or a word of JAX;
+            what they mean where is said in `structlayers.equivariant.precision`. Half-precision
+            signals are computed in float32.
+        implementation: "xla" (one table each way), "antipodal" (even and odd degrees on half of the
+            points), "separable" (Legendre, then Fourier), "fourier" (on the torus, a reference
+            route), "clebsch_gordan" (one table of all coefficients), "reference" (path by path),
+            or None to choose.
+
+    Returns:
+        z `(*B, (L3 + 1)^2)` in the dtype of x, or an IrrepsArray whose value parity is the product
+        of both. Derivatives of any order; in reverse mode alone for "tf32", "3xtf32" and "bf16".
+        Nothing but x, y and weights is kept for them.
+
+    Raises:
+        TypeError: integers, complex numbers, different dtypes, or one IrrepsArray alone.
+        ValueError: no square number of coefficients, irreps of another kind, axes that do not
+            broadcast, weights of another shape, an `lmax` beyond L1 + L2, or a grid that is too
+            small.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> x = jnp.array([1.0, 0.0, 2.0, 0.0])  # 1 on (0, 0), 2 on (1, 0)
+        >>> z = gaunt_tensor_product(x, x, lmax=1)
+        >>> (z * (4 * jnp.pi) ** 0.5).round(5).tolist()
+        [5.0, 0.0, 4.0, 0.0]
+
+    References:
+        Luo, Chen, Krishnapriyan, "Enabling Efficient Equivariant Operations in the Fourier Basis
+        via Gaunt Tensor Products", 2024, arXiv:2401.10216, section 3.1.
+        Xie, Daigavane, Kotak, Smidt, "The Price of Freedom: Exploring Expressivity and Runtime
+        Tradeoffs in Equivariant Tensor Products", 2025, arXiv:2506.13523.
+    """
+    x, x_parity = unpack("x", x)
+    y, y_parity = unpack("y", y)
+    parity = product_parity(x_parity, y_parity)
+    if x.dtype != y.dtype:
+        raise TypeError(f"y must have the dtype of x, {x.dtype}, got {y.dtype}")
+    l1, l2 = lmax_of("x", x), lmax_of("y", y)
+    l3 = check_lmax(lmax, l1 + l2)
+    dtype = x.dtype
+    x, y = widen(x), widen(y)
+    w1, w2, w3 = (
+        None if w is None else check_weights(f"weights[{index}]", w, degree, x)
+        for index, (w, degree) in enumerate(zip(check_triple(weights), (l1, l2, l3), strict=True))
+    )
+    rank = check_leading(x=x, y=y, **{f"weights[{i}]": w for i, w in enumerate((w1, w2, w3))})
+    run = _bind(l3, grid, l1 + l2 + l3, precision, dtype, implementation)
+    z = run(to_rank(scale_degrees(x, w1), rank), to_rank(scale_degrees(y, w2), rank))
+    return pack(scale_degrees(z, w3).astype(dtype), parity)
+
+
+def _bind(
+    lmax: int,
+    grid: str | SphericalGrid,
+    degree: int,
+    precision: PrecisionLike,
+    dtype: Any,
+    implementation: str | None,
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    checked = check_grid(grid, degree, "L1 + L2 + L3")
+    word = canonicalize_table_precision(precision, dtype)
+
+    def run(x: jax.Array, y: jax.Array) -> jax.Array:
+        return dispatcher(
+            x, y, implementation=implementation, lmax=lmax, grid=checked, precision=word
+        )
+
+    return run

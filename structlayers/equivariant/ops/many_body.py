@@ -1,0 +1,158 @@
+"""`many_body_product`: all powers of a signal on one grid, projected and summed."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from structlayers._core.checks import require_positive, require_real
+from structlayers._core.dispatch import Dispatcher, Implementation
+from structlayers._core.precision import PrecisionLike
+from structlayers.equivariant.grids import SphericalGrid
+from structlayers.equivariant.ops.arguments import (
+    check_grid,
+    check_leading,
+    check_lmax,
+    scale_degrees,
+    to_rank,
+)
+from structlayers.equivariant.ops.gaunt import check_antipodal, check_separable
+from structlayers.equivariant.precision import canonicalize_table_precision
+from structlayers.equivariant.signals import Parity, lmax_of, pack, unpack, widen
+
+# Every implementation is called with coefficients of float32 or float64 and the keywords order (2
+# at least), lmax, grid and precision, and gives the powers 2 to nu, as the reference does.
+dispatcher = Dispatcher(
+    "many_body_product",
+    (
+        Implementation("xla", "structlayers.equivariant.xla.transforms:many_body_product"),
+        Implementation(
+            "antipodal",
+            "structlayers.equivariant.xla.transforms:many_body_product_antipodal",
+            check_antipodal,
+        ),
+        Implementation(
+            "separable",
+            "structlayers.equivariant.xla.transforms:many_body_product_separable",
+            check_separable,
+        ),
+        Implementation("reference", "structlayers.equivariant.reference:many_body_product"),
+    ),
+)
+
+
+def many_body_product(
+    x: Any,
+    *,
+    order: int | None = None,
+    lmax: int | None = None,
+    weights: ArrayLike | None = None,
+    grid: str | SphericalGrid = "gauss_legendre",
+    precision: PrecisionLike = None,
+    implementation: str | None = None,
+) -> Any:
+    r"""Powers 1 to nu of a signal on the sphere, projected on degrees 0 to lmax, and their sum.
+
+    .. math:: z_{l m} = \sum_{p = 1}^{\nu} w(p, l) \int Y_{l m} f^p,
+        \quad f = \sum_{l m} x_{l m} Y_{l m}
+
+    The symmetric contraction of MACE with Gaunt coefficients: one transform to a grid that is exact
+    to `T = nu L + lmax`, `nu - 1` products, as many projections.
+
+    Args:
+        x: signal of degree L, plain coefficients `(*B, (L + 1)^2)` or an `e3nn_jax.IrrepsArray`, as
+            in `gaunt_tensor_product`.
+        order: nu, at least 1; None reads it off the weights.
+        lmax: largest degree of the result, at most nu L; None is L.
+        weights: of powers and degrees, `(..., nu, lmax + 1)`; leading axes broadcast against `*B`:
+            `(C, nu, lmax + 1)` for channels, `w[species]` of `(N, C, nu, lmax + 1)` for species.
+            None: nothing is summed.
+        grid: a kind of grid, or a `SphericalGrid` exact to T.
+        precision: as in `gaunt_tensor_product`.
+        implementation: "xla" (one table each way), "antipodal", "separable", "reference" (products
+            of two, path by path), or None to choose.
+
+    Returns:
+        With weights z `(*B, (lmax + 1)^2)`, without them the powers `(*B, nu, (lmax + 1)^2)`, in
+        the dtype of x; an IrrepsArray for one, whose values must be of even parity, for powers
+        of odd ones alternate. Derivatives of any order, in reverse mode alone for "tf32",
+        "3xtf32" and "bf16".
+
+    Raises:
+        TypeError: integers or complex numbers.
+        ValueError: neither order nor weights, or both and different; shapes, irreps, an lmax or a
+            grid that do not fit.
+
+    Example:
+        >>> x = jnp.array([2.0, 0.0, 0.0, 0.0])  # the constant 2 / sqrt(4 pi)
+        >>> powers = many_body_product(x, order=3, lmax=0)[:, 0]
+        >>> (powers * jnp.array([1.0, 4 * jnp.pi, 16 * jnp.pi**2]) ** 0.5).round(5).tolist()
+        [2.0, 4.0, 8.0]
+
+    References:
+        Luo, Chen, Krishnapriyan, 2024, arXiv:2401.10216, section 3.3 (equivariant many-body
+        interactions).
+        Batatia, Kovacs, Simm, Ortner, Csanyi, "MACE: Higher Order Equivariant Message Passing
+        Neural Networks for Fast and Accurate Force Fields", 2022, arXiv:2206.07697, equation 10.
+    """
+    x, parity = unpack("x", x)
+    dtype = x.dtype
+    x = widen(x)
+    degree = lmax_of("x", x)
+    order = _check_order(order, weights)
+    lmax = check_lmax(degree if lmax is None else lmax, order * degree)
+    _check_parity(parity, order)
+    checked = check_grid(grid, order * degree + lmax, "nu L + lmax")
+    word = canonicalize_table_precision(precision, dtype)
+    powers = _first_power(x, lmax)
+    if order > 1:
+        rest = dispatcher(
+            x, implementation=implementation, order=order, lmax=lmax, grid=checked, precision=word
+        )
+        powers = jnp.concatenate([powers, rest], axis=-2)
+    if weights is None:
+        return pack(powers.astype(dtype), parity)
+    return pack(_weighted_sum(powers, weights, lmax).astype(dtype), parity)
+
+
+def _check_order(order: int | None, weights: ArrayLike | None) -> int:
+    shape = jnp.shape(weights) if weights is not None else None
+    if shape is not None and len(shape) < 2:
+        raise ValueError(f"weights must have shape (..., nu, lmax + 1), got {shape}")
+    if order is None:
+        if shape is None:
+            raise ValueError("order or weights must be given")
+        order = shape[-2]
+    order = require_positive("order", order)
+    if shape is not None and shape[-2] != order:
+        raise ValueError(f"weights must have shape (..., {order}, lmax + 1), got {shape}")
+    return order
+
+
+def _check_parity(parity: Parity | None, order: int) -> None:
+    if parity is not None and parity.value == -1 and order > 1:
+        raise ValueError(
+            "x must have values of even parity, such as 0e+1o+2e: powers of odd values alternate "
+            "in parity and cannot share an IrrepsArray"
+        )
+
+
+def _first_power(x: jax.Array, lmax: int) -> jax.Array:
+    size = (lmax + 1) ** 2
+    missing = max(size - x.shape[-1], 0)
+    return jnp.pad(x[..., :size], [(0, 0)] * (x.ndim - 1) + [(0, missing)])[..., None, :]
+
+
+def _weighted_sum(powers: jax.Array, weights: ArrayLike, lmax: int) -> jax.Array:
+    weights = jnp.asarray(weights)
+    require_real("weights", weights)
+    order = powers.shape[-2]
+    if weights.shape[-2:] != (order, lmax + 1):
+        raise ValueError(
+            f"weights must have shape (..., {order}, {lmax + 1}), powers 1 to nu and degrees 0 to "
+            f"lmax, got {weights.shape}"
+        )
+    weights = weights.astype(powers.dtype)
+    rank = check_leading(x=powers, weights=weights)
+    return jnp.sum(scale_degrees(to_rank(powers, rank), to_rank(weights, rank)), axis=-2)
