@@ -46,10 +46,10 @@ def _parity(energy: np.ndarray, forces: np.ndarray, frames: Frames) -> dict[str,
 
 def evaluate(trainer: Trainer, parameters: Any, frames: Frames, chunk: int) -> dict[str, Any]:
     """Errors of every seed on one set, and points for a parity plot."""
-    found = predict_all(trainer, parameters, frames, chunk=min(chunk, len(frames)))
+    found = predict_all(trainer, parameters, frames, chunk=min(chunk, frames.size))
     energy, forces = (np.asarray(values) for values in found)
     return {
-        "frames": len(frames),
+        "frames": frames.size,
         **errors(energy, forces, frames),
         "parity": _parity(energy, forces, frames),
     }

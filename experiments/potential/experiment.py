@@ -157,7 +157,7 @@ class TrainPotential:
             start = time.perf_counter()
             jax.block_until_ready(self._train(copy, 0, self.chunk))
             seconds.append(time.perf_counter() - start)
-        steps = len(self.data.prepared.train) // self.config.batch
+        steps = self.data.prepared.train.size // self.config.batch
         return 1000 * min(seconds) / (steps * self.chunk)
 
 

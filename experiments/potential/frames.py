@@ -24,7 +24,9 @@ class Frames(NamedTuple):
     energy: jax.Array | np.ndarray
     forces: jax.Array | np.ndarray
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """F."""
         return len(self.energy)
 
 

@@ -164,8 +164,8 @@ def _epoch(
     epoch: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One pass over the training frames of one seed, then validation of the average."""
-    steps = len(train) // trainer.batch
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), len(train))
+    steps = train.size // trainer.batch
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), train.size)
     order = order[: steps * trainer.batch].reshape(steps, trainer.batch)
     rate = trainer.rate(epoch, state["plateau"])
 
@@ -227,7 +227,7 @@ def predict_all(
     trainer: Trainer, parameters: Any, frames: Frames, *, chunk: int = 50
 ) -> tuple[jax.Array, jax.Array]:
     """Energies `(seeds, F)` and forces `(seeds, F, N, 3)` of all frames, `chunk` at a time."""
-    count = len(frames)
+    count = frames.size
     pieces = -(-count // chunk)
     # the last piece is filled up with frames that are predicted twice
     index = (jnp.arange(pieces * chunk) % count).reshape(pieces, chunk)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from structlayers.models.interatomic_potential.parts import normal
+from structlayers.equivariant import many_body_product
+from structlayers.models.interatomic_potential.parts import degrees_of, normal
 
 if TYPE_CHECKING:
     from structlayers.models.interatomic_potential.config import InteratomicPotentialConfig
@@ -150,7 +151,105 @@ class ClebschGordanContraction(nnx.Module):
         return result + total
 
 
+@functools.cache
+def gaunt_scales(lmax: int, lmax_out: int, order: int) -> np.ndarray:
+    r"""What makes the squares of a power's coefficients sum to the number of components.
+
+    .. math:: s(p, l)^{-2} = \frac{1}{2 l + 1} \sum_{m, i_1 \ldots i_p}
+              \Big( \int Y_{l m} Y_{i_1} \cdots Y_{i_p} \Big)^2
+              = 2 \pi \int_{-1}^{1} P_l(t)
+              \Big( \sum_{k \le L} \tfrac{2 k + 1}{4 \pi} P_k(t) \Big)^p dt
+
+    by the addition theorem of spherical harmonics.
+
+    Args:
+        lmax: largest degree L of the signal.
+        lmax_out: largest degree of the result.
+        order: largest power nu.
+
+    Returns:
+        float64 `(nu, lmax_out + 1)`; 0 where a power has no such degree.
+
+    Example:
+        >>> gaunt_scales(1, 1, 2).round(3).tolist()
+        [[1.0, 1.0], [1.772, 2.507]]
+    """
+    legendre = np.polynomial.legendre
+    t, measure = legendre.leggauss(lmax * order + lmax_out + 1)
+    kernel = legendre.legval(t, (2 * np.arange(lmax + 1) + 1) / (4 * np.pi))
+    degrees = legendre.legvander(t, lmax_out)  # points l
+    sums = [2 * np.pi * (measure * kernel**power) @ degrees for power in range(1, order + 1)]
+    within = np.arange(lmax_out + 1) <= lmax * np.arange(1, order + 1)[:, None]
+    return np.where(within, 1 / np.sqrt(np.where(within, sums, 1)), 0)
+
+
+class GauntContraction(nnx.Module):
+    r"""Powers of the signal on the sphere whose coefficients are the neighbour sums.
+
+    .. math:: B_{n c l m} = R^{-1/2} \sum_{r, \nu} W^{\nu}_{z_n r c l} \, s(\nu, l)
+              \int Y_{l m} f_{n r c}^\nu, \qquad
+              f_{n r c} = \sum_{l m} a_{z_n r c l} A_{n c l m} Y_{l m}
+
+    One weight for each power and degree instead of one for each path: only couplings that are
+    products of Gaunt coefficients. With R = 1 the factor a is 1.
+
+    Args:
+        config: sizes; `correlation` is the largest nu.
+        lmax_out: largest degree of the result.
+        rank: R.
+        rngs: keys for the weights.
+
+    References:
+        Luo, Chen, Krishnapriyan, "Enabling Efficient Equivariant Operations in the Fourier Basis
+        via Gaunt Tensor Products", 2024, arXiv:2401.10216, section 3.3.
+    """
+
+    def __init__(
+        self,
+        config: "InteratomicPotentialConfig",
+        lmax_out: int,
+        *,
+        rank: int = 1,
+        rngs: nnx.Rngs,
+    ):
+        self.config, self.lmax_out, self.rank = config, lmax_out, rank
+        self.precision = config.jax_precision
+        shape = (len(config.species), rank, config.channels)
+        self.weights = normal(rngs, (*shape, config.correlation, lmax_out + 1), config.dtype)
+        several = normal(rngs, (*shape, config.lmax + 1), config.dtype) if rank > 1 else None
+        self.factors = several
+
+    def __call__(self, a: jax.Array, one_hot: jax.Array) -> jax.Array:
+        """Contracts `a (N, C, (lmax + 1)^2)` for elements `one_hot (N, Z)`."""
+        config, signal = self.config, a[:, None]
+        if self.factors is not None:
+            factors = jnp.einsum(
+                "nz,zrcl,il->nrci",
+                one_hot,
+                self.factors[...],
+                degrees_of(config.lmax, a.dtype),
+                precision=self.precision,
+            )
+            signal = signal * factors
+        scales = gaunt_scales(config.lmax, self.lmax_out, config.correlation) * self.rank**-0.5
+        weights = self.weights[...] * jnp.asarray(scales, a.dtype)[None, None, None]
+        result = many_body_product(
+            signal,
+            lmax=self.lmax_out,
+            weights=jnp.einsum("nz,zrcpl->nrcpl", one_hot, weights, precision=self.precision),
+            precision=config.precision,
+            implementation=config.implementation,
+        )
+        return result.sum(axis=1)
+
+
+def _ranked(config: "InteratomicPotentialConfig", lmax_out: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    return GauntContraction(config, lmax_out, rank=config.rank, rngs=rngs)
+
+
 CONTRACTIONS: dict[str, Callable[..., nnx.Module]] = {
     "clebsch_gordan": ClebschGordanContraction,
+    "gaunt": GauntContraction,
+    "gaunt_rank": _ranked,
 }
 """Contractions by name, each called as `(config, lmax_out, rngs=rngs)`."""

@@ -118,8 +118,9 @@ class NeighbourSum(nnx.Module):
         weights = self.radial(radial).reshape(edges, channels, sum(counts))
         messages, path, place = [], 0, 0
         for degree, count in enumerate(counts):
-            size = count * (2 * degree + 1)
-            part = products[:, :, place : place + size].reshape(edges, channels, count, -1)
+            orders = 2 * degree + 1
+            size = count * orders
+            part = products[:, :, place : place + size].reshape(edges, channels, count, orders)
             part = part * weights[:, :, path : path + count, None]
             messages.append(part.reshape(edges, channels, size))
             path, place = path + count, place + size
@@ -135,8 +136,9 @@ class NeighbourSum(nnx.Module):
         """Mixes paths and channels of each degree: `(N, C, sum_l P_l (2 l + 1))`."""
         mixed, place = [], 0
         for degree, (count, kernel) in enumerate(zip(counts, self.mix, strict=True)):
-            size = count * (2 * degree + 1)
-            part = total[:, :, place : place + size].reshape(*total.shape[:2], count, -1)
+            orders = 2 * degree + 1
+            size = count * orders
+            part = total[:, :, place : place + size].reshape(*total.shape[:2], count, orders)
             weights = kernel[...] * (count * self.config.channels) ** -0.5
             mixed.append(jnp.einsum("ncpm,pcd->ndm", part, weights, precision=self.precision))
             place += size

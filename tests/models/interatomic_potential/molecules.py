@@ -1,15 +1,19 @@
 """Small structures and small potentials."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
 from structlayers.models.interatomic_potential import (
     InteratomicPotential,
     InteratomicPotentialConfig,
+    Prediction,
     Structure,
+    make_graph,
 )
 
 
@@ -44,12 +48,14 @@ def small_config(**options: Any) -> InteratomicPotentialConfig:
         "lmax": 2,
         "hidden_lmax": 1,
         "cutoff": 4.0,
+        "correlation": 2,
         "num_bessel": 3,
         "radial_features": (8,),
         "readout_features": 4,
         "mean_neighbours": 5.0,
         "scale": 1.5,
         "shift": -0.7,
+        "atomic_energies": (-13.6, -1026.9, -2037.8),
     }
     return InteratomicPotentialConfig((1, 6, 8), **sizes | options)
 
@@ -58,3 +64,22 @@ def small_config(**options: Any) -> InteratomicPotentialConfig:
 def small_potential(**options: Any) -> InteratomicPotential:
     """Shared by tests, none of which changes it."""
     return InteratomicPotential(small_config(**options), rngs=nnx.Rngs(0))
+
+
+@functools.cache
+def predictor(
+    potential: InteratomicPotential, *, stress: bool = False, **places: int
+) -> Callable[..., Prediction]:
+    """Predicts structures by one compiled function; shared by the tests that ask for the same."""
+    graphdef, state = nnx.split(potential)
+    config = potential.config
+
+    @jax.jit
+    def predict(graph: Any) -> Prediction:
+        return nnx.merge(graphdef, state).predict(graph, stress=stress)
+
+    def call(*structures: Structure) -> Prediction:
+        dtype = np.dtype(config.dtype)
+        return predict(make_graph(structures, config.species, config.cutoff, dtype=dtype, **places))
+
+    return call

@@ -4,28 +4,28 @@ import ase.md.verlet
 import ase.units
 import numpy as np
 import pytest
-from flax import nnx
 
 from structlayers.models.interatomic_potential import (
     Evaluator,
-    InteratomicPotential,
     Structure,
     ase_calculator,
-    make_graph,
 )
-from tests.models.interatomic_potential.molecules import crystal, small_config, small_potential
+from tests.models.interatomic_potential.molecules import (
+    crystal,
+    predictor,
+    small_potential,
+)
 
 
 def test_values_are_the_potentials():
-    config = small_config(atomic_energies=(-13.6, -1026.9, -2037.8))
-    potential = InteratomicPotential(config, rngs=nnx.Rngs(0))
+    potential = small_potential()
+    config = potential.config
     structure = crystal(0)
     atoms = ase.Atoms(
         structure.numbers, structure.positions, cell=structure.cell, pbc=structure.periodic
     )
     atoms.calc = ase_calculator(potential)
-    graph = make_graph([structure], config.species, config.cutoff)
-    wanted = potential.predict(graph, stress=True)
+    wanted = predictor(potential, num_edges=400, stress=True)(structure)
     energies = dict(zip(config.species, config.atomic_energies, strict=True))
     isolated = sum(energies[z] for z in structure.numbers.tolist())
     assert atoms.get_potential_energy() == pytest.approx(
@@ -55,18 +55,19 @@ def test_molecular_dynamics_conserves_energy():
 def test_more_neighbours_than_before_are_all_there():
     """Atoms that come together need more places; the answer is that of an exact graph."""
     potential = small_potential()
-    evaluator = Evaluator(potential, headroom=1.0)
+    evaluator, predict = Evaluator(potential, headroom=1.0), predictor(potential, num_edges=60)
     rest = np.random.default_rng(0).standard_normal((8, 3)) + 4.0 * np.eye(8)[:, :3]
     numbers = np.full(8, 6)
     places = []
-    for scale in (4.0, 2.0, 1.5, 4.0):
+    for scale in (4.0, 1.5, 4.0):
         structure = Structure(numbers, scale * rest)
         found = evaluator(structure)
         places.append(evaluator.num_edges)
-        exact = potential.predict(make_graph([structure], (1, 6, 8), potential.config.cutoff))
-        assert found["energy"] == pytest.approx(float(exact.energy[0]), rel=1e-5)
+        exact = predict(structure)
+        energy = found["energy"] + 8 * 1026.9
+        assert energy == pytest.approx(float(exact.energy[0]), rel=1e-5)
         np.testing.assert_allclose(found["forces"], exact.forces, rtol=1e-3, atol=1e-5)
-    assert places[0] < places[2] == places[3]
+    assert places[0] < places[1] == places[2]
 
 
 def test_headroom_below_one():

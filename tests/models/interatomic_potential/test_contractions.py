@@ -1,3 +1,4 @@
+import functools
 import itertools
 import math
 
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from structlayers.equivariant import gaunt
 from structlayers.models.interatomic_potential.contractions import (
     ClebschGordanContraction,
+    GauntContraction,
+    gaunt_scales,
     symmetric_basis,
 )
 from structlayers.models.interatomic_potential.convolution import natural_paths
@@ -70,3 +74,70 @@ def test_paths_are_the_tensor_product(lmax, hidden):
             sorted(rows.tolist()), sorted(other.tolist()), rtol=1e-9, atol=1e-12
         )
         place += size
+
+
+@functools.cache
+def _power_tensor(lmax, lmax_out, power):
+    """Integrals of a product of harmonics, by a chain of Gaunt coefficients of two factors."""
+
+    def size(degree):
+        return (degree + 1) ** 2
+
+    full = np.zeros((size(power * lmax), size(lmax), size(power * lmax)))
+    for l1, l2, l3 in itertools.product(
+        *(range(n + 1) for n in (power * lmax, lmax, power * lmax))
+    ):
+        block = [slice(k * k, (k + 1) ** 2) for k in (l1, l2, l3)]
+        full[tuple(block)] = gaunt(l1, l2, l3)
+    tensor = np.eye(size(lmax), size(power * lmax))
+    for _ in range(power - 1):
+        tensor = np.einsum("...i,ijk->...jk", tensor, full)
+    return tensor[..., : size(lmax_out)]
+
+
+@pytest.mark.parametrize("power", [1, 2, 3])
+def test_scales_are_the_norms_of_the_coefficients(power):
+    tensor = _power_tensor(2, 3, power)
+    found = gaunt_scales(2, 3, power)[-1]
+    for degree in range(4):
+        block = tensor[..., degree**2 : (degree + 1) ** 2]
+        norm = np.sum(block**2) / (2 * degree + 1)
+        wanted = 0.0 if degree > 2 * power else norm**-0.5
+        assert found[degree] == pytest.approx(wanted, rel=1e-10)
+
+
+@pytest.mark.parametrize(("rank", "lmax_out"), [(1, 1), (3, 2)])
+def test_gaunt_contraction_by_definition(rank, lmax_out):
+    rng = np.random.default_rng(rank)
+    with jax.enable_x64(True):
+        config = small_config(dtype=jnp.float64)
+        contraction = GauntContraction(config, lmax_out, rank=rank, rngs=nnx.Rngs(2))
+        a = rng.standard_normal((3, 2, 9))
+        species = np.array([2, 0, 2])
+        found = contraction(jnp.asarray(a), jnp.asarray(np.eye(3)[species]))
+        wanted = np.zeros_like(found)
+        weights = np.asarray(contraction.weights[...])
+        factors = np.ones((3, rank, 2, 3))
+        if contraction.factors is not None:
+            factors = np.asarray(contraction.factors[...])
+        scales = gaunt_scales(2, lmax_out, 3)
+        for n, r, c, p in itertools.product(range(3), range(rank), range(2), range(3)):
+            signal = a[n, c] * np.repeat(factors[species[n], r, c], [1, 3, 5])
+            value = _power_tensor(2, lmax_out, p + 1)
+            for _ in range(p + 1):
+                value = np.tensordot(signal, value, axes=(0, 0))
+            weight = weights[species[n], r, c, p] * scales[p] / np.sqrt(rank)
+            wanted[n, c] += np.repeat(weight, [2 * k + 1 for k in range(lmax_out + 1)]) * value
+        np.testing.assert_allclose(found, wanted, rtol=1e-11, atol=1e-11)
+
+
+def test_gaunt_products_are_among_all_couplings():
+    """Every power of the signal is a combination of the paths of the Clebsch-Gordan basis."""
+    basis = symmetric_basis(2, 1, 3)
+    rows = basis.reshape(len(basis), -1)
+    for degree in range(2):
+        tensor = np.zeros((9, 9, 9, 4))
+        part = slice(degree**2, (degree + 1) ** 2)
+        tensor[..., part] = _power_tensor(2, 1, 3)[..., part]
+        weights = np.linalg.lstsq(rows.T, tensor.ravel())[0]
+        np.testing.assert_allclose(weights @ rows, tensor.ravel(), atol=1e-10)

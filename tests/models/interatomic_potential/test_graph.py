@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from structlayers.models.interatomic_potential import (
     CapacityError,
@@ -8,7 +9,12 @@ from structlayers.models.interatomic_potential import (
     make_graph,
     stack_graphs,
 )
-from tests.models.interatomic_potential.molecules import cluster, crystal, small_potential
+from tests.models.interatomic_potential.molecules import (
+    cluster,
+    crystal,
+    predictor,
+    small_potential,
+)
 
 SPECIES = (1, 6, 8)
 
@@ -68,9 +74,9 @@ def test_flattened_stack_is_one_graph():
     flat = stack.flatten()
     assert flat.species.shape == (18,)
     assert (np.diff(flat.receivers) >= 0).all()
-    potential = small_potential()
-    one = potential.predict(flat)
-    other = potential.predict(make_graph(structures, SPECIES, 4.0))
+    graphdef, state = nnx.split(small_potential())
+    one = jax.jit(lambda state, graph: nnx.merge(graphdef, state).predict(graph))(state, flat)
+    other = predictor(small_potential())(*structures)
     np.testing.assert_allclose(one.energy, other.energy, rtol=2e-6)
     np.testing.assert_allclose(
         one.forces[np.asarray(flat.atom_mask)], other.forces, rtol=1e-4, atol=1e-5
