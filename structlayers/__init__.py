@@ -13,16 +13,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from structlayers import butterfly, gla, linen, models, structured, testing
+    from structlayers import butterfly, equivariant, gla, linen, models, structured, testing
     from structlayers.replacement import replace_linear
 
 __version__ = "0.1.0"
 
-__all__ = ["butterfly", "gla", "linen", "models", "replace_linear", "structured", "testing"]
+__all__ = [
+    "butterfly",
+    "equivariant",
+    "gla",
+    "linen",
+    "models",
+    "replace_linear",
+    "structured",
+    "testing",
+]
 
 # Public name -> "module" or "module:attribute" that holds it.
 _LAZY = {
     "butterfly": "structlayers.butterfly",
+    "equivariant": "structlayers.equivariant",
     "gla": "structlayers.gla",
     "linen": "structlayers.linen",
     "models": "structlayers.models",

@@ -21,6 +21,7 @@ from functools import partial
 from flax import linen, nnx
 
 from structlayers.butterfly import layers as butterfly
+from structlayers.equivariant import layers as equivariant
 from structlayers.gla import layers as gla
 from structlayers.structured import layers as structured
 
@@ -29,6 +30,9 @@ __all__ = [
     "CirculantLinear",
     "FastfoodLinear",
     "GatedLinearAttention",
+    "GauntConvolution",
+    "GauntManyBody",
+    "GauntTensorProduct",
     "LDRLinear",
     "LearnedPermutation",
     "LowRankLinear",
@@ -43,6 +47,9 @@ ButterflyLinear: LinenLayer = partial(nnx.bridge.to_linen, butterfly.ButterflyLi
 CirculantLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.CirculantLinear)
 FastfoodLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.FastfoodLinear)
 GatedLinearAttention: LinenLayer = partial(nnx.bridge.to_linen, gla.GatedLinearAttention)
+GauntConvolution: LinenLayer = partial(nnx.bridge.to_linen, equivariant.GauntConvolution)
+GauntManyBody: LinenLayer = partial(nnx.bridge.to_linen, equivariant.GauntManyBody)
+GauntTensorProduct: LinenLayer = partial(nnx.bridge.to_linen, equivariant.GauntTensorProduct)
 LDRLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.LDRLinear)
 LearnedPermutation: LinenLayer = partial(nnx.bridge.to_linen, butterfly.LearnedPermutation)
 LowRankLinear: LinenLayer = partial(nnx.bridge.to_linen, structured.LowRankLinear)

@@ -43,6 +43,7 @@ def test_structlayers_imports_in_under_a_second_and_a_half():
     "module",
     [
         "structlayers.butterfly",
+        "structlayers.equivariant",
         "structlayers.gla",
         "structlayers.structured",
         "structlayers.testing",

@@ -13,12 +13,13 @@ from flax import nnx
 
 from structlayers import linen as sl
 from structlayers.butterfly import layers as butterfly_layers
+from structlayers.equivariant import layers as equivariant_layers
 from structlayers.gla import layers as gla_layers
 from structlayers.structured import layers as structured_layers
 
 LAYERS = {
     name: getattr(module, name)
-    for module in (butterfly_layers, gla_layers, structured_layers)
+    for module in (butterfly_layers, equivariant_layers, gla_layers, structured_layers)
     for name in module.__all__
     if issubclass(getattr(module, name), nnx.Module)
 }

@@ -2,10 +2,9 @@
 
 import functools
 
-import e3nn_jax as e3nn
-import jax
-import jax.numpy as jnp
 import numpy as np
+
+from structlayers.equivariant import SphericalGrid, spherical_harmonics
 
 
 def signal(rng: np.random.Generator, *shape: int, lmax: int, dtype: str = "float64") -> np.ndarray:
@@ -14,9 +13,15 @@ def signal(rng: np.random.Generator, *shape: int, lmax: int, dtype: str = "float
 
 
 @functools.cache
+def turn(*, inverts: bool = False) -> np.ndarray:
+    """An orthogonal matrix of no special directions; its determinant is 1, or -1 if it inverts."""
+    matrix, _ = np.linalg.qr(np.random.default_rng(5).standard_normal((3, 3)))
+    return matrix * np.linalg.det(matrix) * (-1 if inverts else 1)
+
+
+@functools.cache
 def rotation(lmax: int, *, inverts: bool = False) -> np.ndarray:
-    """A rotation of coefficients, float64 `(K, K)`, times the inversion of an argument."""
-    angles = (0.3, 1.1, -2.0)
-    with jax.enable_x64(True):
-        matrix = e3nn.s2_irreps(lmax).D_from_angles(*map(jnp.float64, angles), k=int(inverts))
-        return np.asarray(matrix, np.float64)
+    """The matrix on coefficients of `f(p) -> f(R^-1 p)`, by projection on a grid, `(K, K)`."""
+    grid = SphericalGrid.gauss_legendre(2 * lmax)
+    turned = spherical_harmonics(lmax, grid.points @ turn(inverts=inverts))
+    return spherical_harmonics(lmax, grid.points).T @ (grid.weights[:, None] * turned)

@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from structlayers._core.checks import require_choice, require_real
+from structlayers._core.checks import is_known, require_choice, require_real
 from structlayers.equivariant.grids import KINDS, SphericalGrid
 from structlayers.equivariant.harmonics import degrees_of
 from structlayers.equivariant.wigner import require_degree
@@ -111,3 +112,23 @@ def check_triple(weights: Any, name: str = "weights") -> Sequence[ArrayLike | No
             f"or None for each, got {len(weights)}"
         )
     return weights
+
+
+def check_indices(name: str, indices: ArrayLike, limit: int, shape: tuple[int, ...]) -> jax.Array:
+    """Integers of a shape, from 0 to `limit - 1` as far as they can be read.
+
+    Raises:
+        TypeError: not integers.
+        ValueError: another shape, or known values out of range.
+    """
+    values = np.asarray(indices) if is_known(indices) else np.zeros(0)
+    array = jnp.asarray(indices)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f"{name} must hold integers, got {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    if values.size and not (values.min() >= 0 and values.max() < limit):
+        raise ValueError(
+            f"{name} must be from 0 to {limit - 1}, got {values.min()} to {values.max()}"
+        )
+    return array

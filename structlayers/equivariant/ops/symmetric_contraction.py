@@ -1,0 +1,137 @@
+"""`symmetric_contraction`: equivariant polynomials of one vector, by exact couplings."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from structlayers._core.checks import require_positive, require_real
+from structlayers._core.precision import (
+    PrecisionLike,
+    canonicalize_precision,
+)
+from structlayers.equivariant.ops.arguments import check_leading, to_rank
+from structlayers.equivariant.ops.operands import merge_channels, path_weights, split_channels
+from structlayers.equivariant.signals import is_irreps_array, widen
+from structlayers.equivariant.symmetric_basis import SymmetricBasis, symmetric_basis
+
+
+def symmetric_path_counts(irreps: Any, irreps_out: Any, order: int) -> tuple[int, ...]:
+    """Numbers of weights of `symmetric_contraction`, for the orders 1..nu.
+
+    Args:
+        irreps: of the vector, without multiplicities.
+        irreps_out: of the result.
+        order: nu.
+
+    Returns:
+        For each order, paths to all irreps of the result.
+
+    Example:
+        >>> symmetric_path_counts("0e + 1o + 2e + 3o", "0e + 1o + 2e", 3)
+        (3, 12, 34)
+    """
+    return tuple(basis.irreps.num_irreps for basis in _bases(irreps, irreps_out, order))
+
+
+def _bases(irreps: Any, irreps_out: Any, order: int) -> list[SymmetricBasis]:
+    import e3nn_jax as e3nn
+
+    order = require_positive("order", order)
+    given = e3nn.Irreps([(1, ir) for _, ir in e3nn.Irreps(irreps)])
+    kept = e3nn.Irreps([(1, ir) for _, ir in e3nn.Irreps(irreps_out)])
+    return [symmetric_basis(given, power, kept) for power in range(1, order + 1)]
+
+
+def symmetric_contraction(
+    x: Any,
+    weights: Sequence[ArrayLike],
+    *,
+    irreps_out: Any,
+    precision: PrecisionLike = None,
+) -> Any:
+    r"""Sum of the equivariant polynomials of a vector up to an order, channel by channel.
+
+    .. math:: y_m = \sum_{\nu} \sum_p w^{\nu}_p \sum_{i_1 .. i_{\nu}}
+        U^{\nu p}_{i_1 .. i_{\nu} m} x_{i_1} \cdots x_{i_{\nu}}
+
+    The many-body product of MACE; U is an orthonormal basis of symmetric couplings, applied to
+    monomials, each computed once.
+
+    Args:
+        x: irreps array `(..., C d)`, irreps of one multiplicity C.
+        weights: for each order 1..nu, `(..., P)`, whose leading axes broadcast with those of x and
+            the channels C, the last of them; P by `symmetric_path_counts`, paths to the first
+            irrep of the result first.
+        irreps_out: irreps of the result; each must be among the polynomials of some order.
+        precision: of float32 matrix products; None is the highest.
+
+    Returns:
+        Irreps array `(..., C d_out)`, irreps sorted as e3nn does.
+
+    Raises:
+        TypeError: x is no irreps array, or not real floating point.
+        ValueError: weights of another number or shape; multiplicities that differ; an irrep that
+            no polynomial has.
+
+    Example:
+        >>> import e3nn_jax as e3nn
+        >>> x = e3nn.IrrepsArray("1x1o", jnp.array([1.0, 2.0, 2.0]))
+        >>> weights = [jnp.zeros(0), jnp.ones(1)]
+        >>> y = symmetric_contraction(x, weights, irreps_out="0e")
+        >>> abs(y.array * 3**0.5).round(5).tolist()  # the square of the length
+        [9.0]
+
+    References:
+        Batatia, Kovacs, Simm, Ortner, Csanyi, "MACE: Higher Order Equivariant Message Passing
+        Neural Networks for Fast and Accurate Force Fields", 2022, arXiv:2206.07697, equation 10.
+    """
+    import e3nn_jax as e3nn
+
+    if not is_irreps_array(x):
+        raise TypeError(f"x must be an e3nn_jax.IrrepsArray, got {type(x).__name__}")
+    array, irreps, _ = split_channels("x", x)
+    kept = e3nn.Irreps([(1, ir) for _, ir in e3nn.Irreps(irreps_out)]).sort().irreps
+    bases = _bases(e3nn.Irreps([(1, ir) for ir in irreps]), kept, len(weights))
+    for _, ir in kept:
+        if not any(ir in basis.irreps for basis in bases):
+            raise ValueError(
+                f"irreps_out has {ir}, which {x.irreps} does not give in {len(weights)} or fewer "
+                "factors"
+            )
+    require_real("x", array)
+    dtype, array = array.dtype, widen(array)
+    given = [
+        path_weights(f"weights[{i}]", weight, basis.irreps.num_irreps, array.dtype)
+        for i, (weight, basis) in enumerate(zip(weights, bases, strict=True))
+    ]
+    rank = check_leading(x=array, **{f"weights[{i}]": w for i, w in enumerate(given)})
+    array, *given = (to_rank(operand, rank) for operand in (array, *given))
+    out = _contract(array, given, bases, kept, canonicalize_precision(precision))
+    return merge_channels(out.astype(dtype), [ir for _, ir in kept])
+
+
+def _contract(
+    x: jax.Array,
+    weights: Sequence[jax.Array],
+    bases: Sequence[SymmetricBasis],
+    kept: Any,
+    precision: jax.lax.Precision,
+) -> jax.Array:
+    """`(..., d)` to `(..., d_out)`: monomials, one matrix product an order, weighted paths."""
+    lead = jnp.broadcast_shapes(x.shape[:-1], *(weight.shape[:-1] for weight in weights))
+    parts = {ir: jnp.zeros((*lead, ir.dim), x.dtype) for _, ir in kept}
+    for weight, basis in zip(weights, bases, strict=True):
+        monomials = x[..., basis.indices[0]]
+        for index in basis.indices[1:]:
+            monomials = monomials * x[..., index]
+        values = jnp.matmul(monomials, jnp.asarray(basis.matrix, x.dtype), precision=precision)
+        start = 0
+        for (paths, ir), at in zip(basis.irreps, basis.irreps.slices(), strict=True):
+            each = values[..., at].reshape(*values.shape[:-1], paths, ir.dim)
+            mixed = weight[..., start : start + paths]
+            parts[ir] = parts[ir] + jnp.einsum("...pm,...p->...m", each, mixed, precision=precision)
+            start += paths
+    return jnp.concatenate(list(parts.values()), axis=-1)

@@ -1,0 +1,188 @@
+"""Clebsch-Gordan products: e3nn, the reference, gradients, parities, bad input."""
+
+import e3nn_jax as e3nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from structlayers.equivariant.ops.clebsch_gordan import (
+    clebsch_gordan_tensor_product,
+    irreps_paths,
+)
+from structlayers.equivariant.paths import count_paths, tensor_product_paths
+from structlayers.equivariant.wigner import gaunt
+from structlayers.testing import assert_equivariant, assert_gradients_match, error_ratio
+from tests.equivariant.irreps_cases import irreps_array, rotate, rotation, signal
+
+FAST = ("dense", "sparse")
+FACTORS = [("0e + 1o", "1o + 1e"), ("0o + 3o", "2e")]
+
+
+@pytest.mark.parametrize("irreps", FACTORS)
+def test_equal_to_e3nn(irreps, rng):
+    """Without the sum over paths: the whole tensor product, in e3nn's own order."""
+    x, y = (irreps_array(rng, i, 5) for i in irreps)
+    for normalization in ("component", "norm"):
+        wanted = e3nn.tensor_product(x, y, irrep_normalization=normalization)
+        for implementation in (*FAST, "reference"):
+            z = clebsch_gordan_tensor_product(
+                x, y, sum_paths=False, normalization=normalization, implementation=implementation
+            )
+            assert z.irreps == wanted.irreps
+            assert error_ratio(z.array, wanted.array) < 3e-7
+
+
+@pytest.mark.parametrize("implementation", FAST)
+@pytest.mark.parametrize("shape", [None, (), (3,), (4, 3)])
+@pytest.mark.parametrize("degrees", [(2, 1, 2), (0, 2, 1)])
+def test_values_and_gradients(implementation, shape, degrees, rng):
+    """Weights of none, of all rows, of some; leading axes that broadcast; in float32."""
+    l1, l2, l3 = degrees
+    count = len(tensor_product_paths(*(range(degree + 1) for degree in degrees)))
+    args = [signal(rng, l1, 4, 1), signal(rng, l2, 3)]
+    if shape is not None:
+        args.append(jnp.asarray(rng.standard_normal((*shape, count)), jnp.float32))
+
+    def product(name):
+        return jax.jit(
+            lambda x, y, w=None: clebsch_gordan_tensor_product(
+                x, y, weights=w, lmax=l3, implementation=name
+            )
+        )
+
+    assert_gradients_match(product(implementation), product("reference"), args, 5e-7)
+
+
+@pytest.mark.parametrize("implementation", FAST)
+def test_third_derivative(implementation, rng):
+    """Of x, of y and of the weights, in float64: the trilinear form itself."""
+    with jax.enable_x64(True):
+        x, y = (jnp.asarray(rng.standard_normal(4)) for _ in range(2))
+        weights = jnp.asarray(rng.standard_normal(count_paths(1)))
+
+        def derivative(name):
+            def product(x, y, w):
+                return clebsch_gordan_tensor_product(x, y, weights=w, implementation=name)
+
+            third = jax.jacfwd(jax.jacrev(jax.jacfwd(product, 0), 1), 2)
+            return jax.jit(third)(x, y, weights)
+
+        assert error_ratio(derivative(implementation), derivative("reference")) < 1e-14
+
+
+def test_multiplicities_and_channel_weights(rng):
+    """Every channel by itself, with its own path weights; one factor without channels."""
+    x, y = irreps_array(rng, "4x0e + 4x1o", 5), irreps_array(rng, "0e + 1o + 2e", 5)
+    irreps, paths = irreps_paths(x.irreps, y.irreps, lmax=2)
+    weights = jnp.asarray(rng.standard_normal((5, 4, len(paths))), jnp.float32)
+    z = clebsch_gordan_tensor_product(x, y, weights=weights, lmax=2)
+    assert z.irreps == e3nn.Irreps([(4, ir) for ir in irreps])
+    for channel in range(4):
+        one = e3nn.IrrepsArray("0e + 1o", x.mul_to_axis().array[:, channel])
+        alone = clebsch_gordan_tensor_product(one, y, weights=weights[:, channel, None], lmax=2)
+        assert error_ratio(z.mul_to_axis().array[:, channel], alone.array) < 2e-7
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_equivariance(invert, rng):
+    x, y = irreps_array(rng, "2x0e + 2x1e + 2x2o", 6), irreps_array(rng, "2x1o + 2x2o", 6)
+    matrix = rotation(rng)
+    assert_equivariant(
+        clebsch_gordan_tensor_product,
+        (x, y),
+        act_on_inputs=lambda *args: [rotate(arg, matrix, invert=invert) for arg in args],
+        act_on_output=lambda z: rotate(z, matrix, invert=invert),
+        bound=1e-6,
+    )
+
+
+def test_gaunt_normalization_is_the_product_of_functions(rng):
+    """Even sums with Gaunt's factors, written out; odd sums are exactly zero."""
+    x, y = (rng.standard_normal(9) for _ in range(2))
+    with jax.enable_x64(True):
+        z = clebsch_gordan_tensor_product(x, y, normalization="gaunt", lmax=3)
+        odd = clebsch_gordan_tensor_product(x, y, normalization="gaunt", couplings="odd")
+    wanted = np.zeros(16)
+    for l1, l2, l3 in np.ndindex(3, 3, 4):
+        first, second = x[l1**2 : (l1 + 1) ** 2], y[l2**2 : (l2 + 1) ** 2]
+        part = np.einsum("i,j,ijk->k", first, second, gaunt(l1, l2, l3))
+        wanted[l3**2 : (l3 + 1) ** 2] += part
+    assert error_ratio(z, wanted) < 1e-14
+    np.testing.assert_array_equal(odd, 0)
+
+
+@pytest.mark.parametrize("couplings", ["even", "odd"])
+def test_couplings_split_the_product(couplings, rng):
+    x, y = signal(rng, 2, 3), signal(rng, 2, 3)
+    part = clebsch_gordan_tensor_product(x, y, couplings=couplings)
+    paths = tensor_product_paths(range(3), range(3), range(5), couplings=couplings)
+    assert len(paths) == count_paths(2, couplings)
+    assert error_ratio(part, clebsch_gordan_tensor_product(x, y, paths=paths)) == 0
+    swapped = clebsch_gordan_tensor_product(y, x, couplings=couplings)
+    sign = 1 if couplings == "even" else -1
+    assert error_ratio(swapped, sign * part) < 2e-7
+
+
+@pytest.mark.parametrize("implementation", FAST)
+def test_half_precision_is_summed_in_float32(implementation, rng):
+    x, y = (signal(rng, 2, 50).astype(jnp.bfloat16) for _ in range(2))
+    z = clebsch_gordan_tensor_product(x, y, implementation=implementation)
+    assert z.dtype == jnp.bfloat16
+    wide = clebsch_gordan_tensor_product(x.astype(jnp.float32), y.astype(jnp.float32))
+    assert error_ratio(z, wide) < 8e-3
+
+
+@pytest.mark.parametrize("implementation", FAST)
+def test_empty_batch_and_vmap(implementation, rng):
+    empty = clebsch_gordan_tensor_product(
+        jnp.zeros((0, 4)), jnp.ones(9), implementation=implementation
+    )
+    assert empty.shape == (0, 16)
+    x, y = signal(rng, 1, 3), signal(rng, 2, 3)
+
+    def product(x, y):
+        return clebsch_gordan_tensor_product(x, y, implementation=implementation)
+
+    assert error_ratio(jax.jit(jax.vmap(product))(x, y), product(x, y)) < 2e-7
+
+
+X, Y = np.ones((2, 4), np.float32), np.ones((2, 9), np.float32)
+IRREPS = e3nn.IrrepsArray("4x0e + 2x1o", jnp.ones((2, 10)))
+SCALARS = e3nn.IrrepsArray("2x0e", jnp.ones((2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "error", "message"),
+    [
+        (
+            (X[:, :3], Y),
+            {},
+            ValueError,
+            r"x must have shape \(\*B, \(L \+ 1\)\^2\), .* got \(2, 3\)",
+        ),
+        ((X, Y.astype(int)), {}, TypeError, "y must be real floating point, got int32"),
+        ((X, Y + 1j), {}, TypeError, "y must be real floating point, got complex64"),
+        ((X, Y[:1].repeat(3, 0)), {}, ValueError, r"broadcast, got x \(2, 4\), y \(3, 9\)"),
+        (
+            (X, Y),
+            {"weights": np.ones(3, np.float32)},
+            ValueError,
+            r"weights must have shape \(\.\.\., 10\)",
+        ),
+        ((X, Y), {"paths": [(1, 1, 3)]}, ValueError, r"paths must couple .* got \(1, 1, 3\)"),
+        ((X, Y), {"paths": [(2, 1, 1)]}, ValueError, "paths must couple degrees up to 1, 2 and 3"),
+        ((X, Y), {"couplings": "natural"}, ValueError, "couplings must be one of 'all'"),
+        ((X, Y), {"normalization": "integral"}, ValueError, "normalization must be one of"),
+        ((X, Y), {"lmax": -1}, ValueError, "lmax must be at least 0, got -1"),
+        ((X, Y), {"irreps_out": "0e"}, ValueError, "are for irreps arrays"),
+        ((X, IRREPS), {}, TypeError, "x and y must both be IrrepsArray, or both"),
+        ((IRREPS, SCALARS), {}, ValueError, "x must have irreps of one multiplicity, got 4x0e"),
+        ((SCALARS, e3nn.IrrepsArray("3x1o", jnp.ones((2, 9)))), {}, ValueError, "got 2 and 3"),
+        ((SCALARS, SCALARS), {"irreps_out": "1o"}, ValueError, "nothing is left of the product"),
+        ((SCALARS, SCALARS), {"paths": [(0, 0, 0)]}, ValueError, "paths is for arrays"),
+    ],
+)
+def test_bad_input(args, options, error, message):
+    with pytest.raises(error, match=message):
+        clebsch_gordan_tensor_product(*args, **options)

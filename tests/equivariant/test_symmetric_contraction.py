@@ -1,0 +1,112 @@
+"""Equivariant polynomials: counts of MACE, the definition written out, gradients, parity."""
+
+import e3nn_jax as e3nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from structlayers.equivariant.ops.symmetric_contraction import (
+    symmetric_contraction,
+    symmetric_path_counts,
+)
+from structlayers.testing import assert_equivariant, assert_gradients_match, error_ratio
+from tests.equivariant.irreps_cases import irreps_array, rotate, rotation
+
+IRREPS, OUT = "0e + 1o + 2e", "0e + 1o"
+
+
+def draw(rng, irreps, out, order, *lead):
+    counts = symmetric_path_counts(irreps, out, order)
+    return [jnp.asarray(rng.standard_normal((*lead, n)), jnp.float32) for n in counts]
+
+
+def written_out(x, weights, irreps, out):
+    """Tensors of d^nu entries, one einsum an order."""
+    parts = {str(ir): 0.0 for _, ir in e3nn.Irreps(out)}
+    for order, weight in enumerate(weights, 1):
+        basis = e3nn.reduced_symmetric_tensor_product_basis(
+            irreps, order, keep_ir=[ir for _, ir in e3nn.Irreps(out)]
+        )
+        factors = "abc"[:order]
+        start = 0
+        for (paths, ir), at in zip(basis.irreps, basis.irreps.slices(), strict=True):
+            tensor = np.asarray(basis.array)[..., at].reshape(
+                *(x.shape[-1],) * order, paths, ir.dim
+            )
+            tensor = jnp.asarray(tensor, x.dtype)
+            equation = ",".join(f"...{f}" for f in factors) + f",{factors}pm,...p->...m"
+            used = weight[..., start : start + paths]
+            terms = [x] * order
+            parts[str(ir)] = parts[str(ir)] + jnp.einsum(
+                equation, *terms, tensor, used, precision="highest"
+            )
+            start += paths
+    return jnp.concatenate(list(parts.values()), axis=-1)
+
+
+def test_counts_of_paths():
+    """Degrees 0..3 to 0..2: 49 paths in one, two and three factors."""
+    counts = symmetric_path_counts("0e + 1o + 2e + 3o", "0e + 1o + 2e", 3)
+    assert counts == (3, 12, 34)
+    assert sum(counts) == 49
+
+
+def test_values_and_gradients(rng):
+    weights = draw(rng, IRREPS, OUT, 3, 4)
+    x = jnp.asarray(rng.standard_normal((5, 4, 9)), jnp.float32)
+
+    def fast(x, weights):
+        array = e3nn.IrrepsArray(IRREPS, x)
+        stacked = symmetric_contraction(array.axis_to_mul(), weights, irreps_out=OUT)
+        return stacked.mul_to_axis().array
+
+    assert_gradients_match(
+        jax.jit(fast),
+        lambda x, weights: written_out(x, weights, IRREPS, OUT),
+        (x, weights),
+        1e-6,
+    )
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_equivariance(invert, rng):
+    """With pseudotensors among inputs and outputs."""
+    x, out = irreps_array(rng, "2x0e + 2x1o + 2x1e", 6), "0o + 1e + 2o"
+    weights = draw(rng, "0e + 1o + 1e", out, 3)
+    matrix = rotation(rng)
+    assert_equivariant(
+        lambda x: symmetric_contraction(x, weights, irreps_out=out),
+        (x,),
+        act_on_inputs=lambda x: [rotate(x, matrix, invert=invert)],
+        act_on_output=lambda z: rotate(z, matrix, invert=invert),
+        bound=2e-6,
+    )
+
+
+def test_half_precision_and_empty(rng):
+    weights = draw(rng, IRREPS, OUT, 2)
+    x = irreps_array(rng, IRREPS, 50)
+    half = e3nn.IrrepsArray(IRREPS, x.array.astype(jnp.bfloat16))
+    y = symmetric_contraction(half, weights, irreps_out=OUT)
+    assert y.array.dtype == jnp.bfloat16
+    assert error_ratio(y.array, symmetric_contraction(x, weights, irreps_out=OUT).array) < 2e-2
+    assert symmetric_contraction(x[:0], weights, irreps_out=OUT).shape == (0, 4)
+
+
+X = e3nn.IrrepsArray("2x0e + 2x1o", jnp.ones((3, 8)))
+
+
+@pytest.mark.parametrize(
+    ("x", "weights", "out", "error", "message"),
+    [
+        (X.array, [jnp.ones(1)], "0e", TypeError, "x must be an e3nn_jax.IrrepsArray"),
+        (X, [jnp.ones(2)], "0e", ValueError, r"weights\[0\] must have shape \(\.\.\., 1\)"),
+        (X, [jnp.ones(0)], "3o", ValueError, "irreps_out has 3o, which 2x0e\\+2x1o does not give"),
+        (X, [jnp.ones((7, 1))], "0e", ValueError, "leading axes must broadcast"),
+        (X, [], "0e", ValueError, "order must be at least 1, got 0"),
+    ],
+)
+def test_bad_input(x, weights, out, error, message):
+    with pytest.raises(error, match=message):
+        symmetric_contraction(x, weights, irreps_out=out)
