@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from structlayers._core.checks import is_known
+from structlayers.equivariant.ops.radial import bessel_basis, polynomial_cutoff
 from structlayers.models.interatomic_potential.config import InteratomicPotentialConfig
 from structlayers.models.interatomic_potential.contractions import CONTRACTIONS
 from structlayers.models.interatomic_potential.convolution import NeighbourSum
 from structlayers.models.interatomic_potential.graph import Graph
 from structlayers.models.interatomic_potential.parts import DegreeLinear, PlainNetwork, normal
-from structlayers.models.interatomic_potential.radial import bessel_basis, polynomial_cutoff
 
 
 class Prediction(NamedTuple):
@@ -189,7 +189,7 @@ class InteratomicPotential(nnx.Module):
         config = self.config
         one_hot = jax.nn.one_hot(graph.species, len(config.species), dtype=config.dtype)
         distances = jnp.linalg.norm(vectors, axis=-1)
-        envelope = polynomial_cutoff(distances, config.cutoff_power, config.cutoff)
+        envelope = polynomial_cutoff(distances, config.cutoff, p=config.cutoff_power)
         radial = bessel_basis(distances, config.num_bessel, config.cutoff) * envelope[:, None]
         radial = jnp.where(graph.edge_mask[:, None], radial, 0)
         harmonics = e3nn.spherical_harmonics(

@@ -48,7 +48,6 @@ def small_config(**options: Any) -> InteratomicPotentialConfig:
         "lmax": 2,
         "hidden_lmax": 1,
         "cutoff": 4.0,
-        "correlation": 2,
         "num_bessel": 3,
         "radial_features": (8,),
         "readout_features": 4,

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from structlayers.equivariant import gaunt
-from structlayers.models.interatomic_potential.contractions import (
+from structlayers.equivariant import gaunt, many_body_product
+from structlayers.models.interatomic_potential.clebsch_gordan import (
     ClebschGordanContraction,
-    GauntContraction,
-    gaunt_scales,
     symmetric_basis,
 )
 from structlayers.models.interatomic_potential.convolution import natural_paths
+from structlayers.models.interatomic_potential.gaunt import (
+    GauntContraction,
+    VectorSignalContraction,
+    gaunt_scales,
+)
 from tests.models.interatomic_potential.molecules import small_config
 
 
@@ -141,3 +144,29 @@ def test_gaunt_products_are_among_all_couplings():
         tensor[..., part] = _power_tensor(2, 1, 3)[..., part]
         weights = np.linalg.lstsq(rows.T, tensor.ravel())[0]
         np.testing.assert_allclose(weights @ rows, tensor.ravel(), atol=1e-10)
+
+
+def test_vector_signal_couplings_are_not_gaunt_couplings():
+    """Of degrees up to 2 the added term is none of the polynomials that powers of signals are."""
+    rng = np.random.default_rng(1)
+    with jax.enable_x64(True):
+        config = small_config(lmax=2, correlation=3, channels=1, dtype=jnp.float64)
+        contraction = VectorSignalContraction(config, 2, rngs=nnx.Rngs(0))
+        a = jnp.asarray(rng.standard_normal((40, 1, 9)))
+        one_hot = jnp.asarray(np.eye(3)[np.zeros(40, int)])
+        added = np.asarray(contraction(a, one_hot) - contraction.gaunt(a, one_hot))[:, 0, 4:]
+        powers = np.asarray(many_body_product(a[:, 0], order=3, lmax=2))[:, :, 4:]
+        rows = powers.transpose(0, 2, 1).reshape(-1, 3)
+        rest = added.ravel() - rows @ np.linalg.lstsq(rows, added.ravel())[0]
+        assert np.linalg.norm(rest) > 0.1 * np.linalg.norm(added) > 0
+        # but it is among all couplings
+        basis = symmetric_basis(2, 2, 3)[..., 4:]
+        x = np.asarray(a[:, 0])
+        rows = np.einsum("ni,nj,nk,pijkm->nmp", x, x, x, basis).reshape(-1, len(basis))
+        rest = added.ravel() - rows @ np.linalg.lstsq(rows, added.ravel())[0]
+        assert np.linalg.norm(rest) < 1e-9 * np.linalg.norm(added)
+
+
+def test_vector_signal_needs_three_neighbours():
+    with pytest.raises(ValueError, match="correlation must be at least 3, got 2"):
+        VectorSignalContraction(small_config(correlation=2), 1, rngs=nnx.Rngs(0))

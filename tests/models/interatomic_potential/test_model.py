@@ -96,7 +96,7 @@ def test_forces_and_stress_are_derivatives(contraction):
     """Against central differences of the energy in float64."""
     with jax.enable_x64(True):
         potential = InteratomicPotential(
-            small_config(contraction=contraction, correlation=3, dtype=jnp.float64),
+            small_config(contraction=contraction, dtype=jnp.float64),
             rngs=nnx.Rngs(1),
         )
         structure = crystal(3)

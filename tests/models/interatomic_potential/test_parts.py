@@ -5,31 +5,8 @@ import pytest
 from flax import nnx
 
 from structlayers.models.interatomic_potential.parts import DegreeLinear, PlainNetwork
-from structlayers.models.interatomic_potential.radial import bessel_basis, polynomial_cutoff
 
 OPTIONS = {"dtype": jnp.float32, "precision": jax.lax.Precision.HIGHEST}
-
-
-def test_bessel_functions_are_orthonormal():
-    edges = np.linspace(0, 5, 4001)
-    r = (edges[1:] + edges[:-1]) / 2
-    values = np.asarray(bessel_basis(jnp.asarray(r, jnp.float32), 4, 5.0), float)
-    gram = np.einsum("ri,rj,r->ij", values, values, r**2 * np.diff(edges))
-    np.testing.assert_allclose(gram, np.eye(4), atol=1e-4)
-    np.testing.assert_allclose(bessel_basis(jnp.array([5.0]), 4, 5.0), 0, atol=1e-6)
-
-
-@pytest.mark.parametrize("power", [2, 5, 6])
-def test_cutoff_is_smooth(power):
-    derivatives = [lambda r: polynomial_cutoff(r, power, 5.0)]
-    for _ in range(3):
-        derivatives.append(jax.grad(derivatives[-1]))
-    with jax.enable_x64(True):
-        near = [float(derivative(jnp.asarray(5.0 - 1e-9))) for derivative in derivatives]
-        np.testing.assert_allclose(near[:3], 0, atol=1e-6)
-        assert abs(near[3]) > 0.05
-        assert all(float(derivative(jnp.asarray(5.1))) == 0 for derivative in derivatives)
-        assert float(derivatives[0](jnp.asarray(0.0))) == 1
 
 
 def test_linear_by_degree_and_element(rng):
