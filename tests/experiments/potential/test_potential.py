@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,7 @@ def trainer_of(prepared, **changes):
         hidden_lmax=1,
         num_interactions=1,
         correlation=2,
+        contraction="gaunt",
         num_bessel=3,
         radial_features=(4,),
         readout_features=3,
@@ -62,7 +64,7 @@ def trainer_of(prepared, **changes):
         scale=found.scale,
         shift=found.shift,
     )
-    options = {
+    options: dict[str, Any] = {
         "batch": 2,
         "epochs": 4,
         "learning_rate": 0.01,
@@ -288,7 +290,9 @@ def test_every_goal_names_a_metric(name, tmp_path):
 
 
 def test_a_phase_depends_on_its_state_alone():
-    config = dataclasses.replace(PotentialConfig().smoke(), seeds=1, num_interactions=1)
+    config = dataclasses.replace(
+        PotentialConfig().smoke(), seeds=1, num_interactions=1, contractions=("gaunt",)
+    )
     phase, anew = (config.build().phases()[0] for _ in range(2))
     assert isinstance(phase, TrainPotential)
     state, _ = phase.advance(phase.init(), 0, 2)

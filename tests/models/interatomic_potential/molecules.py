@@ -11,7 +11,6 @@ from flax import nnx
 from structlayers.models.interatomic_potential import (
     InteratomicPotential,
     InteratomicPotentialConfig,
-    Prediction,
     Structure,
     make_graph,
 )
@@ -65,19 +64,31 @@ def small_potential(**options: Any) -> InteratomicPotential:
     return InteratomicPotential(small_config(**options), rngs=nnx.Rngs(0))
 
 
+def tiny_potential(**options: Any) -> InteratomicPotential:
+    """One interaction, low degrees: for what does not depend on them."""
+    return small_potential(
+        num_interactions=1,
+        lmax=1,
+        correlation=2,
+        contraction="gaunt",
+        radial_features=(4,),
+        **options,
+    )
+
+
 @functools.cache
 def predictor(
     potential: InteratomicPotential, *, stress: bool = False, **places: int
-) -> Callable[..., Prediction]:
+) -> Callable[..., Any]:
     """Predicts structures by one compiled function; shared by the tests that ask for the same."""
     graphdef, state = nnx.split(potential)
     config = potential.config
 
     @jax.jit
-    def predict(graph: Any) -> Prediction:
+    def predict(graph: Any) -> Any:
         return nnx.merge(graphdef, state).predict(graph, stress=stress)
 
-    def call(*structures: Structure) -> Prediction:
+    def call(*structures: Structure) -> Any:
         dtype = np.dtype(config.dtype)
         return predict(make_graph(structures, config.species, config.cutoff, dtype=dtype, **places))
 

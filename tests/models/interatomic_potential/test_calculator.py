@@ -13,12 +13,12 @@ from structlayers.models.interatomic_potential import (
 from tests.models.interatomic_potential.molecules import (
     crystal,
     predictor,
-    small_potential,
+    tiny_potential,
 )
 
 
 def test_values_are_the_potentials():
-    potential = small_potential()
+    potential = tiny_potential()
     config = potential.config
     structure = crystal(0)
     atoms = ase.Atoms(
@@ -26,7 +26,7 @@ def test_values_are_the_potentials():
     )
     atoms.calc = ase_calculator(potential)
     wanted = predictor(potential, num_edges=400, stress=True)(structure)
-    energies = dict(zip(config.species, config.atomic_energies, strict=True))
+    energies = dict(zip(config.species, config.atomic_energies or (), strict=True))
     isolated = sum(energies[z] for z in structure.numbers.tolist())
     assert atoms.get_potential_energy() == pytest.approx(
         float(wanted.energy[0]) + isolated, abs=1e-4
@@ -39,22 +39,22 @@ def test_values_are_the_potentials():
 
 def test_molecular_dynamics_conserves_energy():
     atoms = ase.build.molecule("H2O")
-    atoms.calc = ase_calculator(small_potential())
+    atoms.calc = ase_calculator(tiny_potential())
     rng = np.random.default_rng(0)
     atoms.set_momenta(0.5 * rng.standard_normal((3, 3)))
     start = atoms.get_total_energy()
-    kinetic = []
-    dynamics = ase.md.verlet.VelocityVerlet(atoms, timestep=0.1 * ase.units.fs)
-    for _ in range(30):
+    kinetic, drift = [], []
+    dynamics = ase.md.verlet.VelocityVerlet(atoms, timestep=0.2 * ase.units.fs)
+    for _ in range(50):
         dynamics.run(1)
         kinetic.append(atoms.get_kinetic_energy())
-        assert atoms.get_total_energy() == pytest.approx(start, abs=2e-3)
-    assert np.ptp(kinetic) > 1e-2
+        drift.append(abs(atoms.get_total_energy() - start))
+    assert max(drift) < 0.02 * (max(kinetic) - min(kinetic))
 
 
 def test_more_neighbours_than_before_are_all_there():
     """Atoms that come together need more places; the answer is that of an exact graph."""
-    potential = small_potential()
+    potential = tiny_potential()
     evaluator, predict = Evaluator(potential, headroom=1.0), predictor(potential, num_edges=60)
     rest = np.random.default_rng(0).standard_normal((8, 3)) + 4.0 * np.eye(8)[:, :3]
     numbers = np.full(8, 6)
@@ -72,4 +72,4 @@ def test_more_neighbours_than_before_are_all_there():
 
 def test_headroom_below_one():
     with pytest.raises(ValueError, match=r"headroom must be at least 1, got 0\.5"):
-        Evaluator(small_potential(), headroom=0.5)
+        Evaluator(tiny_potential(), headroom=0.5)

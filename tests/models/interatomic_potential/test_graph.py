@@ -13,7 +13,7 @@ from tests.models.interatomic_potential.molecules import (
     cluster,
     crystal,
     predictor,
-    small_potential,
+    tiny_potential,
 )
 
 SPECIES = (1, 6, 8)
@@ -74,9 +74,9 @@ def test_flattened_stack_is_one_graph():
     flat = stack.flatten()
     assert flat.species.shape == (18,)
     assert (np.diff(flat.receivers) >= 0).all()
-    graphdef, state = nnx.split(small_potential())
+    graphdef, state = nnx.split(tiny_potential())
     one = jax.jit(lambda state, graph: nnx.merge(graphdef, state).predict(graph))(state, flat)
-    other = predictor(small_potential())(*structures)
+    other = predictor(tiny_potential())(*structures)
     np.testing.assert_allclose(one.energy, other.energy, rtol=2e-6)
     np.testing.assert_allclose(
         one.forces[np.asarray(flat.atom_mask)], other.forces, rtol=1e-4, atol=1e-5

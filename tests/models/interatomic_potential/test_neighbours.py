@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import ase
 import ase.neighborlist
@@ -111,6 +112,6 @@ def test_bad_cutoff():
     ],
 )
 def test_structures_that_are_refused(change, message):
-    values = {"numbers": [1, 6], "positions": [[0.0, 0, 0], [1, 0, 0]], **change}
+    values: dict[str, Any] = {"numbers": [1, 6], "positions": [[0.0, 0, 0], [1, 0, 0]], **change}
     with pytest.raises(ValueError, match=message):
         Structure(**values)
