@@ -26,7 +26,7 @@ class Evaluator:
 
     Example:
         >>> from structlayers.models.interatomic_potential import InteratomicPotentialConfig
-        >>> config = InteratomicPotentialConfig((1,), channels=2, lmax=1, hidden_lmax=1)
+        >>> config = InteratomicPotentialConfig((1,), channels=2, lmax=1, num_interactions=1)
         >>> evaluator = Evaluator(InteratomicPotential(config, rngs=nnx.Rngs(0)))
         >>> found = evaluator(Structure([1, 1], [[0, 0, 0], [0, 0, 0.74]]))
         >>> sorted(found), found["forces"].shape
@@ -93,7 +93,7 @@ def ase_calculator(potential: InteratomicPotential, **options: Any) -> Any:
     Example:
         >>> import ase.build
         >>> from structlayers.models.interatomic_potential import InteratomicPotentialConfig
-        >>> config = InteratomicPotentialConfig((1, 8), channels=2, lmax=1, hidden_lmax=1)
+        >>> config = InteratomicPotentialConfig((1, 8), channels=2, lmax=1, num_interactions=1)
         >>> water = ase.build.molecule("H2O")
         >>> water.calc = ase_calculator(InteratomicPotential(config, rngs=nnx.Rngs(0)))
         >>> water.get_forces().shape

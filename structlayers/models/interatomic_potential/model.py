@@ -89,10 +89,11 @@ class InteratomicPotential(nnx.Module):
     Example:
         >>> import numpy as np
         >>> from structlayers.models.interatomic_potential import Structure, make_graph
-        >>> config = InteratomicPotentialConfig((1, 8), channels=4, lmax=1, hidden_lmax=1)
+        >>> config = InteratomicPotentialConfig((1, 8), channels=2, lmax=1, num_interactions=1)
         >>> potential = InteratomicPotential(config, rngs=nnx.Rngs(0))
         >>> water = Structure([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
-        >>> found = potential.predict(make_graph([water], config.species, config.cutoff))
+        >>> graph = make_graph([water], config.species, config.cutoff)
+        >>> found = nnx.jit(InteratomicPotential.predict)(potential, graph)
         >>> found.energy.shape, found.forces.shape, bool(jnp.abs(found.forces.sum(0)).max() < 1e-5)
         ((1,), (3, 3), True)
 
