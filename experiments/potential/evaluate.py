@@ -44,10 +44,37 @@ def _parity(energy: np.ndarray, forces: np.ndarray, frames: Frames) -> dict[str,
     return chosen
 
 
-def evaluate(trainer: Trainer, parameters: Any, frames: Frames, chunk: int) -> dict[str, Any]:
-    """Errors of every seed on one set, and points for a parity plot."""
+def _atoms(frames: Frames) -> np.ndarray:
+    """Atoms of every frame, `(F,)`."""
+    return np.asarray(frames.graph.atom_mask).sum(axis=1)
+
+
+def mean_residual(trainer: Trainer, parameters: Any, frames: Frames, chunk: int) -> np.ndarray:
+    """Energy by atom that the predictions of every seed lack on the mean: `(seeds,)`, in eV.
+
+    With forces weighted as strongly as they are, the constant of the energy is learned last. It is
+    a parameter of the potential, its `shift`, and has a best value in closed form.
+    """
+    energy, _ = predict_all(trainer, parameters, frames, chunk=min(chunk, frames.size))
+    lacking = np.asarray(frames.energy, np.float64) - np.asarray(energy, np.float64)
+    return lacking.sum(axis=1) / _atoms(frames).sum()
+
+
+def evaluate(
+    trainer: Trainer, parameters: Any, frames: Frames, chunk: int, shift: np.ndarray
+) -> dict[str, Any]:
+    """Errors of every seed on one set, and points for a parity plot.
+
+    Args:
+        trainer: the potential.
+        parameters: of every seed.
+        frames: the set.
+        chunk: frames predicted at once.
+        shift: energy by atom to add to the predictions of every seed, `(seeds,)`.
+    """
     found = predict_all(trainer, parameters, frames, chunk=min(chunk, frames.size))
     energy, forces = (np.asarray(values) for values in found)
+    energy = energy + shift[:, None] * _atoms(frames)
     return {
         "frames": frames.size,
         **errors(energy, forces, frames),

@@ -14,7 +14,7 @@ import numpy as np
 from experiments.data.molecules import load_molecules
 from experiments.experiment import Results
 from experiments.potential.config import PotentialConfig
-from experiments.potential.evaluate import evaluate
+from experiments.potential.evaluate import evaluate, mean_residual
 from experiments.potential.frames import Prepared, prepare
 from experiments.potential.train import State, Trainer, initialize, train_epochs
 from structlayers.models.interatomic_potential import InteratomicPotentialConfig
@@ -133,9 +133,12 @@ class TrainPotential:
 
     def finish(self, state: State) -> dict[str, Any]:
         """Errors of the best average of every seed on every test set, and the time of a step."""
-        prepared = self.data.prepared
+        prepared, chunk = self.data.prepared, self.config.evaluation_batch
+        shift = np.zeros(self.config.seeds)
+        if self.config.refit_shift:
+            shift = mean_residual(self.trainer, state["best"], prepared.train, chunk)
         tests = {
-            name: evaluate(self.trainer, state["best"], frames, self.config.evaluation_batch)
+            name: evaluate(self.trainer, state["best"], frames, chunk, shift)
             for name, frames in prepared.tests.items()
         }
         leaves = jax.tree.leaves(state["parameters"])
@@ -143,6 +146,7 @@ class TrainPotential:
             "dataset": self.data.dataset,
             "contraction": self.contraction,
             "tests": tests,
+            "refitted_shift": shift.tolist(),
             "parameters": sum(leaf[0].size for leaf in leaves),
             "validation_loss": np.asarray(state["best_loss"], float).tolist(),
             "steps": int(state["steps"][0]),

@@ -12,7 +12,7 @@ from experiments.config_files import ROOT, load
 from experiments.data.molecules import MoleculeSet, synthetic_molecules
 from experiments.potential import plots
 from experiments.potential.config import PotentialConfig
-from experiments.potential.evaluate import errors
+from experiments.potential.evaluate import errors, evaluate, mean_residual
 from experiments.potential.experiment import ERRORS, PotentialExperiment, TrainPotential
 from experiments.potential.frames import make_frames, prepare, split, statistics, take
 from experiments.potential.train import (
@@ -234,6 +234,20 @@ def test_predictions_of_all_frames_in_pieces(prepared):
     other = predict_all(trainer, parameters, take(prepared.train, order), chunk=2)
     np.testing.assert_allclose(energy[:, order], other[0], rtol=1e-5)
     np.testing.assert_allclose(forces[:, order], other[1], rtol=1e-3, atol=1e-5)
+
+
+def test_refitted_shift_leaves_no_mean_error(prepared):
+    trainer = trainer_of(prepared)
+    keys = jax.random.split(jax.random.key(3), (2, 2))[0]
+    parameters = initialize(trainer, keys)["best"]
+    shift = mean_residual(trainer, parameters, prepared.train, 2)
+    energy, _ = predict_all(trainer, parameters, prepared.train, chunk=2)
+    rest = np.asarray(energy) + 5 * shift[:, None] - np.asarray(prepared.train.energy)
+    np.testing.assert_allclose(rest.mean(axis=1), 0, atol=1e-5)
+    before = evaluate(trainer, parameters, prepared.train, 2, np.zeros(2))
+    after = evaluate(trainer, parameters, prepared.train, 2, shift)
+    assert (np.array(after["energy_rmse"]) < before["energy_rmse"]).all()
+    assert after["force_rmse"] == before["force_rmse"]
 
 
 def test_errors_are_in_milli_units_and_skip_padding(prepared):
