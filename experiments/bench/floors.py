@@ -20,6 +20,9 @@ from structlayers._core.precision import PrecisionLike, canonicalize_precision
 # Matmul rates measured as ceilings; "copy" is the one in bytes.
 UNITS = ("bf16", "tf32", "float32", "int8")
 
+# Words of float32 products that are not JAX's, and the unit they run on.
+_WORDS = {"tf32": "tf32", "3xtf32": "tf32", "bf16": "bf16"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Floor:
@@ -90,15 +93,17 @@ def compute_dtype(arrays: Any) -> jnp.dtype:
 
 
 def precision_name(dtype: Any, precision: PrecisionLike) -> str:
-    """Precision of the products: "highest", "high" or "default" in float32, else "native".
+    """Precision of the products: in float32 "highest", "high", "default" or a word; else "native".
 
     Example:
         >>> precision_name("float32", None), precision_name("bfloat16", None)
         ('highest', 'native')
     """
-    if jnp.dtype(dtype) in (jnp.float32, jnp.complex64):
-        return canonicalize_precision(precision).name.lower()
-    return "native"
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.complex64):
+        return "native"
+    if isinstance(precision, str) and precision in _WORDS:
+        return precision
+    return canonicalize_precision(precision).name.lower()
 
 
 def unit_of(dtype: Any, precision: str, platform: str) -> str | None:
@@ -122,6 +127,8 @@ def unit_of(dtype: Any, precision: str, platform: str) -> str | None:
     if dtype in (jnp.float32, jnp.complex64):
         if platform == "cpu" or precision == "highest":
             return "float32"
+        if precision in _WORDS:
+            return _WORDS[precision]
         return "tf32" if platform == "gpu" else "bf16"
     if dtype in (jnp.int8, jnp.uint8):
         return "int8"

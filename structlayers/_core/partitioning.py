@@ -300,19 +300,25 @@ def _varying(leaf: jax.Array) -> frozenset[str]:
     return jax.typeof(leaf).manual_axis_type.varying
 
 
-def vary_alike(leaves: Sequence[jax.Array]) -> list[jax.Array]:
-    """Arrays marked as varying over the same manual axes, which kernels demand of operands.
+def vary_alike[T](arrays: T) -> T:
+    """A pytree of arrays marked as varying over the same manual axes.
+
+    Kernels demand it of operands. So does a `jax.custom_vjp` whose backward pass leaves it to the
+    caller to add up over shards what is the same on all of them: a gradient must vary as its
+    argument does, and the transpose of this is the sum over the axes along which that did not.
 
     Example:
         >>> [x.shape for x in vary_alike([jnp.ones(2), jnp.ones(())])]
         [(2,), ()]
     """
+    leaves, tree = jax.tree.flatten(arrays)
     everything = frozenset().union(*map(_varying, leaves))
     missing = [tuple(sorted(everything - _varying(leaf))) for leaf in leaves]
-    return [
+    alike = [
         jax.lax.pcast(leaf, names, to="varying") if names else leaf
         for leaf, names in zip(leaves, missing, strict=True)
     ]
+    return jax.tree.unflatten(tree, alike)
 
 
 def result_struct(

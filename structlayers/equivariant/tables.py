@@ -200,4 +200,17 @@ def dense_gaunt(l1max: int, l2max: int, l3max: int) -> np.ndarray:
                 if couples(a, b, c) and (a + b + c) % 2 == 0:
                     rows, columns, ends = (slice(d**2, (d + 1) ** 2) for d in (a, b, c))
                     table[rows, columns, ends] = gaunt(a, b, c)
+    table[np.abs(table) < 1e-13] = (
+        0  # rounding of exact zeros; the others are above 1e-5 up to L = 8
+    )
     return _read_only(table)
+
+
+def count_nonzero(l1max: int, l2max: int, l3max: int) -> int:
+    """How many Gaunt coefficients are not zero.
+
+    Example:
+        >>> count_nonzero(1, 1, 1), count_nonzero(2, 2, 2)
+        (10, 83)
+    """
+    return int(np.count_nonzero(dense_gaunt(l1max, l2max, l3max)))

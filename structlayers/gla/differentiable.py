@@ -2,6 +2,10 @@
 
 Residuals are the inputs and the states that a kernel keeps. The derivative of the backward pass is
 that of the same gradients by XLA.
+
+Ranks that share a sequence exchange states between two of a kernel's launches: what its segments do
+to the state before them, which is asked for first, and outputs given that state. Going back it is
+the same with cotangents, so the gradients of a rank's state are nowhere made by themselves.
 """
 
 import abc
@@ -15,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from structlayers._core.partitioning import partition_over_batch, vary_alike
+from structlayers.gla.sequence_axis import SequenceAxis
 from structlayers.gla.xla import chunks
 
 # q, k, v, log_gate with all axes, what resets add to gates of K channels `(*B, T)`, state
@@ -42,17 +47,51 @@ class Kernels(abc.ABC):
     def partitioned(self) -> bool:
         """Whether they may stand in a rule of partitioning."""
 
-    @abc.abstractmethod
-    def values(self, args: Args) -> tuple[jax.Array, jax.Array]:
-        """Outputs and final states."""
+    @property
+    def sequence_axis(self) -> SequenceAxis | None:
+        """Over whose ranks the tokens go on; then the state is that before the first of all."""
+        return None
+
+    def alone(self) -> "Kernels":
+        """The same for the tokens of one rank, given the state before them."""
+        return self
+
+    def summarize(self, args: Args, *, keeps: bool) -> tuple[jax.Array, jax.Array, Any]:
+        """What tokens do to the state before them: `S -> exp(log_decay) * S + own`.
+
+        Args:
+            args: of a rank; the state counts to `own`.
+            keeps: whether `values_and_states` follows, or `values`.
+
+        Returns:
+            own `(*B, G, K, V)`, log_decay `(*B, G, K, 1)`, and what was found on the way, which
+            those two take.
+        """
+        raise NotImplementedError
 
     @abc.abstractmethod
-    def values_and_states(self, args: Args) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def values(self, args: Args, known: Any) -> tuple[jax.Array, jax.Array]:
+        """Outputs and final states.
+
+        Args:
+            args: with the state before the first token.
+            known: from `summarize`, or None.
+        """
+
+    @abc.abstractmethod
+    def values_and_states(self, args: Args, known: Any) -> tuple[jax.Array, jax.Array, Any]:
         """The same, and what `gradients` wants of the states."""
 
     @abc.abstractmethod
-    def gradients(self, args: Args, kept: jax.Array, cotangents: Any) -> Args:
-        """Gradients of all arguments."""
+    def gradients(self, args: Args, kept: Any, cotangents: Any) -> Args:
+        """Gradients of all arguments.
+
+        Args:
+            args: the arrays.
+            kept: of the states; with a `sequence_axis` the pair of that and the log decays of all
+                ranks.
+            cotangents: of outputs and final states.
+        """
 
 
 def attend(args: Args, kernels: Kernels) -> tuple[jax.Array, jax.Array]:
@@ -62,8 +101,9 @@ def attend(args: Args, kernels: Kernels) -> tuple[jax.Array, jax.Array]:
         args: the arrays.
         kernels: that compute them.
     """
-    leaves, tree = jax.tree.flatten(args)
-    args = jax.tree.unflatten(tree, vary_alike(leaves))  # so do the gradients
+    if kernels.sequence_axis is not None:
+        args = (*args[:-1], kernels.sequence_axis.only_first(args[-1]))
+    args = vary_alike(args)  # so do the gradients
     if args[0].ndim > 3:
         return _attend(args, kernels)
     out, final = _attend(jax.tree.map(lambda x: x[None], args), kernels)
@@ -73,31 +113,78 @@ def attend(args: Args, kernels: Kernels) -> tuple[jax.Array, jax.Array]:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _attend(args: Args, kernels: Kernels) -> tuple[jax.Array, jax.Array]:
     """The same, with a batch."""
-    return _on_shards(_values, args, kernels=kernels)
+    args, known, _ = _begin(args, kernels, keeps=False)
+    return _on_shards(_values, args, known, kernels=kernels)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _attend_and_keep(args: Args, kernels: Kernels) -> tuple[jax.Array, ...]:
-    """With the states as well, which only `_pull_back` reads: they have no gradient."""
-    return _on_shards(_values_and_states, args, kernels=kernels)
+def _begin(args: Args, kernels: Kernels, *, keeps: bool) -> tuple[Args, Any, Any]:
+    """Arguments with the state before a rank's tokens, what else is known, decays of all ranks."""
+    if kernels.sequence_axis is None:
+        return args, None, None
+    own, log_decay, known = _summarize(args, kernels, keeps)
+    incoming, all_decays = kernels.sequence_axis.receive(own, [log_decay])
+    return (*args[:-1], args[-1] + incoming), known, all_decays
 
 
-def _keep_forward(args: Args, kernels: Kernels) -> Any:
-    out, final, kept = _attend_and_keep(args, kernels)
-    return (out, final, kept), (args, kept)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _summarize(args: Args, kernels: Kernels, keeps: bool) -> tuple[jax.Array, jax.Array, Any]:
+    return kernels.summarize(args, keeps=keeps)
 
 
-def _keep_backward(kernels: Kernels, residuals: Any, cotangents: Any) -> tuple[Args]:
-    args, kept = residuals
-    return (_pull_back(args, kept, cotangents[:2], kernels),)
+def _summarize_forward(args: Args, kernels: Kernels, keeps: bool) -> Any:
+    return _summarize(args, kernels, keeps), args
+
+
+def _summarize_backward(kernels: Kernels, keeps: bool, args: Args, cotangents: Any) -> tuple[Args]:
+    """By XLA: only derivatives of `_attend_forward` come here, those of `_attend` do not."""
+    del keeps
+
+    def call(args: Args) -> tuple[jax.Array, jax.Array]:
+        _, k, v, log_gate, resets, state = args
+        own, (log_decay,) = chunks.own_state(
+            k,
+            v,
+            log_gate,
+            None,
+            None if resets is None else resets < 0,
+            chunk_size=kernels.chunk_size,
+            precision=kernels.precision,
+        )
+        return own + jnp.exp(log_decay) * state, log_decay
+
+    return jax.vjp(call, args)[1](cotangents[:2])
+
+
+_summarize.defvjp(_summarize_forward, _summarize_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _attend_and_keep(args: Args, known: Any, kernels: Kernels) -> tuple[jax.Array, jax.Array, Any]:
+    """With the states as well, which only `_pull_back` reads: they have no gradient.
+
+    Nor has what is known, which follows from the arguments.
+    """
+    return _on_shards(_values_and_states, args, known, kernels=kernels)
+
+
+def _keep_forward(args: Args, known: Any, kernels: Kernels) -> Any:
+    out, final, kept = _attend_and_keep(args, known, kernels)
+    return (out, final, kept), (args, known, kept)
+
+
+def _keep_backward(kernels: Kernels, residuals: Any, cotangents: Any) -> tuple[Args, Any]:
+    args, known, kept = residuals
+    gradients = _pull_back(args, kept, cotangents[:2], kernels.alone())
+    return gradients, jax.tree.map(jnp.zeros_like, known)
 
 
 _attend_and_keep.defvjp(_keep_forward, _keep_backward)
 
 
 def _attend_forward(args: Args, kernels: Kernels) -> Any:
-    out, final, kept = _attend_and_keep(args, kernels)
-    return (out, final), (args, kept)
+    given, known, all_decays = _begin(args, kernels, keeps=True)
+    out, final, kept = _attend_and_keep(given, known, kernels)
+    return (out, final), (args, kept if all_decays is None else (kept, all_decays))
 
 
 def _attend_backward(kernels: Kernels, residuals: Any, cotangents: Any) -> tuple[Args]:
@@ -108,11 +195,11 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _pull_back(args: Args, kept: jax.Array, cotangents: Any, kernels: Kernels) -> Args:
+def _pull_back(args: Args, kept: Any, cotangents: Any, kernels: Kernels) -> Args:
     return _on_shards(_gradients, args, kept, cotangents, kernels=kernels)
 
 
-def _pull_back_forward(args: Args, kept: jax.Array, cotangents: Any, kernels: Kernels) -> Any:
+def _pull_back_forward(args: Args, kept: Any, cotangents: Any, kernels: Kernels) -> Any:
     return _pull_back(args, kept, cotangents, kernels), (args, kept, cotangents)
 
 
@@ -121,7 +208,7 @@ def _pull_back_backward(kernels: Kernels, residuals: Any, seconds: Args) -> tupl
     gradients = functools.partial(_gradients_by_xla, kernels=kernels)
     _, pull = jax.vjp(gradients, args, cotangents)
     dargs, dcotangents = pull(seconds)
-    return dargs, jnp.zeros_like(kept), dcotangents
+    return dargs, jax.tree.map(jnp.zeros_like, kept), dcotangents
 
 
 _pull_back.defvjp(_pull_back_forward, _pull_back_backward)
@@ -144,6 +231,7 @@ def _gradients_by_xla(args: Args, cotangents: Any, *, kernels: Kernels) -> Args:
             scale=kernels.scale,
             chunk_size=kernels.chunk_size,
             precision=kernels.precision,
+            sequence_axis=kernels.sequence_axis,
         )
 
     return jax.vjp(call, args)[1](cotangents)[0]
@@ -158,13 +246,15 @@ def _on_shards(fn: Callable[..., Any], args: Args, *rest: Any, kernels: Kernels)
     return run(args, *rest, kernels=kernels)
 
 
-def _values(args: Args, *, kernels: Kernels) -> tuple[jax.Array, jax.Array]:
-    return kernels.values(args)
+def _values(args: Args, known: Any, *, kernels: Kernels) -> tuple[jax.Array, jax.Array]:
+    return kernels.values(args, known)
 
 
-def _values_and_states(args: Args, *, kernels: Kernels) -> tuple[jax.Array, ...]:
-    return kernels.values_and_states(args)
+def _values_and_states(
+    args: Args, known: Any, *, kernels: Kernels
+) -> tuple[jax.Array, jax.Array, Any]:
+    return kernels.values_and_states(args, known)
 
 
-def _gradients(args: Args, kept: jax.Array, cotangents: Any, *, kernels: Kernels) -> Args:
+def _gradients(args: Args, kept: Any, cotangents: Any, *, kernels: Kernels) -> Args:
     return kernels.gradients(args, kept, cotangents)

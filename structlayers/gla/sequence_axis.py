@@ -16,10 +16,13 @@ from jax.ad_checkpoint import checkpoint_name
 
 from structlayers._core.checks import require_choice
 from structlayers._core.partitioning import vary_alike
-from structlayers.gla.gates import decay_of, decayed_sum
+from structlayers.gla.gates import decay_of
 
 EXCHANGED = "gla_exchanged"
 """Name, for policies of `jax.checkpoint`, of what the backward pass needs of the exchange."""
+
+# Ranks whose states are added up in one kernel of XLA.
+_UNROLLED = 8
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,37 @@ class SequenceAxis:
         """On all ranks the entries of the one rank on which `owned` holds; it broadcasts to x."""
         return jax.lax.psum(jnp.where(owned, x, jnp.zeros_like(x)), self.name)
 
+    def only_first(self, x: jax.Array) -> jax.Array:
+        """The array on the first rank, zeros on all others."""
+        return jnp.where(self.position == 0, x, jnp.zeros_like(x))
+
+    def receive(
+        self, own: jax.Array, log_decays: Sequence[jax.Array]
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        """`S = sum_j exp(sum of a_i over ranks i from j to this one) * S_own_j` over earlier ranks.
+
+        Args:
+            own: `(*B, G, K, V)`, the state that a rank's tokens leave.
+            log_decays: `(*B, G, K, 1)` and `(*B, G, 1, V)`, or one of both.
+
+        Returns:
+            S `(*B, G, K, V)`, and what `send_back` wants: log decays of all ranks, which lead with
+            P. Their name for policies of `jax.checkpoint` is `EXCHANGED`.
+        """
+        states, *all_decays = _gather(self, (own, *log_decays))
+        incoming = checkpoint_name(_from_earlier(self, states, all_decays), EXCHANGED)
+        return incoming, [checkpoint_name(x, EXCHANGED) for x in all_decays]
+
+    def send_back(self, gradient: jax.Array, all_decays: Sequence[jax.Array]) -> jax.Array:
+        """The gradient of `own` from that of what `receive` made of it: the sum over later ranks.
+
+        Args:
+            gradient: `(*B, G, K, V)`.
+            all_decays: from `receive`.
+        """
+        (gradients,) = _gather(self, (gradient,))
+        return _from_earlier(SequenceAxis(self.name, not self.reverse), gradients, all_decays)
+
     def incoming_state(
         self, own: jax.Array, log_decays: Sequence[jax.Array], initial_state: jax.Array | None
     ) -> jax.Array:
@@ -86,8 +120,7 @@ class SequenceAxis:
             `(*B, G, K, V)`.
         """
         if initial_state is not None:
-            zeros = jnp.zeros_like(initial_state)
-            initial_state = jnp.where(self.position == 0, initial_state, zeros)
+            initial_state = self.only_first(initial_state)
             own = own + decay_of(log_decays) * initial_state
         lead = own.shape[:-2]
         log_decays = [jnp.broadcast_to(x, (*lead, *x.shape[-2:])) for x in log_decays]
@@ -98,27 +131,23 @@ class SequenceAxis:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _exchange(axis: SequenceAxis, own: jax.Array, log_decays: tuple[jax.Array, ...]) -> jax.Array:
-    """`S = sum_j exp(sum of a_i over ranks i from j to this one) * S_own_j` over earlier ranks."""
-    return _forward(axis, own, log_decays)[0]
+    """What `receive` gives, with the derivatives that `send_back` makes."""
+    return axis.receive(own, log_decays)[0]
 
 
 def _forward(
     axis: SequenceAxis, own: jax.Array, log_decays: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, tuple]:
-    states, *all_decays = _gather(axis, (own, *log_decays))
-    incoming = checkpoint_name(_from_earlier(axis, states, all_decays), EXCHANGED)
-    all_decays = [checkpoint_name(x, EXCHANGED) for x in all_decays]
+    incoming, all_decays = axis.receive(own, log_decays)
     return incoming, (incoming, log_decays, all_decays)
 
 
 def _backward(
     axis: SequenceAxis, residuals: tuple, gradient: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """The same sum over later ranks; gates of this rank decay what comes in on its way out."""
+    """Gates of this rank decay what comes in on its way out."""
     incoming, log_decays, all_decays = residuals
-    (gradients,) = _gather(axis, (gradient,))
-    back = SequenceAxis(axis.name, not axis.reverse)
-    own = _from_earlier(back, gradients, all_decays)
+    own = axis.send_back(gradient, all_decays)
     passed = decay_of(log_decays) * incoming * own
     summed = [
         jnp.sum(passed, tuple(i for i in (-2, -1) if x.shape[i] == 1), keepdims=True)
@@ -133,13 +162,18 @@ _exchange.defvjp(_forward, _backward)
 def _from_earlier(
     axis: SequenceAxis, states: jax.Array, log_decays: Sequence[jax.Array]
 ) -> jax.Array:
-    """The sum of `_exchange` from what all ranks have sent, `(P, *B, G, K, V)`."""
-    if axis.reverse:
-        states, *log_decays = (jnp.flip(x, 0) for x in (states, *log_decays))
-    index = jax.lax.broadcasted_iota(jnp.int32, (axis.size, *(1,) * (states.ndim - 1)), 0)
-    earlier = index < axis.position
-    states, *log_decays = (jnp.where(earlier, x, 0) for x in (states, *log_decays))
-    return decayed_sum(states, log_decays, 0)
+    """The sum of `receive` from what all ranks have sent, `(P, *B, G, K, V)`, in one pass."""
+    ranks = jnp.arange(axis.size, dtype=jnp.int32)
+    before = ranks[::-1] if axis.reverse else ranks
+
+    def step(state: jax.Array, sent: tuple) -> tuple[jax.Array, None]:
+        before, own, log_decays = sent
+        return jnp.where(before < axis.position, decay_of(log_decays) * state + own, state), None
+
+    *_, start = vary_alike((axis.position, states, jnp.zeros_like(states[0])))
+    sent = (before, states, list(log_decays))
+    unroll = min(axis.size, _UNROLLED)
+    return jax.lax.scan(step, start, sent, reverse=axis.reverse, unroll=unroll)[0]
 
 
 def _gather(axis: SequenceAxis, arrays: Sequence[jax.Array]) -> list[jax.Array]:

@@ -88,6 +88,13 @@ def _poisoned(one: Any) -> np.ndarray:
     )
 
 
+def _toward_zero(values: np.ndarray) -> np.ndarray:
+    """Float32 of float64, rounded as tensor cores round their sums."""
+    nearest = values.astype(np.float32)
+    beyond = np.abs(nearest) > np.abs(values)
+    return np.where(beyond, np.nextafter(nearest, np.float32(0)), nearest)
+
+
 def _bytes(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1).view(np.uint8)
 
@@ -109,6 +116,8 @@ class NumpyMachine(Machine):
         # epoch and warp of the last write and the last read of every word
         self._written = np.full((2, words), _NEVER)
         self._read = np.full((2, words), _NEVER)
+        # how often warps had waited for their own threads at the last write of every word
+        self._converged, self._stored = 0, np.zeros(words, np.int64)
         # of every barrier, by its first byte: phases completed, bytes still to come, arrivals
         self._barriers: dict[int, list[int]] = {}
         # groups of words, the warps that asked for them, and values; the last one is open
@@ -197,14 +206,19 @@ class NumpyMachine(Machine):
 
     @override
     def reconverge(self) -> None:
-        pass
+        self._converged += 1
+
+    def _require_cluster(self) -> None:
+        if self.threads == self._block_threads:
+            raise RuntimeError("a launch without clusters has no instructions of clusters")
 
     @override
     def cluster_arrive(self) -> None:
-        pass
+        self._require_cluster()
 
     @override
     def cluster_wait(self) -> None:
+        self._require_cluster()
         self.synchronize()
 
     # shared memory ---------------------------------------------------------------------------
@@ -224,6 +238,7 @@ class NumpyMachine(Machine):
             raise RaceError(f"byte {4 * word} of shared memory: warps {warps[clash][0]} and others")
         if write:
             self._written[0, words], self._written[1, words] = self._epoch, warps
+            self._stored[words] = self._converged
             return
         if (epochs[words] == _NEVER).any():
             word = words[epochs[words] == _NEVER][0]
@@ -253,6 +268,27 @@ class NumpyMachine(Machine):
         index, warps = self._words(address, len(words))
         self._touch(index.ravel(), warps.ravel(), write=True)
         self._shared[index] = np.stack(words, axis=1)[self._active]
+
+    def _halves(self, address: Int) -> np.ndarray:
+        """Active threads' 16-bit places in shared memory; says who touches them."""
+        addresses = (self._array(address) + self._base)[self._active]
+        if (addresses % 2).any():
+            raise ValueError(f"addresses must be multiples of 2, got {addresses}")
+        return addresses // 2
+
+    @override
+    def load_shared_half(self, address: Int) -> Any:
+        places = self._halves(address)
+        self._touch(places // 2, self._index[self._active] >> 5, write=False)
+        loaded = np.zeros(self.threads, np.uint32)
+        loaded[self._active] = self._shared.view(np.uint16)[places]
+        return loaded
+
+    @override
+    def store_shared_half(self, address: Int, word: Any) -> None:
+        places = self._halves(address)
+        self._touch(places // 2, self._index[self._active] >> 5, write=True)
+        self._shared.view(np.uint16)[places] = word[self._active]
 
     @override
     def load_matrices(self, address: Int, *, transpose: bool) -> list[Any]:
@@ -326,6 +362,18 @@ class NumpyMachine(Machine):
         first = row.value[self._active] * pitch + offset.value[self._active] + displacement
         index = first[:, None] + np.arange(4 * len(words))
         _bytes(array)[index] = np.stack(words, axis=1)[self._active].view(np.uint8)
+
+    @override
+    def load_global_half(self, array: Any, row: Int, pitch: int, offset: Int) -> Any:
+        first = self._each(row) * pitch + self._each(offset)
+        loaded = np.zeros(self.threads, np.uint32)
+        loaded[self._active] = _bytes(array).view(np.uint16)[first // 2]
+        return loaded
+
+    @override
+    def store_global_half(self, array: Any, row: Int, pitch: int, offset: Int, word: Any) -> None:
+        first = self._each(row) * pitch + self._each(offset)
+        _bytes(array).view(np.uint16)[first // 2] = word[self._active]
 
     @override
     def prefetch(self, array: Any, row: Int, pitch: int, offset: Int) -> None:
@@ -404,15 +452,18 @@ class NumpyMachine(Machine):
     def store_to_peer(
         self, rank: Int, address: Int, words: Sequence[Any], barrier: IntLike
     ) -> None:
+        self._require_cluster()
         peer = self._each(rank) * self._shared_bytes
         values = np.stack(words, axis=1)[self._active]
         places = zip(self._each(address) + peer, values, self._each(barrier) + peer, strict=True)
         for target, value, at in places:
             self._deliver(int(target), value, int(at))
 
-    def _outgoing(self, source: int, size: int) -> np.ndarray:
+    def _outgoing(self, source: int, size: int, warp: int) -> np.ndarray:
         words = np.arange(source // 4, (source + size) // 4)
-        if (self._written[0, words] == self._epoch).any():
+        epochs, owners = self._written[:, words]
+        ordered = (owners == warp) & (self._stored[words] < self._converged)
+        if ((epochs == self._epoch) & ~ordered).any():
             raise RaceError(f"byte {source} is copied before the barrier after its store")
         return self._shared[words].copy()
 
@@ -445,8 +496,10 @@ class NumpyMachine(Machine):
     ) -> None:
         targets = self._each(row) * pitch + self._each(offset)
         sources = self._each(address) + self._base[self._active]
-        for target, source in zip(targets, sources, strict=True):
-            _bytes(array)[target : target + size] = self._outgoing(int(source), size).view(np.uint8)
+        warps = self._index[self._active] >> 5
+        for target, source, warp in zip(targets, sources, warps, strict=True):
+            words = self._outgoing(int(source), size, int(warp))
+            _bytes(array)[target : target + size] = words.view(np.uint8)
 
     @override
     def commit_out(self) -> None:
@@ -548,6 +601,32 @@ class NumpyMachine(Machine):
             for i in range(2)
             for half in range(2)
         ]
+
+    @override
+    def tensor_product_tf32(
+        self, acc: Sequence[Any], left: Sequence[Any], right: Sequence[Any]
+    ) -> Any:
+        a, b = (self._truncated(words) for words in (left, right))  # warp, register, g, t
+        matrix = a.reshape(-1, 2, 2, 8, 4).transpose(0, 2, 3, 1, 4).reshape(-1, 16, 8)
+        product = (matrix @ b.swapaxes(2, 3).reshape(-1, 8, 8)).reshape(-1, 2, 8, 4, 2)
+        return [
+            _toward_zero(acc[2 * i + half] + product[:, i, :, :, half].reshape(-1))
+            for i in range(2)
+            for half in range(2)
+        ]
+
+    @staticmethod
+    def _truncated(words: Sequence[Any]) -> np.ndarray:
+        stacked = np.stack(words, axis=1).astype(np.uint32) & np.uint32(0xFFFFE000)
+        values = stacked.view(np.float32).astype(np.float64)
+        return values.reshape(-1, 8, 4, len(words)).transpose(0, 3, 1, 2)
+
+    @override
+    def round_tf32(self, value: Any, *, again: bool = False) -> Any:
+        del again
+        words = value.astype(np.float32).view(np.uint32)
+        rounded = (words + (words >> 13 & 1) + np.uint32(0xFFF)) & np.uint32(0xFFFFE000)
+        return np.where(np.isfinite(value), rounded.view(np.float32), value)
 
     def _fragments(self, words: Sequence[Any]) -> np.ndarray:
         stacked = np.ascontiguousarray(np.stack(words, axis=1).astype(np.uint32))

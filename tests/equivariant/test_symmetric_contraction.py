@@ -1,5 +1,7 @@
 """Equivariant polynomials: counts of MACE, the definition written out, gradients, parity."""
 
+from typing import Any
+
 import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,7 @@ def draw(rng, irreps, out, order, *lead):
 
 def written_out(x, weights, irreps, out):
     """Tensors of d^nu entries, one einsum an order."""
-    parts = {str(ir): 0.0 for _, ir in e3nn.Irreps(out)}
+    parts: dict[str, Any] = {str(ir): 0.0 for _, ir in e3nn.Irreps(out)}
     for order, weight in enumerate(weights, 1):
         basis = e3nn.reduced_symmetric_tensor_product_basis(
             irreps, order, keep_ir=[ir for _, ir in e3nn.Irreps(out)]

@@ -14,47 +14,20 @@ from structlayers.gla import gated_linear_attention, sequence_parallel_gated_lin
 from structlayers.gla.ops.attention import dispatcher
 from structlayers.gla.pallas_gpu import (
     apply,
-    calls,
     gradient_layout,
-    gradient_products,
     prepare,
     recurrent,
+    segments,
     support,
 )
 from structlayers.gla.pallas_gpu.layout import SHARED_LIMIT, Sizes
 from structlayers.testing import assert_close, assert_gradients_match, error_ratio
-from structlayers.testing.simt import simulate
 from tests.gla.cases import attention, inputs, state
 
 VALUES, GRADIENTS = 4e-3, 5e-3
 
 kernel = functools.partial(attention, "pallas_gpu")
 reference = functools.partial(attention, "reference")
-
-
-@pytest.fixture
-def simulated(monkeypatch):
-    """Launches as callbacks of the NumPy machine, which no rule of partitioning can hold."""
-
-    def launch(program, inputs, outputs, *, blocks, threads, shared_bytes, name):
-        assert shared_bytes <= SHARED_LIMIT, name
-
-        def run(*arrays):
-            arrays = [np.asarray(array) for array in arrays]
-            grid = {"clusters": blocks, "cluster_size": 1}
-            found = simulate(
-                program, arrays, outputs, threads=threads, shared_bytes=shared_bytes, **grid
-            )
-            return tuple(found)
-
-        return list(jax.pure_callback(run, tuple(outputs), *inputs))
-
-    monkeypatch.setattr(calls, "_launch", launch)
-    # so that blocks prefetch for others
-    monkeypatch.setattr(gradient_products, "MULTIPROCESSORS", 1)
-    monkeypatch.setattr(apply._Kernels, "partitioned", False)
-    with assume_platform("gpu"):
-        yield
 
 
 def arguments(rng, batch, time, heads, groups, key, value, kind="start"):
@@ -119,13 +92,13 @@ def test_gates_below_the_range_of_float32(rng):
 
 @pytest.mark.usefixtures("simulated")
 def test_segments_of_sequences_too_few_for_the_card(rng, monkeypatch):
-    assert calls.segments(1, 32768, 4, 256) == 8
-    assert calls.segments(8, 2048, 4, 256) == calls.segments(1, 32767, 4, 256) == 1
-    assert calls.segments(1, 1024, 1, 64) == 2
-    monkeypatch.setattr(calls, "_SEGMENT_CHUNKS", 1)
-    monkeypatch.setattr(calls, "MULTIPROCESSORS", 8)
+    assert segments.segment_count(1, 32768, 4, 256) == 8
+    assert segments.segment_count(8, 2048, 4, 256) == segments.segment_count(1, 32767, 4, 256) == 1
+    assert segments.segment_count(1, 1024, 1, 64) == 2
+    monkeypatch.setattr(segments, "_SEGMENT_CHUNKS", 1)
+    monkeypatch.setattr(segments, "MULTIPROCESSORS", 8)
     arrays = arguments(rng, 1, 256, 2, 1, 64, 64, "spiky")
-    assert calls.segments(1, 256, 2, 64) == 4
+    assert segments.segment_count(1, 256, 2, 64) == 4
     assert_gradients_match(kernel(), reference(), arrays, GRADIENTS, value_bound=VALUES)
 
 

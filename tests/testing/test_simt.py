@@ -46,6 +46,16 @@ def test_finds_reads_of_what_was_never_written():
         run(program)
 
 
+def test_refuses_instructions_of_clusters_in_a_launch_without_them():
+    def program(m, inputs, outputs):
+        m.cluster_arrive()
+        m.cluster_wait()
+
+    with pytest.raises(RuntimeError, match="launch without clusters"):
+        run(program, outputs=())
+    run(program, outputs=(), cluster_size=2)
+
+
 def test_finds_a_barrier_that_waits_for_ever():
     def program(m, inputs, outputs):
         m.barrier_init(0)
@@ -199,3 +209,90 @@ def test_a_barrier_tells_whether_any_thread_of_the_team_holds():
     found, none = run(program, outputs=(WORDS, WORDS))
     assert np.array_equal(found, np.arange(64) >= 32)
     assert not np.any(none)
+
+
+def test_tensor_product_of_tf32_sees_eleven_bits():
+    rng = np.random.default_rng(2)
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((16, 8), (8, 8)))
+
+    def program(m, inputs, outputs):
+        lane = m.lane()
+        g, t = lane >> 2, lane & 3
+
+        def word(array, row, column, columns):
+            return m.load_global(array, (row * columns + column) * 4, 1)[0]
+
+        left = [word(inputs[0], g + 8 * (r % 2), t + 4 * (r // 2), 8) for r in range(4)]
+        right = [word(inputs[1], t + 4 * r, g, 8) for r in range(2)]
+        acc = m.tensor_product_tf32([m.number(1.0)] * 4, left, right)
+        for i in range(2):
+            offset = ((g + 8 * i) * 8 + t * 2) * 4
+            words = [m.bits(x) for x in acc[2 * i : 2 * i + 2]]
+            m.store_global(outputs[0], m.constant(0), 0, offset, words)
+
+    out = jax.ShapeDtypeStruct((16, 8), np.float32)
+    (found,) = run(program, [a, b], (out,), threads=32)
+
+    def truncated(x):
+        return (x.view(np.uint32) & 0xFFFFE000).view(np.float32).astype(np.float64)
+
+    wanted = 1 + truncated(a) @ truncated(b)
+    assert np.abs(found - wanted).max() <= 1e-5
+    assert np.abs(found - 1 - a @ b).max() >= 1e-4
+
+
+def test_rounds_to_tf32():
+    values = [1 + 2**-11, 1 + 3 * 2**-11, -(1 + 2**-11 + 2**-20), 3.0, np.inf, -0.0]
+    wanted = [1.0, 1 + 2**-9, -(1 + 2**-10), 3.0, np.inf, -0.0]
+    inputs = np.resize(np.array(values, np.float32), 32)
+
+    def program(m, inputs, outputs):
+        (word,) = m.load_global(inputs[0], m.thread() * 4, 1)
+        words = [m.bits(m.round_tf32(m.float(word)))]
+        m.store_global(outputs[0], m.constant(0), 0, m.thread() * 4, words)
+
+    out = jax.ShapeDtypeStruct((32,), np.float32)
+    (found,) = run(program, [inputs], (out,), threads=32)
+    assert np.array_equal(found, np.resize(np.array(wanted, np.float32), 32))
+
+
+def test_halves_of_words():
+    def program(m, inputs, outputs):
+        word = m.load_global_half(inputs[0], m.constant(0), 0, m.thread() * 2)
+        m.store_shared_half(m.thread() * 2, word)
+        word = m.load_shared_half((m.thread() ^ 1) * 2)
+        m.store_global_half(outputs[0], m.constant(0), 0, m.thread() * 2, word)
+
+    values = np.arange(32, dtype=np.uint16) + 40_000
+    (found,) = run(program, [values], (jax.ShapeDtypeStruct((32,), np.uint16),), threads=32)
+    assert np.array_equal(found, values[np.arange(32) ^ 1])
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_warp_copies_what_it_has_waited_for(ordered):
+    def program(m, inputs, outputs):
+        m.store_shared(m.thread() * 4, [m.word(7)])
+        if ordered:
+            m.reconverge()
+        with m.when(m.thread().equals(0)):
+            zero = m.constant(0)
+            m.copy_out(outputs[0], zero, 0, zero, zero, 128)
+
+    if ordered:
+        (found,) = run(program, threads=32)
+        assert (found[:32] == 7).all()
+        return
+    with pytest.raises(RaceError, match="before the barrier"):
+        run(program, threads=32)
+
+
+def test_a_warp_does_not_copy_what_another_has_stored():
+    def program(m, inputs, outputs):
+        m.store_shared(m.thread() * 4, [m.word(7)])
+        m.reconverge()
+        with m.when(m.thread().equals(0)):
+            zero = m.constant(0)
+            m.copy_out(outputs[0], zero, 0, zero, zero, 256)
+
+    with pytest.raises(RaceError, match="before the barrier"):
+        run(program)

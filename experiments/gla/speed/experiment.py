@@ -107,7 +107,7 @@ class SpeedExperiment:
 
     def plot(self, results: Results, metrics: Mapping[str, Any], path: Path) -> None:
         """Times of all candidates beside the floors."""
-        from experiments.gla.speed.plots import draw_times
+        from experiments.bench.plots import draw_times
 
         draw_times(results, path)
 

@@ -183,6 +183,14 @@ class Machine(abc.ABC):
         """Stores 1, 2 or 4 words of 32 bits."""
 
     @abc.abstractmethod
+    def load_shared_half(self, address: Int) -> Any:
+        """Loads 16 bits as a word whose upper half is zero."""
+
+    @abc.abstractmethod
+    def store_shared_half(self, address: Int, word: Any) -> None:
+        """Stores the lower half of a word."""
+
+    @abc.abstractmethod
     def load_matrices(self, address: Int, *, transpose: bool) -> list[Any]:
         """Four 8x8 matrices of 16-bit values; lane l gives the address of row l%8 of matrix l/8.
 
@@ -232,6 +240,14 @@ class Machine(abc.ABC):
         displacement: int = 0,
     ) -> None:
         """Stores 1, 2 or 4 words where `load_global` finds them."""
+
+    @abc.abstractmethod
+    def load_global_half(self, array: Any, row: Int, pitch: int, offset: Int) -> Any:
+        """Loads 16 bits from ``row * pitch + offset`` as a word whose upper half is zero."""
+
+    @abc.abstractmethod
+    def store_global_half(self, array: Any, row: Int, pitch: int, offset: Int, word: Any) -> None:
+        """Stores the lower half of a word where `load_global_half` finds it."""
 
     @abc.abstractmethod
     def prefetch(self, array: Any, row: Int, pitch: int, offset: Int) -> None:
@@ -373,6 +389,26 @@ class Machine(abc.ABC):
         """``acc + left @ right``, bfloat16 operands, float32 sums; see the module's docstring.
 
         Operands of four and two registers, or the first halves of both, over 8 values.
+        """
+
+    @abc.abstractmethod
+    def tensor_product_tf32(
+        self, acc: Sequence[Any], left: Sequence[Any], right: Sequence[Any]
+    ) -> Any:
+        """``acc + left @ right`` over 8 values: PTX's `mma.sync.m16n8k8` of TF32, float32 sums.
+
+        Operands are words of float32, whose last 13 bits are not seen. Sums are rounded towards
+        zero, so long chains of them lose more than those of float32. With lane ``4 g + t``, the
+        left one `(16, 8)` has rows ``g, g+8`` of column t (then of t+4) in four registers, the
+        right one `(8, 8)` rows ``t, t+4`` of column g in two.
+        """
+
+    @abc.abstractmethod
+    def round_tf32(self, value: Any, *, again: bool = False) -> Any:
+        """A float32 rounded to the nearest TF32, 10 bits of mantissa, ties to even.
+
+        By default compilers may round once for many places, before a loop for example, and keep
+        the result in a register; `again` has it done where it stands.
         """
 
     @abc.abstractmethod

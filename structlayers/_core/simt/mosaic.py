@@ -230,6 +230,15 @@ class MosaicMachine(Machine):
         self._store("shared", self._shared_address(address), words)
 
     @override
+    def load_shared_half(self, address: Int) -> Any:
+        text = "ld.shared.u16 $0, [$1];"
+        return self._asm(text, self._shared_address(address), result=self._i32)
+
+    @override
+    def store_shared_half(self, address: Int, word: Any) -> None:
+        self._asm("st.shared.b16 [$0], $1;", self._shared_address(address), word)
+
+    @override
     def load_matrices(self, address: Int, *, transpose: bool) -> list[Any]:
         text = "ldmatrix.sync.aligned.m8n8.x4" + (".trans" if transpose else "")
         text += ".shared.b16 {$0,$1,$2,$3}, [$4];"
@@ -270,6 +279,16 @@ class MosaicMachine(Machine):
     ) -> None:
         address = self._global_address(array, row, pitch, offset)
         self._store("global", address, words, displacement)
+
+    @override
+    def load_global_half(self, array: Any, row: Int, pitch: int, offset: Int) -> Any:
+        address = self._global_address(array, row, pitch, offset)
+        return self._asm("ld.global.nc.u16 $0, [$1];", address, result=self._i32)
+
+    @override
+    def store_global_half(self, array: Any, row: Int, pitch: int, offset: Int, word: Any) -> None:
+        address = self._global_address(array, row, pitch, offset)
+        self._asm("st.global.b16 [$0], $1;", address, word)
 
     @override
     def prefetch(self, array: Any, row: Int, pitch: int, offset: Int) -> None:
@@ -453,11 +472,32 @@ class MosaicMachine(Machine):
 
     @override
     def tensor_product(self, acc: Sequence[Any], left: Sequence[Any], right: Sequence[Any]) -> Any:
+        return self._tensor_product(8 * len(right), "bf16", acc, left, right)
+
+    @override
+    def tensor_product_tf32(
+        self, acc: Sequence[Any], left: Sequence[Any], right: Sequence[Any]
+    ) -> Any:
+        return self._tensor_product(8, "tf32", acc, left, right)
+
+    @override
+    def round_tf32(self, value: Any, *, again: bool = False) -> Any:
+        text = "cvt.rn.tf32.f32 $0, $1;"  # .rna takes three instructions
+        return self.float(self._asm(text, value, result=self._i32, effects=again))
+
+    def _tensor_product(
+        self,
+        depth: int,
+        kind: str,
+        acc: Sequence[Any],
+        left: Sequence[Any],
+        right: Sequence[Any],
+    ) -> Any:
         operands = (len(left), len(right), len(acc))
         registers = iter(range(len(acc), len(acc) + sum(operands)))
         texts = [f"{{{','.join(f'${next(registers)}' for _ in range(n))}}}" for n in operands]
         return self._asm(
-            f"mma.sync.aligned.m16n8k{8 * len(right)}.row.col.f32.bf16.bf16.f32 "
+            f"mma.sync.aligned.m16n8k{depth}.row.col.f32.{kind}.{kind}.f32 "
             f"{{$0,$1,$2,$3}}, {', '.join(texts)};",
             *left,
             *right,

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from structlayers._core.partitioning import partition_over_batch
+from structlayers._core.partitioning import partition_over_batch, vary_alike
 from structlayers.butterfly.convert import untie_butterfly
 from structlayers.butterfly.factors import merge_levels
 from structlayers.butterfly.pallas_gpu import plans
@@ -47,7 +47,6 @@ _GRADIENT_BY_DENSE_UP_TO = 2048
 _GRADIENT_BY_KERNEL_FROM_ROWS = {4096: 2048, 8192: 1024, 16384: 1024}
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def apply_factors(x: jax.Array, factors: jax.Array, increasing: bool) -> jax.Array:
     """Applies all factors of a butterfly to every vector, in one or two passes over memory.
 
@@ -59,6 +58,11 @@ def apply_factors(x: jax.Array, factors: jax.Array, increasing: bool) -> jax.Arr
     Returns:
         Array ``(*B, N)`` of the dtype of ``x``.
     """
+    return _apply(*vary_alike((x, factors)), increasing)  # so do the gradients
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _apply(x: jax.Array, factors: jax.Array, increasing: bool) -> jax.Array:
     run = partition_over_batch(_apply_to_shard, batched=(True, False), num_batch_axes=x.ndim - 1)
     return run(x, factors, increasing=increasing)
 
@@ -71,7 +75,7 @@ def _apply_to_shard(x: jax.Array, factors: jax.Array, *, increasing: bool) -> ja
 def _forward(
     x: jax.Array, factors: jax.Array, increasing: bool
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return apply_factors(x, factors, increasing), (x, factors)
+    return _apply(x, factors, increasing), (x, factors)
 
 
 def _backward(
@@ -85,7 +89,7 @@ def _backward(
         return jax.vjp(by_xla, x, factors)[1](dy)
     if half and rows >= _GRADIENT_BY_KERNEL_FROM_ROWS.get(size, math.inf):
         return gradients(x, factors, dy, increasing)
-    dx = apply_factors(dy, factors.swapaxes(-1, -2), not increasing)
+    dx = _apply(dy, factors.swapaxes(-1, -2), not increasing)
     by_dense = half and size <= _GRADIENT_BY_DENSE_UP_TO
     gradient = _gradient_by_dense if by_dense else _gradient_by_groups
     return dx, gradient(x, factors, dy, increasing)
@@ -112,7 +116,7 @@ def _gradient_by_dense(
     return jax.vjp(matrix, factors)[1](dense)[0]
 
 
-apply_factors.defvjp(_forward, _backward)
+_apply.defvjp(_forward, _backward)
 
 
 @functools.cache

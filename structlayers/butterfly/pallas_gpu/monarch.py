@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from structlayers._core.operands import pad_features
-from structlayers._core.partitioning import partition_over_batch
+from structlayers._core.partitioning import partition_over_batch, vary_alike
 from structlayers._core.precision import PrecisionLike
 from structlayers.butterfly.pallas_gpu import plans
 from structlayers.butterfly.pallas_gpu.calls import multiply, with_batching
@@ -40,7 +40,8 @@ def monarch_multiply(
     """
     del precision
     k, p = blocks1.shape[:2]
-    y = _apply(pad_features(x, k * p), blocks1[:, None], blocks2[None], True)
+    operands = vary_alike((pad_features(x, k * p), blocks1[:, None], blocks2[None]))
+    y = _apply(*operands, True)  # gradients vary as they do
     return y[..., :out_features]
 
 

@@ -168,13 +168,20 @@ def signal_product(
 
     if parity is None or parity.argument == 1 or len(products) == 1:
         couplings = "all" if "all" in products else next(iter(products))
-        return pack(run(couplings), None if parity is None else _coupled(parity, couplings))
+        return pack(run(couplings), None if parity is None else coupled_parity(parity, couplings))
     import e3nn_jax as e3nn
 
-    return e3nn.concatenate([pack(run(part), _coupled(parity, part)) for part in ("even", "odd")])
+    return e3nn.concatenate(
+        [pack(run(part), coupled_parity(parity, part)) for part in ("even", "odd")]
+    )
 
 
-def _coupled(parity: Parity, couplings: str) -> Parity:
-    """Parity of a product whose degrees have an even or odd sum, from that of the factors."""
+def coupled_parity(parity: Parity, couplings: str) -> Parity:
+    """Parity of a product whose degrees have an even or odd sum, from that of the factors.
+
+    Example:
+        >>> coupled_parity(Parity(1, -1), "odd")
+        Parity(value=-1, argument=-1)
+    """
     argument = -1 if parity.argument is None else parity.argument
     return Parity(parity.value * (argument if couplings == "odd" else 1), argument)

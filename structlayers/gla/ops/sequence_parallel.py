@@ -23,6 +23,9 @@ from structlayers.gla.ops.attention import dispatcher
 from structlayers.gla.packing import Tokens
 from structlayers.gla.sequence_axis import SequenceAxis
 
+# Implementations that take a `sequence_axis`.
+_EXCHANGE_WITHIN = ("xla", "pallas_gpu")
+
 
 @overload
 def sequence_parallel_gated_linear_attention(
@@ -105,8 +108,9 @@ def sequence_parallel_gated_linear_attention(
         chunk_size: tokens in a chunk; None chooses.
         precision: of float32 products; None is the highest. States are exchanged and added up in
             float32 (float64).
-        implementation: of the pass over a rank's own tokens. "xla" exchanges states in the middle
-            of it; the others need the products of keys and values once more before it.
+        implementation: of the pass over a rank's own tokens. "xla" and "pallas_gpu" exchange
+            states in the middle of it; the others need the products of keys and values once more
+            before it.
 
     Returns:
         o `(*B, T, H, V)` of this rank's tokens; with `output_final_state` the pair of o and the
@@ -180,8 +184,9 @@ def _run(
 
     args = (*tokens, state, resets, None)
     choice = dispatcher.choose(*args, implementation=implementation, **static)
-    if choice.name == "xla":
-        return chunks.gated_linear_attention(*args, sequence_axis=axis, **static)
+    if choice.name in _EXCHANGE_WITHIN:
+        static["sequence_axis"] = axis
+        return dispatcher(*args, implementation=choice.name, **static)
     options = {name: static[name] for name in ("chunk_size", "precision")}
     own, log_decays = chunks.own_state(*tokens[1:], resets, **options)
     state = axis.incoming_state(own, log_decays, state)

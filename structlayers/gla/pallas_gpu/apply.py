@@ -18,7 +18,9 @@ from structlayers.gla.differentiable import Args, Kernels, attend
 from structlayers.gla.gates import with_resets
 from structlayers.gla.packing import Packing
 from structlayers.gla.pallas_gpu import calls
+from structlayers.gla.pallas_gpu.segments import Segments
 from structlayers.gla.pallas_gpu.support import padded_sizes
+from structlayers.gla.sequence_axis import SequenceAxis
 
 
 def gated_linear_attention(
@@ -34,6 +36,7 @@ def gated_linear_attention(
     scale: float,
     chunk_size: int,
     precision: lax.Precision,
+    sequence_axis: SequenceAxis | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The recurrence in the reference, for what `support.check` lets pass.
 
@@ -49,6 +52,7 @@ def gated_linear_attention(
         scale: of the outputs.
         chunk_size: of second derivatives; the kernels have 64.
         precision: of those too.
+        sequence_axis: over whose ranks the tokens go on; or None.
 
     Returns:
         o `(*B, T, H, V)` in bfloat16, and the final states, float32 `(*B, G, K, V)`.
@@ -58,7 +62,8 @@ def gated_linear_attention(
     log_gate = with_resets(log_gate, resets)
     log_gate = jnp.zeros((1, 1, 1), jnp.float32) if log_gate is None else log_gate
     log_gate = jnp.broadcast_to(log_gate, k.shape)
-    ours = _Kernels(scale, chunk_size, precision, initial_state is not None)
+    starts = initial_state is not None or sequence_axis is not None
+    ours = _Kernels(scale, chunk_size, precision, starts, sequence_axis)
     value = v.shape[-1]
     sizes = padded_sizes(key, value)
     if initial_state is None:
@@ -82,45 +87,72 @@ class _Kernels(Kernels):
 
     Attributes:
         starts: whether there is an initial state.
+        ranks: the sequence axis.
     """
 
     starts: bool
+    ranks: SequenceAxis | None
 
     @property
     @override
     def partitioned(self) -> bool:
-        return True
+        return self.ranks is None
+
+    @property
+    @override
+    def sequence_axis(self) -> SequenceAxis | None:
+        return self.ranks
 
     @override
-    def values(self, args: Args) -> tuple[jax.Array, jax.Array]:
-        final, out = self._forward(args, keeps=False)
+    def alone(self) -> "_Kernels":
+        return dataclasses.replace(self, ranks=None)
+
+    @override
+    def summarize(self, args: Args, *, keeps: bool) -> tuple[jax.Array, jax.Array, Segments]:
+        q, k, v, gate, _, state = args
+        lead = len(q.shape[:-3])
+        run = _batchable("summarize", scale=self.scale, gradients=keeps)
+        known = run(*(_flat(x, lead) for x in (q, k, v, gate)))
+        own, log_decay = known.run(_flat(state, lead))[0], known.log_decay()
+        known = jax.tree.map(lambda x: x.reshape(*q.shape[:-3], *x.shape[1:]), known)
+        return own.reshape(state.shape), log_decay.reshape(*state.shape[:-1], 1), known
+
+    @override
+    def values(self, args: Args, known: Segments | None) -> tuple[jax.Array, jax.Array]:
+        final, out = self._forward(args, known, keeps=False)
         return out, final
 
     @override
-    def values_and_states(self, args: Args) -> tuple[jax.Array, jax.Array, jax.Array]:
-        final, out, kept = self._forward(args, keeps=True)
+    def values_and_states(
+        self, args: Args, known: Segments | None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        final, out, kept = self._forward(args, known, keeps=True)
         return out, final, kept
 
-    def _forward(self, args: Args, *, keeps: bool) -> list[jax.Array]:
+    def _forward(self, args: Args, known: Segments | None, *, keeps: bool) -> list[jax.Array]:
         q, k, v, gate, _, state = args
         lead = q.shape[:-3]
-        flat = [_flat(x, len(lead)) for x in (q, k, v, gate, state)]
-        run = _batchable("forward", scale=self.scale, keeps=keeps)
-        results = run(*flat[:4], flat[4] if self.starts else None)
+        arrays = (q, k, v, gate, state if self.starts else None, known)
+        flat = jax.tree.map(lambda x: _flat(x, len(lead)), arrays)
+        results = _batchable("forward", scale=self.scale, keeps=keeps)(*flat)
         return [x.reshape(*lead, *x.shape[1:]) for x in results]
 
     @override
-    def gradients(self, args: Args, kept: jax.Array, cotangents: Any) -> Args:
+    def gradients(self, args: Args, kept: Any, cotangents: Any) -> Args:
         q, k, v, gate, _, state = args
         dout, dfinal = cotangents
-        heads, groups = q.shape[-2], k.shape[-2]
-        # the final state is that of the first query head of those that share it
-        first = jnp.arange(heads // groups)[:, None, None] == 0
-        dfinal = jnp.where(first, dfinal[..., None, :, :], 0.0)
-        dfinal = dfinal.reshape(*dfinal.shape[:-4], heads, *dfinal.shape[-2:])
-        lead = q.shape[:-3]
-        flat = [_flat(x, len(lead)) for x in (q, k, v, gate, kept, dout, dfinal)]
-        dq, dk, dv, dgate, dstate = _batchable("backward", scale=self.scale)(*flat)
+        heads, groups, lead, known = q.shape[-2], k.shape[-2], len(q.shape[:-3]), None
+        if self.ranks is not None:
+            kept, all_decays = kept
+            run = _batchable("summarize", scale=self.scale, gradients=True, transposed=True)
+            known = run(*(_flat(x, lead) for x in (q, k, dout, gate)))
+            own, _ = known.run(_flat(_first_heads(dfinal, heads), lead), reverse=True)
+            own = own.reshape(*dfinal.shape[:-3], heads, *dfinal.shape[-2:])
+            own = _sum_shared(own, groups, -3).reshape(dfinal.shape)
+            dfinal = dfinal + self.ranks.send_back(own, all_decays)
+        dfinal = _first_heads(dfinal, heads)
+        flat = [_flat(x, lead) for x in (q, k, v, gate, kept, dout, dfinal)]
+        dq, dk, dv, dgate, dstate = _batchable("backward", scale=self.scale)(*flat, known)
         dk, dv, dgate = (
             _sum_shared(dx, groups, -2).reshape(x.shape).astype(x.dtype)
             for dx, x in ((dk, k), (dv, v), (dgate, gate))
@@ -131,6 +163,14 @@ class _Kernels(Kernels):
 
 def _flat(x: jax.Array, lead: int) -> jax.Array:
     return x.reshape(-1, *x.shape[lead:])
+
+
+def _first_heads(dfinal: jax.Array, heads: int) -> jax.Array:
+    """Cotangents of states of key heads as those of the first of the query heads that share one."""
+    *lead, groups, key, value = dfinal.shape
+    first = jnp.arange(heads // groups)[:, None, None] == 0
+    dfinal = jnp.where(first, dfinal[..., None, :, :], 0.0)
+    return dfinal.reshape(*lead, heads, key, value)
 
 
 def _sum_shared(x: jax.Array, groups: int, axis: int) -> jax.Array:

@@ -5,14 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from structlayers.gla.pallas_gpu import gradient, gradient_layout, prepare, recurrent
-from structlayers.gla.pallas_gpu.layout import CHUNK, MULTIPROCESSORS, VALUE_TILE, Sizes
+from structlayers.gla.pallas_gpu.layout import Sizes
+from structlayers.gla.pallas_gpu.segments import Segments, decays_of, segment_count
 from structlayers.gla.pallas_gpu.support import LARGEST_GRADIENT_KEY
-
-# Chunks that a segment should have at least.
-_SEGMENT_CHUNKS = 8
 
 
 def forward(
@@ -21,17 +18,35 @@ def forward(
     v: jax.Array,
     gate: jax.Array,
     state: jax.Array | None,
+    known: Segments | None,
     *,
     scale: float,
     keeps: bool,
 ) -> list[jax.Array]:
-    """Final states, outputs, and if kept the states before every chunk, which lead with B."""
+    """Final states, outputs, and if kept the states before every chunk, which lead with B.
+
+    Args:
+        q: `(B, T, H, K)`.
+        k: `(B, T, G, K)`.
+        v: `(B, T, G, V)`.
+        gate: float32 `(B, T, G, K)`.
+        state: float32 `(B, G, K, V)`, or None for zeros.
+        known: from `summarize` of the same, or None.
+        scale: of queries.
+        keeps: whether states are kept.
+    """
     sizes, count = _sizes(q, k, v, scale, gradients=keeps)
     shape, states = (*q.shape[:-1], v.shape[-1]), (*k.shape[:1], *k.shape[2:], v.shape[-1])
+    if known is None and count > 1:
+        known = summarize(q, k, v, gate, scale=scale, gradients=keeps)
     q, k, gate = (_split(x, sizes, sizes.key) for x in (q, k, gate))
-    v, state = _split(v, sizes, sizes.value), _split_states(state, sizes, count)
-    image = _images(q, k, gate, sizes, from_end=True)
-    final, out, *kept = _recur(image, v, _starts(image, v, state, sizes, count), sizes, keeps=keeps)
+    if known is None:
+        image = _images(q, k, gate, sizes, from_end=True)
+    else:
+        image, (_, state) = _flat(known.images), known.run(state)
+    v = _split(v, sizes, sizes.value)
+    state = None if state is None else _split_states(state, sizes)
+    final, out, *kept = _recur(image, v, state, sizes, keeps=keeps)
     batch = sizes.batch // count
     final = final.reshape(batch, count, *final.shape[1:])[:, -1].reshape(states)
     out = _sum_parts(out, sizes).reshape(shape)
@@ -46,6 +61,7 @@ def backward(
     kept: jax.Array,
     dout: jax.Array,
     dfinal: jax.Array,
+    known: Segments | None,
     *,
     scale: float,
 ) -> tuple[jax.Array, ...]:
@@ -59,15 +75,20 @@ def backward(
         kept: from `forward`.
         dout: `(B, T, H, V)`.
         dfinal: float32 `(B, H, K, V)`, of the final state as each query head has it.
+        known: from `summarize` of q, k, dout and gates, transposed, or None.
         scale: of queries.
     """
     sizes, count = _sizes(q, k, v, scale, gradients=True)
     shape, values, states = q.shape, dout.shape, dfinal.shape
+    if known is None and count > 1:
+        known = summarize(q, k, dout, gate, scale=scale, gradients=True, transposed=True)
     q, k, gate = (_split(x, sizes, sizes.key) for x in (q, k, gate))
     v, dout = (_split(x, sizes, sizes.value) for x in (v, dout))
-    image = _images(q, k, gate, sizes, from_end=False)
-    ends = _split_states(dfinal, sizes, count)
-    ends = _starts(image, dout, ends, sizes, count, transposed=True)
+    if known is None:
+        image, ends = _images(q, k, gate, sizes, from_end=False), dfinal
+    else:
+        image, ends = _flat(known.images), known.run(dfinal, reverse=True)[1]
+    ends = _split_states(ends, sizes)
     dstate, dv, pulled = _recur(image, dout, ends, sizes, transposed=True, keeps=True)
     plan = gradient_layout.make_plan(sizes)
     outputs = (
@@ -89,21 +110,36 @@ def backward(
     return dq, dk, _sum_parts(dv, sizes).reshape(values), dgate, dstate
 
 
-def segments(batch: int, time: int, heads: int, value: int) -> int:
-    """In how many segments sequences are cut, so that there are blocks of threads for all.
+def summarize(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    gate: jax.Array,
+    *,
+    scale: float,
+    gradients: bool,
+    transposed: bool = False,
+) -> Segments:
+    """What `forward` or `backward` wants to know of segments, be it one.
 
-    Each is run from a state of zero first, for its final state; then with the state it starts from.
+    Args:
+        q: `(B, T, H, K)`.
+        k: `(B, T, G, K)`.
+        v: `(B, T, G, V)`, or if transposed the cotangents of outputs `(B, T, H, V)`.
+        gate: float32 `(B, T, G, K)`.
+        scale: of queries.
+        gradients: whether it is for a call that keeps states, or for `backward`.
+        transposed: whether it is for `backward`.
     """
-    blocks = batch * heads * value // VALUE_TILE
-    count, chunks = 1, time // CHUNK
-    while (
-        time % CHUNK == 0
-        and chunks % (2 * count) == 0
-        and chunks // (2 * count) >= _SEGMENT_CHUNKS
-        and 2 * count * blocks <= MULTIPROCESSORS
-    ):
-        count *= 2
-    return count
+    sizes, count = _sizes(q, k, v, scale, gradients=gradients)
+    q, k, gate = (_split(x, sizes, sizes.key) for x in (q, k, gate))
+    image = _images(q, k, gate, sizes, from_end=not transposed)
+    v = _split(v, sizes, sizes.value)
+    (added,) = _recur(image, v, None, sizes, transposed=transposed, reads=False)
+    decays = decays_of(image, sizes, transposed=transposed)[..., None]
+    batch = sizes.batch // count
+    added, decays = (x.reshape(batch, count, *x.shape[1:]) for x in (added, decays))
+    return Segments(image.reshape(batch, -1, image.shape[-1]), added, decays)
 
 
 def _sizes(
@@ -118,7 +154,7 @@ def _sizes(
     if gradients:
         parts = -(-key // LARGEST_GRADIENT_KEY)
     heads, groups, key = heads * parts, k.shape[2] * parts, key // parts
-    count = segments(batch, time, heads, value)
+    count = segment_count(batch, time, heads, value)
     return Sizes(batch * count, time // count, heads, groups, key, value, scale, parts), count
 
 
@@ -127,11 +163,14 @@ def _split(x: jax.Array, sizes: Sizes, size: int) -> jax.Array:
     return x.reshape(sizes.batch, sizes.time, -1, size)
 
 
-def _split_states(state: jax.Array | None, sizes: Sizes, count: int) -> jax.Array | None:
-    """`(B, heads, K, V)` in parts."""
-    if state is None:
-        return None
-    return state.reshape(sizes.batch // count, -1, sizes.key, sizes.value)
+def _split_states(state: jax.Array, sizes: Sizes) -> jax.Array:
+    """States of segments, `(segments of B, heads, K, V)`, in parts."""
+    return state.reshape(sizes.batch, -1, sizes.key, sizes.value)
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    """`(B, N, ...)` as `(B N, ...)`."""
+    return x.reshape(-1, *x.shape[2:])
 
 
 def _sum_parts(x: jax.Array, sizes: Sizes) -> jax.Array:
@@ -140,37 +179,6 @@ def _sum_parts(x: jax.Array, sizes: Sizes) -> jax.Array:
         return x
     x = x.reshape(*x.shape[:2], -1, sizes.parts, sizes.value)
     return jnp.sum(x, 3, dtype=jnp.float32).astype(x.dtype)
-
-
-def _starts(
-    image: jax.Array,
-    v: jax.Array,
-    state: jax.Array | None,
-    sizes: Sizes,
-    count: int,
-    *,
-    transposed: bool = False,
-) -> jax.Array | None:
-    """The state before every segment, from the last one on if transposed."""
-    if count == 1:
-        return state
-    (added,) = _recur(image, v, None, sizes, transposed=transposed, reads=False)
-    decay = lax.bitcast_convert_type(image[:, sizes.decay_at // 4 :], jnp.float32)
-    decay = jnp.prod(decay.reshape(sizes.batch, sizes.heads, sizes.chunks, -1), axis=2)
-    if not transposed:
-        decay = decay.reshape(sizes.batch, -1, sizes.shared, sizes.parts, sizes.key)[:, :, 0]
-        decay = decay.reshape(sizes.batch, sizes.groups, sizes.key)
-    added, decay = (
-        jnp.moveaxis(x.reshape(-1, count, *x.shape[1:]), 1, 0) for x in (added, decay[..., None])
-    )
-
-    def step(state: jax.Array, segment: tuple[jax.Array, jax.Array]) -> Any:
-        added, decay = segment
-        return decay * state + added, state
-
-    state = jnp.zeros_like(added[0]) if state is None else state
-    _, states = lax.scan(step, state, (added, decay), reverse=transposed)
-    return jnp.moveaxis(states, 0, 1).reshape(-1, *states.shape[2:])
 
 
 def _images(

@@ -98,12 +98,14 @@ class _Kernels(Kernels):
         return tpu_kernels_can_be_partitioned()
 
     @override
-    def values(self, args: Args) -> tuple[jax.Array, jax.Array]:
+    def values(self, args: Args, known: None) -> tuple[jax.Array, jax.Array]:
+        del known
         out, final = _batchable(self.settings, "values")(_layout(args, self.settings))
         return _outputs(args, out, final)
 
     @override
-    def values_and_states(self, args: Args) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def values_and_states(self, args: Args, known: None) -> tuple[jax.Array, jax.Array, jax.Array]:
+        del known
         run = _batchable(self.settings, "values and states")
         out, final, kept = run(_layout(args, self.settings))
         return *_outputs(args, out, final), kept.reshape(*args[0].shape[:-3], *kept.shape[1:])

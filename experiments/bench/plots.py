@@ -1,4 +1,4 @@
-"""Picture of the speed experiment."""
+"""Picture of a speed experiment."""
 
 from pathlib import Path
 from typing import Any

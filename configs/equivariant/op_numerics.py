@@ -1,0 +1,127 @@
+"""Exactness and rounding of the Gaunt products, symmetries, derivatives, grids that refuse.
+
+What: the product on Gauss-Legendre, equiangular and spherical-design grids, separable, antipodal
+and on the torus, against Gaunt coefficients from exact 3j symbols in float64, for all
+L2 <= L1 <= 6 and every L3 <= L1 + L2; its derivatives to third order; relative RMS errors and
+equivariance under rotation and inversion of values and gradients in float32, 3xTF32, TF32 and
+bfloat16 up to L = 8; powers to the fourth; how many grids that are one point short are accepted;
+the largest coefficient on a path of odd sum; the longest time to trace and compile values and
+gradients up to L = 8.
+
+Paper: Luo et al. 2024, arXiv:2401.10216, section 3.1 (the product), 3.2 (the torus).
+Expected: float64 1e-12, derivatives 1e-10; float32 3e-7 and equivariance 1e-6; 3xTF32 1e-6, TF32
+1e-3 and 1.2e-3, bfloat16 8e-3; no small grid accepted; odd sums exactly 0; 2 seconds to compile.
+Hardware: any; 4 minutes on a 2-core CPU, where reduced precisions are those of rounded operands.
+Command: python -m experiments run configs/equivariant/op_numerics.py
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from experiments.equivariant.op_numerics import FORMS, PRECISIONS, OpNumerics
+from experiments.experiment import Goal
+
+_LIMITS = {
+    "highest": {
+        "values": 3e-7,
+        "gradients": 3e-7,
+        "equivariance": 1e-6,
+        "gradient_equivariance": 1e-6,
+    },
+    "3xtf32": {
+        "values": 1e-6,
+        "gradients": 1e-6,
+        "equivariance": 1e-6,
+        "gradient_equivariance": 1e-6,
+    },
+    "tf32": {
+        "values": 1e-3,
+        "gradients": 1e-3,
+        "equivariance": 1.2e-3,
+        "gradient_equivariance": 1.2e-3,
+    },
+    "bf16": {
+        "values": 8e-3,
+        "gradients": 8e-3,
+        "equivariance": 8e-3,
+        "gradient_equivariance": 8e-3,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which degrees, forms and precisions."""
+
+    family: str = "equivariant"
+    experiment: str = "op_numerics"
+    lmax: int = 6
+    """Largest L1 and L2 of the comparison with exact coefficients."""
+    derivative_degrees: tuple[int, ...] = (1, 2, 4, 6)
+    """L = L1 = L2 = L3 at which derivatives are compared."""
+    rounding_degrees: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8)
+    """L = L1 = L2 = L3 of the products in float32."""
+    grid_degree: int = 24
+    """Largest T at which grids of too few points are tried."""
+    forms: tuple[str, ...] = FORMS
+    """Kinds of grid, and other implementations."""
+    precisions: tuple[str, ...] = PRECISIONS
+    """Of the tables, for float32 signals."""
+
+    def __post_init__(self) -> None:
+        """Refuses names that are not there.
+
+        Raises:
+            ValueError: names the field, its value and what is wanted.
+        """
+        for field, names in (("forms", FORMS), ("precisions", PRECISIONS)):
+            for name in getattr(self, field):
+                if name not in names:
+                    raise ValueError(f"{field} must be among {', '.join(names)}; got {name!r}")
+
+    def build(self) -> OpNumerics:
+        """All measurements."""
+        return OpNumerics(
+            self.lmax,
+            self.derivative_degrees,
+            self.rounding_degrees,
+            self.grid_degree,
+            self.forms,
+            self.precisions,
+        )
+
+    def goals(self) -> tuple[Goal, ...]:
+        """Bounds of errors, and what must be exact."""
+        goals = [Goal(f"float64/{form}", 1e-12, "<=") for form in self.forms]
+        goals += [
+            Goal(f"float64/derivative_{order}", 1e-10, "<=")
+            for order in ("first", "second", "third")
+        ]
+        for precision in self.precisions:
+            goals += [
+                Goal(f"{precision}/{name}", bound, "<=")
+                for name, bound in _LIMITS[precision].items()
+            ]
+        goals += [Goal(f"power{order}", 1e-12, "<=") for order in (2, 3, 4)]
+        goals += [
+            Goal("small_grids", 0, "<="),
+            Goal("odd_sums", 0, "<="),
+            Goal("compile_seconds", 2, "<="),
+        ]
+        return tuple(goals)
+
+    def smoke(self) -> Self:
+        """Degree 1 and two forms."""
+        return replace(
+            self,
+            lmax=1,
+            derivative_degrees=(1,),
+            rounding_degrees=(1, 2),
+            grid_degree=4,
+            forms=("gauss_legendre", "separable"),
+        )
+
+
+def get_config() -> Config:
+    """All degrees."""
+    return Config()

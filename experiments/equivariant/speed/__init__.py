@@ -1,0 +1,1 @@
+"""Speed of the products of signals on the sphere."""

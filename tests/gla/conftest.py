@@ -1,0 +1,37 @@
+"""Fixtures of the family."""
+
+import jax
+import numpy as np
+import pytest
+
+from structlayers._core.dispatch import assume_platform
+from structlayers._core.partitioning import vary_alike
+from structlayers.gla.pallas_gpu import apply, calls, gradient_products
+from structlayers.gla.pallas_gpu.layout import SHARED_LIMIT
+from structlayers.testing.simt import simulate
+
+
+@pytest.fixture
+def simulated(monkeypatch):
+    """Launches as callbacks of the NumPy machine, which no rule of partitioning can hold."""
+
+    def launch(program, inputs, outputs, *, blocks, threads, shared_bytes, name):
+        assert shared_bytes <= SHARED_LIMIT, name
+
+        def run(*arrays):
+            arrays = [np.asarray(array) for array in arrays]
+            grid = {"clusters": blocks, "cluster_size": 1}
+            found = simulate(
+                program, arrays, outputs, threads=threads, shared_bytes=shared_bytes, **grid
+            )
+            return tuple(found)
+
+        results = jax.pure_callback(run, tuple(outputs), *inputs)
+        return list(vary_alike((inputs, results))[1])
+
+    monkeypatch.setattr(calls, "_launch", launch)
+    # so that blocks prefetch for others
+    monkeypatch.setattr(gradient_products, "MULTIPROCESSORS", 1)
+    monkeypatch.setattr(apply._Kernels, "partitioned", False)
+    with assume_platform("gpu"):
+        yield
