@@ -67,7 +67,10 @@ EXPERIMENT_PACKAGES = {
     for package in re.findall(r"^[\w-]+", requirement)
 }
 # Part -> packages that it may import when they are called for: what tests have at hand, and extras.
-LAZY_PACKAGES = {"testing": {"libtpu", "pytest"}, "models": {"safetensors", "tokamax"}}
+LAZY_PACKAGES = {
+    "testing": {"libtpu", "pytest"},
+    "models": {"ase", "safetensors", "scipy", "tokamax"},
+}
 PALLAS = "jax.experimental.pallas"
 PALLAS_MODULES = {"structlayers._core.simt.mosaic"}  # what the kernels of all families share
 

@@ -12,6 +12,14 @@ from structlayers.models.convert_fla import (
     model_from_fla,
     model_to_fla,
 )
+from structlayers.models.interatomic_potential import (
+    InteratomicPotential,
+    InteratomicPotentialConfig,
+    Structure,
+    ase_calculator,
+    make_graph,
+    stack_graphs,
+)
 from structlayers.models.language_model import (
     LanguageModel,
     LanguageModelCache,
@@ -25,17 +33,23 @@ from structlayers.models.language_model import (
 )
 
 __all__ = [
+    "InteratomicPotential",
+    "InteratomicPotentialConfig",
     "LanguageModel",
     "LanguageModelCache",
     "LanguageModelConfig",
     "Retention",
     "Sampler",
     "SoftmaxAttention",
+    "Structure",
     "SwiGLU",
     "align_left",
+    "ase_calculator",
     "config_from_fla",
     "generate",
     "load_fla_checkpoint",
+    "make_graph",
     "model_from_fla",
     "model_to_fla",
+    "stack_graphs",
 ]

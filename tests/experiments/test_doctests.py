@@ -16,6 +16,7 @@ MODULES = [
     "experiments.data.cifar10",
     "experiments.data.images",
     "experiments.data.mnist",
+    "experiments.data.molecules",
     "experiments.experiment",
     "experiments.report.entries",
     "experiments.report.render",

@@ -1,0 +1,1 @@
+"""Interatomic potentials on molecules: acetylacetone, 3BPA, revised MD17."""

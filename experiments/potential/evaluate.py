@@ -1,0 +1,82 @@
+"""Errors of a potential as published: energies by molecule in meV, forces by component in meV/A."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.potential.frames import Frames
+from experiments.potential.train import Trainer, predict_all
+
+PARITY_POINTS = 300
+
+
+def errors(energy: np.ndarray, forces: np.ndarray, frames: Frames) -> dict[str, list[float]]:
+    """Root mean square and mean absolute errors of every seed, in meV and meV/angstrom.
+
+    Args:
+        energy: predictions of all seeds, `(seeds, F)` in eV.
+        forces: `(seeds, F, N, 3)` in eV/angstrom.
+        frames: references.
+    """
+    off = 1000 * (energy.astype(np.float64) - np.asarray(frames.energy, np.float64))
+    mask = np.asarray(frames.graph.atom_mask)
+    away = 1000 * (forces.astype(np.float64) - np.asarray(frames.forces, np.float64))[:, mask]
+    return {
+        "energy_rmse": np.sqrt(np.mean(off**2, axis=1)).tolist(),
+        "energy_mae": np.mean(np.abs(off), axis=1).tolist(),
+        "force_rmse": np.sqrt(np.mean(away**2, axis=(1, 2))).tolist(),
+        "force_mae": np.mean(np.abs(away), axis=(1, 2)).tolist(),
+    }
+
+
+def _parity(energy: np.ndarray, forces: np.ndarray, frames: Frames) -> dict[str, list[list[float]]]:
+    """Some pairs (reference, prediction) of the first seed, spread evenly over the frames."""
+    mask = np.asarray(frames.graph.atom_mask)
+    pairs = {
+        "energy": (np.asarray(frames.energy), energy[0]),
+        "force": (np.asarray(frames.forces)[mask].ravel(), forces[0][mask].ravel()),
+    }
+    chosen = {}
+    for name, (wanted, found) in pairs.items():
+        places = np.linspace(0, len(wanted) - 1, min(len(wanted), PARITY_POINTS)).astype(int)
+        rows = np.stack([wanted[places], found[places]], axis=1).astype(np.float64)
+        chosen[name] = rows.round(5).tolist()
+    return chosen
+
+
+def _atoms(frames: Frames) -> np.ndarray:
+    """Atoms of every frame, `(F,)`."""
+    return np.asarray(frames.graph.atom_mask).sum(axis=1)
+
+
+def mean_residual(trainer: Trainer, parameters: Any, frames: Frames, chunk: int) -> np.ndarray:
+    """Energy by atom that the predictions of every seed lack on the mean: `(seeds,)`, in eV.
+
+    With forces weighted as strongly as they are, the constant of the energy is learned last. It is
+    a parameter of the potential, its `shift`, and has a best value in closed form.
+    """
+    energy, _ = predict_all(trainer, parameters, frames, chunk=min(chunk, frames.size))
+    lacking = np.asarray(frames.energy, np.float64) - np.asarray(energy, np.float64)
+    return lacking.sum(axis=1) / _atoms(frames).sum()
+
+
+def evaluate(
+    trainer: Trainer, parameters: Any, frames: Frames, chunk: int, shift: np.ndarray
+) -> dict[str, Any]:
+    """Errors of every seed on one set, and points for a parity plot.
+
+    Args:
+        trainer: the potential.
+        parameters: of every seed.
+        frames: the set.
+        chunk: frames predicted at once.
+        shift: energy by atom to add to the predictions of every seed, `(seeds,)`.
+    """
+    found = predict_all(trainer, parameters, frames, chunk=min(chunk, frames.size))
+    energy, forces = (np.asarray(values) for values in found)
+    energy = energy + shift[:, None] * _atoms(frames)
+    return {
+        "frames": frames.size,
+        **errors(energy, forces, frames),
+        "parity": _parity(energy, forces, frames),
+    }

@@ -1,0 +1,222 @@
+"""Potentials on molecules: a phase a set and contraction, an epoch a step."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data.molecules import load_molecules
+from experiments.experiment import Results
+from experiments.potential.config import PotentialConfig
+from experiments.potential.evaluate import evaluate, mean_residual
+from experiments.potential.frames import Prepared, prepare
+from experiments.potential.train import State, Trainer, initialize, train_epochs
+from structlayers.models.interatomic_potential import InteratomicPotentialConfig
+
+ERRORS = ("energy_rmse", "energy_mae", "force_rmse", "force_mae")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The frames of one set, loaded when they are first needed and kept on the device."""
+
+    config: PotentialConfig
+    dataset: str
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """Splits, test sets and statistics."""
+        config = self.config
+        return prepare(
+            load_molecules(self.dataset),
+            validation=config.validation_frames,
+            seed=config.seed,
+            cutoff=config.cutoff,
+            dtype="float32",
+        )
+
+
+@dataclass(frozen=True)
+class TrainPotential:
+    """All seeds of one potential on one set, side by side."""
+
+    config: PotentialConfig
+    data: Data
+    contraction: str
+    # infinite until the first validation
+    allow_nonfinite: frozenset[str] = frozenset({"best_loss", "plateau.best_value"})
+
+    @property
+    def name(self) -> str:
+        """E.g. "acac_gaunt"."""
+        return f"{self.data.dataset}_{self.contraction}"
+
+    @property
+    def num_steps(self) -> int:
+        """Epochs."""
+        return self.config.epochs
+
+    @property
+    def chunk(self) -> int:
+        """Epochs of one call."""
+        return self.config.epochs_per_call
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """The potential and its update."""
+        config, found = self.config, self.data.prepared.found
+        model = InteratomicPotentialConfig(
+            found.species,
+            atomic_energies=found.atomic_energies,
+            cutoff=config.cutoff,
+            channels=config.channels,
+            lmax=config.lmax,
+            hidden_lmax=config.hidden_lmax,
+            num_interactions=config.num_interactions,
+            correlation=config.correlation,
+            contraction=self.contraction,
+            rank=config.rank,
+            num_bessel=config.num_bessel,
+            radial_features=config.radial_features,
+            mean_neighbours=found.mean_neighbours,
+            scale=found.scale,
+            shift=found.shift,
+            precision=config.precision,
+            implementation=config.implementation,
+        )
+        return Trainer(
+            model,
+            batch=config.batch,
+            epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            schedule=config.schedule,
+            factor=config.factor,
+            patience=config.patience,
+            weight_decay=config.weight_decay,
+            average_decay=config.average_decay,
+            energy_weight=config.energy_weight,
+            force_weight=config.force_weight,
+            clip=config.clip,
+        )
+
+    @property
+    def keys(self) -> jax.Array:
+        """Two keys a seed: of the parameters and of the order of frames, (2, seeds)."""
+        return jax.random.split(jax.random.key(self.config.seed), (2, self.config.seeds))
+
+    def init(self) -> State:
+        """Random parameters of every seed."""
+        return initialize(self.trainer, self.keys[0])
+
+    def _train(self, state: State, step: int, num: int) -> tuple[State, dict[str, jax.Array]]:
+        prepared = self.data.prepared
+        return train_epochs(
+            self.trainer,
+            state,
+            self.keys[1],
+            jnp.int32(step),
+            prepared.train,
+            prepared.validation,
+            num=num,
+        )
+
+    def advance(self, state: State, step: int, num: int) -> tuple[State, dict[str, float]]:
+        """The next epochs; logs the means over the seeds of the last."""
+        state, logged = self._train(state, step, num)
+        return state, {name: float(np.mean(values)) for name, values in logged.items()}
+
+    def finish(self, state: State) -> dict[str, Any]:
+        """Errors of the best average of every seed on every test set, and the time of a step."""
+        prepared, chunk = self.data.prepared, self.config.evaluation_batch
+        shift = np.zeros(self.config.seeds)
+        if self.config.refit_shift:
+            shift = mean_residual(self.trainer, state["best"], prepared.train, chunk)
+        tests = {
+            name: evaluate(self.trainer, state["best"], frames, chunk, shift)
+            for name, frames in prepared.tests.items()
+        }
+        leaves = jax.tree.leaves(state["parameters"])
+        return {
+            "dataset": self.data.dataset,
+            "contraction": self.contraction,
+            "tests": tests,
+            "refitted_shift": shift.tolist(),
+            "parameters": sum(leaf[0].size for leaf in leaves),
+            "validation_loss": np.asarray(state["best_loss"], float).tolist(),
+            "steps": int(state["steps"][0]),
+            "step_milliseconds": self._step_milliseconds(state),
+        }
+
+    def _step_milliseconds(self, state: State) -> float:
+        """Time of one step of all seeds: the faster of two further calls on copies of the state."""
+        seconds = []
+        for _ in range(2):
+            copy = jax.block_until_ready(jax.tree.map(jnp.copy, state))
+            start = time.perf_counter()
+            jax.block_until_ready(self._train(copy, 0, self.chunk))
+            seconds.append(time.perf_counter() - start)
+        steps = self.data.prepared.train.size // self.config.batch
+        return 1000 * min(seconds) / (steps * self.chunk)
+
+
+@dataclass(frozen=True)
+class PotentialExperiment:
+    """A phase a set and contraction."""
+
+    config: PotentialConfig
+
+    def phases(self) -> Sequence[TrainPotential]:
+        """Set by set."""
+        return [
+            TrainPotential(self.config, data, contraction)
+            for data in [Data(self.config, name) for name in self.config.datasets]
+            for contraction in self.config.contractions
+        ]
+
+    def finish(self, results: Results) -> dict[str, float]:
+        """Errors by DATASET/CONTRACTION/TEST, means over the seeds, and ratios of the contractions.
+
+        `DATASET/CONTRACTION_over_clebsch_gordan/...` are ratios of those means, and of the times.
+        """
+        metrics: dict[str, float] = {}
+        for result in results.values():
+            key = f"{result['dataset']}/{result['contraction']}"
+            for test, found in result["tests"].items():
+                for name in ERRORS:
+                    values = np.array(found[name])
+                    metrics[f"{key}/{test}/{name}"] = float(values.mean())
+                    if len(values) > 1:
+                        metrics[f"{key}/{test}/{name}_std"] = float(values.std(ddof=1))
+            metrics[f"{key}/parameters"] = float(result["parameters"])
+            metrics[f"{key}/step_milliseconds"] = result["step_milliseconds"]
+        return metrics | _ratios(metrics, self.config)
+
+    def plot(self, results: Results, metrics: Mapping[str, Any], path: Path) -> None:
+        """Predicted against reference forces and energies, a row a set and contraction."""
+        from experiments.potential.plots import draw_parity
+
+        draw_parity(results, path)
+
+
+def _ratios(metrics: Mapping[str, float], config: PotentialConfig) -> dict[str, float]:
+    """Of every contraction's errors and times to those of "clebsch_gordan", where both are."""
+    ratios = {}
+    for dataset in config.datasets:
+        base = f"{dataset}/clebsch_gordan/"
+        names = [key.removeprefix(base) for key in metrics if key.startswith(base)]
+        names = [name for name in names if not name.endswith("_std")]
+        for contraction in config.contractions:
+            if contraction != "clebsch_gordan":
+                ratios |= {
+                    f"{dataset}/{contraction}_over_clebsch_gordan/{name}": (
+                        metrics[f"{dataset}/{contraction}/{name}"] / metrics[base + name]
+                    )
+                    for name in names
+                }
+    return ratios

@@ -1,0 +1,247 @@
+"""Training of all seeds of one potential at once: AMSGrad on energies and forces, scanned epochs.
+
+Arrays of the state have a leading axis of seeds, which differ in parameters and in the order of the
+frames. An epoch is one scan on the device; the host sees the end of some epochs.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from experiments.potential.frames import Frames, take
+from structlayers.models.interatomic_potential import (
+    InteratomicPotential,
+    InteratomicPotentialConfig,
+    Prediction,
+)
+
+type State = dict[str, Any]
+""""parameters", "average" of them, "memory" of AMSGrad, "plateau", and "best", the average with the
+least loss on the validation frames, "best_loss", "steps"; each with a leading axis of seeds."""
+
+# Parameters that weight decay acts on: those that mix channels after a sum over neighbours.
+DECAYED = ("mix", "weights", "update")
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One potential and how it is trained.
+
+    Attributes:
+        model: the potential.
+        batch: frames of a step.
+        epochs: of the whole training; where the cosine ends.
+        learning_rate: at the start.
+        schedule: "plateau" multiplies the rate by `factor` after `patience` epochs without a better
+            validation loss; "cosine" lets it fall to 0 over all epochs.
+        factor: see `schedule`.
+        patience: see `schedule`.
+        weight_decay: times the parameter, added to the gradient of those in `DECAYED`.
+        average_decay: d of the moving average of the parameters, at most (1 + n) / (10 + n).
+        energy_weight: of the mean squared error of the energy by atom.
+        force_weight: of the mean squared error of the forces' components.
+        clip: largest norm of a gradient.
+    """
+
+    model: InteratomicPotentialConfig
+    batch: int
+    epochs: int
+    learning_rate: float
+    schedule: str
+    factor: float
+    patience: int
+    weight_decay: float
+    average_decay: float
+    energy_weight: float
+    force_weight: float
+    clip: float
+
+    def potential(self, key: jax.Array) -> InteratomicPotential:
+        """A potential with random parameters."""
+        return InteratomicPotential(self.model, rngs=nnx.Rngs(key))
+
+    @cached_property
+    def graph(self) -> Any:
+        """The potential without its parameters."""
+        return nnx.split(nnx.eval_shape(lambda: self.potential(jax.random.key(0))))[0]
+
+    @property
+    def optimizer(self) -> Any:
+        """AMSGrad without the learning rate, which comes with the step."""
+        return optax.chain(
+            optax.clip_by_global_norm(self.clip),
+            optax.add_decayed_weights(self.weight_decay, mask=decayed),
+            optax.scale_by_amsgrad(),
+        )
+
+    @property
+    def plateau(self) -> Any:
+        """What lowers the learning rate; its updates are not used, only its scale."""
+        return optax.contrib.reduce_on_plateau(factor=self.factor, patience=self.patience)
+
+    def rate(self, epoch: jax.Array, plateau: Any) -> jax.Array:
+        """Learning rate of an epoch."""
+        if self.schedule == "plateau":
+            return self.learning_rate * plateau.scale
+        return jnp.asarray(optax.cosine_decay_schedule(self.learning_rate, self.epochs)(epoch))
+
+    def predict(self, parameters: Any, frames: Frames) -> Prediction:
+        """Energies and forces of some frames, of one seed."""
+        return nnx.merge(self.graph, parameters).predict(frames.graph.flatten())
+
+    def loss(self, parameters: Any, frames: Frames) -> jax.Array:
+        """Weighted mean squared errors, of one seed."""
+        found = self.predict(parameters, frames)
+        mask = frames.graph.atom_mask
+        atoms = mask.sum(axis=1).astype(frames.energy.dtype)
+        energy = jnp.mean(((found.energy - frames.energy) / atoms) ** 2)
+        errors = (found.forces - frames.forces.reshape(-1, 3)) ** 2
+        forces = jnp.sum(errors * mask.reshape(-1, 1)) / (3 * atoms.sum())
+        return self.energy_weight * energy + self.force_weight * forces
+
+
+def decayed(parameters: Any) -> Any:
+    """Whether weight decay acts on each parameter."""
+
+    def is_decayed(path: Any, _: Any) -> bool:
+        keys = [str(getattr(entry, "key", "")) for entry in path]
+        return "interactions" in keys and any(name in keys for name in DECAYED)
+
+    return jax.tree_util.tree_map_with_path(is_decayed, parameters)
+
+
+@partial(jax.jit, static_argnames="trainer")
+def initialize(trainer: Trainer, keys: jax.Array) -> State:
+    """First state of every seed.
+
+    Args:
+        trainer: the potential.
+        keys: `(seeds,)` random keys.
+    """
+
+    def one(key: jax.Array) -> State:
+        parameters = nnx.to_pure_dict(nnx.state(trainer.potential(key)))
+        return {
+            "parameters": parameters,
+            "average": parameters,
+            "memory": trainer.optimizer.init(parameters),
+            "plateau": trainer.plateau.init(parameters),
+            "best": parameters,
+            "best_loss": jnp.asarray(jnp.inf, trainer.model.dtype),
+            "steps": jnp.zeros((), jnp.int32),
+        }
+
+    return jax.vmap(one)(keys)
+
+
+def _step(
+    trainer: Trainer, rate: jax.Array, state: State, batch: Frames
+) -> tuple[State, jax.Array]:
+    value, gradients = jax.value_and_grad(trainer.loss)(state["parameters"], batch)
+    updates, memory = trainer.optimizer.update(gradients, state["memory"], state["parameters"])
+    updates = jax.tree.map(lambda leaf: -rate.astype(leaf.dtype) * leaf, updates)
+    parameters = optax.apply_updates(state["parameters"], updates)
+    steps = state["steps"].astype(value.dtype)
+    decay = jnp.minimum(trainer.average_decay, (1 + steps) / (10 + steps)).astype(value.dtype)
+    average = jax.tree.map(
+        lambda old, new: decay * old + (1 - decay) * new, state["average"], parameters
+    )
+    changed = {"parameters": parameters, "average": average, "memory": memory}
+    return {**state, **changed, "steps": state["steps"] + 1}, value
+
+
+def _epoch(
+    trainer: Trainer,
+    train: Frames,
+    validation: Frames,
+    key: jax.Array,
+    state: State,
+    epoch: jax.Array,
+) -> tuple[State, dict[str, jax.Array]]:
+    """One pass over the training frames of one seed, then validation of the average."""
+    steps = train.size // trainer.batch
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), train.size)
+    order = order[: steps * trainer.batch].reshape(steps, trainer.batch)
+    rate = trainer.rate(epoch, state["plateau"])
+
+    def step(state: State, index: jax.Array) -> tuple[State, jax.Array]:
+        return _step(trainer, rate, state, take(train, index))
+
+    state, losses = jax.lax.scan(step, state, order)
+    found = trainer.loss(state["average"], validation)
+    _, plateau = trainer.plateau.update(state["parameters"], state["plateau"], value=found)
+    better = found < state["best_loss"]
+    best = jax.tree.map(
+        lambda new, old: jnp.where(better, new, old), state["average"], state["best"]
+    )
+    state = {
+        **state,
+        "plateau": plateau,
+        "best": best,
+        "best_loss": jnp.where(better, found, state["best_loss"]),
+    }
+    return state, {"loss": losses.mean(), "validation_loss": found, "learning_rate": rate}
+
+
+@partial(jax.jit, static_argnames=("trainer", "num"), donate_argnames="state")
+def train_epochs(
+    trainer: Trainer,
+    state: State,
+    keys: jax.Array,
+    first: jax.Array,
+    train: Frames,
+    validation: Frames,
+    *,
+    num: int,
+) -> tuple[State, dict[str, jax.Array]]:
+    """Some epochs of all seeds; frames beyond a whole number of batches rest in an epoch.
+
+    Args:
+        trainer: the potential.
+        state: of all seeds.
+        keys: `(seeds,)` random keys of the orders.
+        first: number of the first epoch; with the key it gives the order of the frames.
+        train: frames to train on.
+        validation: frames to validate on.
+        num: epochs.
+
+    Returns:
+        The new state; "loss", "validation_loss", "learning_rate" of the last epoch, `(seeds,)`.
+    """
+
+    def one(state: State, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+        epochs = first + jnp.arange(num, dtype=jnp.int32)
+        return jax.lax.scan(partial(_epoch, trainer, train, validation, key), state, epochs)
+
+    state, logged = jax.vmap(one)(state, keys)
+    return state, jax.tree.map(lambda values: values[:, -1], logged)
+
+
+@partial(jax.jit, static_argnames=("trainer", "chunk"))
+def predict_all(
+    trainer: Trainer, parameters: Any, frames: Frames, *, chunk: int = 50
+) -> tuple[jax.Array, jax.Array]:
+    """Energies `(seeds, F)` and forces `(seeds, F, N, 3)` of all frames, `chunk` at a time."""
+    count = frames.size
+    pieces = -(-count // chunk)
+    # the last piece is filled up with frames that are predicted twice
+    index = (jnp.arange(pieces * chunk) % count).reshape(pieces, chunk)
+
+    def one(parameters: Any) -> tuple[jax.Array, jax.Array]:
+        def piece(index: jax.Array) -> tuple[jax.Array, jax.Array]:
+            found = trainer.predict(parameters, take(frames, index))
+            return found.energy, found.forces.reshape(chunk, -1, 3)
+
+        return jax.lax.map(piece, index)
+
+    energy, forces = jax.vmap(one)(parameters)
+    seeds, size = len(energy), pieces * chunk
+    return (
+        energy.reshape(seeds, size)[:, :count],
+        forces.reshape(seeds, size, *forces.shape[-2:])[:, :count],
+    )
