@@ -49,6 +49,7 @@ _DENSE_TABLE = 2**24
 # 2 x 2 -> 4 is even, and listing its 162 coefficients takes longer to compile.
 _SPARSE = 512
 _SPARSE_PAYS = 100
+_SMALL_TABLE = 2**13
 _ANTIPODAL_PAYS = 36
 
 # Rows from which the kernel of Hopper GPUs is taken, where it serves the precision. On one H200 it
@@ -115,7 +116,9 @@ def _prefer(
         return ()
     if sum(degrees) >= _ANTIPODAL_PAYS:
         return (("antipodal", f"half of the points, faster from T = {_ANTIPODAL_PAYS} on"),)
-    if max(degrees) <= 8 and count_nonzero(*degrees) <= _SPARSE_PAYS:
+    # larger tables have more coefficients, and are not made only to count them
+    small = x.shape[-1] * y.shape[-1] * (lmax + 1) ** 2 <= _SMALL_TABLE
+    if small and count_nonzero(*degrees) <= _SPARSE_PAYS:
         return (("sparse", f"at most {_SPARSE_PAYS} coefficients: faster than any grid"),)
     return ()
 

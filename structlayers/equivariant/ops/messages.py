@@ -36,7 +36,7 @@ def gaunt_message_passing(
     .. math:: z_n = \sum_{e : r(e) = n} w_3(e) \circ
         \left( (w_1(e) \circ x_{s(e)}) \cdot (w_2(e) \circ y_e) \right)
 
-    Sums are in float32 at least. In order of the receivers, they are deterministic on a GPU too.
+    Sums are in float32 at least.
 
     Args:
         x: signals of nodes, `(N, *B, (L1 + 1)^2)`, or an IrrepsArray whose first axis is N.
