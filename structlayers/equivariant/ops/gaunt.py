@@ -20,6 +20,7 @@ from structlayers.equivariant.ops.arguments import (
 )
 from structlayers.equivariant.ops.narrow import dispatch
 from structlayers.equivariant.pallas_gpu.support import check as check_pallas_gpu
+from structlayers.equivariant.pallas_tpu.support import check as check_pallas_tpu
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import lmax_of, pack, product_parity, unpack, widen
 from structlayers.equivariant.tables import count_nonzero
@@ -133,6 +134,11 @@ dispatcher = Dispatcher(
             "pallas_gpu",
             "structlayers.equivariant.pallas_gpu.apply:gaunt_tensor_product",
             check_pallas_gpu,
+        ),
+        Implementation(
+            "pallas_tpu",
+            "structlayers.equivariant.pallas_tpu.apply:gaunt_tensor_product",
+            check_pallas_tpu,
         ),
     ),
     _prefer,

@@ -19,7 +19,8 @@ from structlayers.equivariant.ops.arguments import (
 )
 from structlayers.equivariant.ops.gaunt import check_antipodal, check_separable
 from structlayers.equivariant.ops.narrow import dispatch
-from structlayers.equivariant.pallas_gpu.support import check_many_body
+from structlayers.equivariant.pallas_gpu.support import check_many_body as check_pallas_gpu
+from structlayers.equivariant.pallas_tpu.support import check_many_body as check_pallas_tpu
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import Parity, lmax_of, pack, unpack, widen
 
@@ -63,7 +64,12 @@ dispatcher = Dispatcher(
         Implementation(
             "pallas_gpu",
             "structlayers.equivariant.pallas_gpu.apply:many_body_product",
-            check_many_body,
+            check_pallas_gpu,
+        ),
+        Implementation(
+            "pallas_tpu",
+            "structlayers.equivariant.pallas_tpu.apply:many_body_product",
+            check_pallas_tpu,
         ),
     ),
     _prefer,
