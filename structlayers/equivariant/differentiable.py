@@ -9,7 +9,6 @@ on the same grid. So there is one rule, which calls itself. Residuals are the in
 import abc
 import dataclasses
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,10 +37,10 @@ class FusedKernel(abc.ABC):
     def products(
         self,
         tables: Sequence[jax.Array],
-        rows: Sequence[jax.Array],
+        arrays: Sequence[jax.Array],
         products: tuple[Product, ...],
     ) -> list[jax.Array]:
-        """Sums of products of some of the rows `(R, (L + 1)^2)`, in their dtype."""
+        """Sums of products of some of the arrays `(*B, (L + 1)^2)`, in their dtype."""
 
     @property
     def partitioned(self) -> bool:
@@ -104,25 +103,21 @@ _multiply.defvjp(_forward, _backward)
 def _on_shard(
     tables: _Arrays, *arrays: jax.Array, products: tuple[Product, ...], kernel: FusedKernel
 ) -> _Arrays:
-    lead = arrays[0].shape[:-1]
-    rows = [a.reshape(math.prod(lead), a.shape[-1]) for a in arrays]
-    found = _batchable(products, kernel)(tables, *rows)
-    return tuple(z.reshape(*lead, z.shape[-1]) for z in found)
+    return tuple(_batchable(products, kernel)(tables, *arrays))
 
 
 @functools.lru_cache(maxsize=256)
 def _batchable(products: tuple[Product, ...], kernel: FusedKernel) -> Any:
-    """The kernel on rows with a rule for `jax.vmap`: more rows."""
+    """The kernel with a rule for `jax.vmap`: one more leading axis."""
 
     @custom_vmap
-    def run(tables: _Arrays, *rows: jax.Array) -> list[jax.Array]:
-        return kernel.products(tables, rows, products)
+    def run(tables: _Arrays, *arrays: jax.Array) -> list[jax.Array]:
+        return kernel.products(tables, arrays, products)
 
     @run.def_vmap
-    def _(size: int, mapped: Sequence[Any], tables: _Arrays, *rows: jax.Array) -> Any:
-        pairs = zip(rows, mapped[1:], strict=True)
+    def _(size: int, mapped: Sequence[Any], tables: _Arrays, *arrays: jax.Array) -> Any:
+        pairs = zip(arrays, mapped[1:], strict=True)
         spread = [x if on else jnp.broadcast_to(x, (size, *x.shape)) for x, on in pairs]
-        found = run(tables, *(x.reshape(-1, x.shape[-1]) for x in spread))
-        return [z.reshape(size, -1, z.shape[-1]) for z in found], [True for _ in found]
+        return run(tables, *spread), [True for _ in products]
 
     return run

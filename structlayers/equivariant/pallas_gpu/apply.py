@@ -1,6 +1,7 @@
 """The products of the family on Hopper GPUs, differentiable to any order."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, override
 
@@ -70,7 +71,10 @@ class _Kernel(FusedKernel):
     def products(
         self,
         tables: Sequence[jax.Array],
-        rows: Sequence[jax.Array],
+        arrays: Sequence[jax.Array],
         products: tuple[Product, ...],
     ) -> list[jax.Array]:
-        return products_of_signals(tables, rows, products, self.mode)
+        lead = arrays[0].shape[:-1]
+        rows = [x.reshape(math.prod(lead), x.shape[-1]) for x in arrays]
+        found = products_of_signals(tables, rows, products, self.mode)
+        return [z.reshape(*lead, z.shape[-1]) for z in found]

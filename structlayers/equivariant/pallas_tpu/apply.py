@@ -16,7 +16,7 @@ from structlayers._core.pallas import (
 from structlayers.equivariant.differentiable import FusedKernel, multiply
 from structlayers.equivariant.pallas_tpu import kernels
 from structlayers.equivariant.pallas_tpu.arithmetic import PARTS
-from structlayers.equivariant.pallas_tpu.memory import plan
+from structlayers.equivariant.pallas_tpu.memory import plan, split_rows
 from structlayers.equivariant.pallas_tpu.tables import evaluating, projecting
 from structlayers.equivariant.pointwise import (
     Product,
@@ -101,17 +101,19 @@ class _Kernel(FusedKernel):
     def products(
         self,
         tables: Sequence[jax.Array],
-        rows: Sequence[jax.Array],
+        arrays: Sequence[jax.Array],
         products: tuple[Product, ...],
     ) -> list[jax.Array]:
-        degrees = tuple(largest_degree(x.shape[-1]) for x in rows)
-        itemsize = rows[0].dtype.itemsize
-        layout = plan(rows[0].shape[0], degrees, products, itemsize, self.parts, self.vmem)
+        lead = arrays[0].shape[:-1]
+        rows, itemsize = split_rows(lead), arrays[0].dtype.itemsize
+        degrees = tuple(largest_degree(x.shape[-1]) for x in arrays)
+        layout = plan(rows, degrees, products, itemsize, self.parts, self.vmem)
         settings = kernels.Settings(
             degrees, products, self.parts, layout, self.vmem, self.interpret
         )
-        found = kernels.multiply(settings, tables, [x.T for x in rows])
-        return [z.T for z in found]
+        first = [jnp.moveaxis(x.reshape(*rows, x.shape[-1]), -1, 0) for x in arrays]
+        found = kernels.multiply(settings, tables, first)
+        return [jnp.moveaxis(z, 0, -1).reshape(*lead, len(z)) for z in found]
 
 
 def _kernel(precision: Any) -> _Kernel:

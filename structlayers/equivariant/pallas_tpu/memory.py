@@ -1,6 +1,7 @@
 """Rows of a step of the grid, from the size of VMEM; imports no Pallas."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from structlayers.equivariant.pallas_tpu.arithmetic import PAIRS
@@ -8,6 +9,8 @@ from structlayers.equivariant.pallas_tpu.tables import padded, padded_points
 from structlayers.equivariant.pointwise import Product, grid_degree
 
 LANES = 128
+# Rows of a register of float32.
+_SUBLANES = 8
 # Rows that are computed together: the width of the largest matrix unit.
 _CHUNK = 256
 # Chunks of a step: enough to hide what a step costs by itself.
@@ -23,17 +26,31 @@ class Layout:
     Attributes:
         chunk: rows that are computed together.
         chunks: of a step.
-        steps: of all rows.
+        steps: grid of the kernel: over rows, or over a leading axis and tiles of 128 channels.
     """
 
     chunk: int
     chunks: int
-    steps: int
+    steps: tuple[int, ...]
 
     @property
-    def rows(self) -> int:
-        """Rows of a step."""
-        return self.chunk * self.chunks
+    def block(self) -> tuple[int, ...]:
+        """Rows of a step, along the axes behind that of coefficients."""
+        rows = self.chunk * self.chunks
+        return (rows,) if len(self.steps) == 1 else (rows // LANES, LANES)
+
+
+def split_rows(lead: Sequence[int]) -> tuple[int, ...]:
+    """Leading axes as the kernel has them: `(B, C)` for whole registers of channels, else `(R,)`.
+
+    Example:
+        >>> split_rows((5, 7, 128)), split_rows((5, 7, 64))
+        ((35, 128), (2240,))
+    """
+    *rest, channels = lead or (1,)
+    if channels % LANES == 0 and math.prod(rest) >= _SUBLANES:
+        return (math.prod(rest), channels)
+    return (math.prod(lead),)
 
 
 def table_bytes(degrees: Sequence[int], products: Sequence[Product], parts: int) -> int:
@@ -47,7 +64,7 @@ def table_bytes(degrees: Sequence[int], products: Sequence[Product], parts: int)
 
 
 def plan(
-    rows: int,
+    rows: Sequence[int],
     degrees: Sequence[int],
     products: Sequence[Product],
     itemsize: int,
@@ -57,7 +74,7 @@ def plan(
     """The most rows of a step that fit.
 
     Args:
-        rows: number of rows R.
+        rows: `(R,)` or `(B, C)`, from `split_rows`.
         degrees: of the inputs.
         products: of the inputs.
         itemsize: bytes of a number of inputs and results.
@@ -70,19 +87,28 @@ def plan(
     tables = table_bytes(degrees, products, parts)
     points = padded_points(grid_degree(degrees, products))
     kept = [product.degree for product in products]
-    # inputs and results in two buffers each
-    stored = 2 * itemsize * sum(padded((degree + 1) ** 2) for degree in (*degrees, *kept))
+    stored = sum(padded((degree + 1) ** 2) for degree in (*degrees, *kept))
+    # two buffers each; of bfloat16 channels also in float32
+    stored *= 2 * itemsize + (4 if len(rows) == 2 and itemsize == 2 else 0)
     # values of all inputs, of two products, and the operand of a projection
     live = 4 * 2 * points * (len(degrees) + 2) + 2 * len(PAIRS[parts]) * points
     limit = int(_SHARE * vmem)
-    chunk = _CHUNK if rows > LANES else LANES
+    chunk = _CHUNK if math.prod(rows) > LANES else LANES
+    # a block of channels has whole registers of 8 rows of float32, 16 of bfloat16
+    least = 1 if len(rows) == 1 else (32 // itemsize) * LANES // chunk
     needed = limit + 1
-    for chunks in _CHUNKS:
+    for chunks in [count for count in _CHUNKS if count >= least]:
         needed = tables + chunk * (live + stored * chunks)
         if needed <= limit:
-            steps = -(-rows // (chunk * chunks))
-            return Layout(chunk, -(-rows // (chunk * steps)), steps)
+            return _cut(rows, chunk, chunks)
     raise NotImplementedError(
         f"degrees {tuple(degrees)} to {tuple(kept)} take {needed / 2**20:.1f} MiB of VMEM, "
         f"{limit / 2**20:.1f} of {vmem >> 20} MiB are to be had"
     )
+
+
+def _cut(rows: Sequence[int], chunk: int, chunks: int) -> Layout:
+    if len(rows) == 2:
+        return Layout(chunk, chunks, (-(-rows[0] * LANES // (chunk * chunks)), rows[1] // LANES))
+    steps = -(-rows[0] // (chunk * chunks))
+    return Layout(chunk, -(-rows[0] // (chunk * steps)), (steps,))

@@ -1,11 +1,12 @@
 """What the kernel serves, from shapes, dtypes and precision alone; imports no Pallas."""
 
-import math
 from typing import Any
+
+import jax.numpy as jnp
 
 from structlayers._core.pallas import tpu_kernels_run, tpu_vmem_bytes
 from structlayers.equivariant.pallas_tpu.arithmetic import PARTS
-from structlayers.equivariant.pallas_tpu.memory import plan
+from structlayers.equivariant.pallas_tpu.memory import plan, split_rows
 from structlayers.equivariant.pointwise import (
     Product,
     largest_degree,
@@ -59,7 +60,7 @@ def _check_fit(arrays: tuple[Any, ...], products: tuple[Product, ...], parts: in
     degrees = tuple(largest_degree(x.shape[-1]) for x in arrays)
     kept = tuple(product.degree for product in products)
     itemsize, vmem = arrays[0].dtype.itemsize, tpu_vmem_bytes()
-    rows = math.prod(arrays[0].shape[:-1])
+    rows = split_rows(jnp.broadcast_shapes(*(x.shape[:-1] for x in arrays)))
     plan(rows, degrees, products, itemsize, parts, vmem)
     gradients = tuple(one for one in pulled_back(degrees, products) if one is not None)
     plan(rows, (*degrees, *kept), gradients, itemsize, parts, vmem)
