@@ -11,10 +11,12 @@ from structlayers.equivariant.pointwise import Product, grid_degree
 LANES = 128
 # Rows of a register of float32.
 _SUBLANES = 8
-# Rows that are computed together: the width of the largest matrix unit.
-_CHUNK = 256
-# Chunks of a step: enough to hide what a step costs by itself.
-_CHUNKS = (16, 8, 4, 2, 1)
+# Rows that are computed together: many, because results of the matrix unit are waited for, but only
+# as many as keep so many numbers on the grid alive (kernels.md has what that is worth).
+_CHUNKS = (2048, 1024, 512, 256, LANES)
+_ALIVE = 300_000
+# Most rows of a step: enough to hide what a step costs by itself.
+_STEP = 4096
 # Share of VMEM that a kernel plans for; the rest is the compiler's.
 _SHARE = 0.75
 
@@ -93,14 +95,17 @@ def plan(
     # values of all inputs, of two products, and the operand of a projection
     live = 4 * 2 * points * (len(degrees) + 2) + 2 * len(PAIRS[parts]) * points
     limit = int(_SHARE * vmem)
-    chunk = _CHUNK if math.prod(rows) > LANES else LANES
     # a block of channels has whole registers of 8 rows of float32, 16 of bfloat16
-    least = 1 if len(rows) == 1 else (32 // itemsize) * LANES // chunk
+    least = LANES if len(rows) == 1 else 32 // itemsize * LANES
     needed = limit + 1
-    for chunks in [count for count in _CHUNKS if count >= least]:
-        needed = tables + chunk * (live + stored * chunks)
-        if needed <= limit:
-            return _cut(rows, chunk, chunks)
+    for chunk in _CHUNKS:
+        alive = chunk * points * (len(degrees) + len(kept))
+        if chunk > LANES and (alive > _ALIVE or chunk >= 2 * math.prod(rows)):
+            continue
+        for step in (_STEP, 2048, 1024, 512, 256, LANES):
+            needed = tables + chunk * live + step * stored
+            if step >= max(chunk, least) and needed <= limit:
+                return _cut(rows, chunk, step // chunk)
     raise NotImplementedError(
         f"degrees {tuple(degrees)} to {tuple(kept)} take {needed / 2**20:.1f} MiB of VMEM, "
         f"{limit / 2**20:.1f} of {vmem >> 20} MiB are to be had"
