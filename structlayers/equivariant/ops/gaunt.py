@@ -7,6 +7,7 @@ import jax
 from jax.typing import ArrayLike
 
 from structlayers._core.dispatch import Dispatcher, Implementation
+from structlayers._core.partitioning import batch_sharding_is_known
 from structlayers._core.precision import PrecisionLike
 from structlayers.equivariant.grids import SphericalGrid
 from structlayers.equivariant.ops.arguments import (
@@ -49,6 +50,9 @@ _SPARSE = 512
 _SPARSE_PAYS = 32
 _ANTIPODAL_PAYS = 48
 
+# kernels.md has the figures.
+TPU_KERNEL = ("pallas_tpu", "by compiled estimates faster than the grid in device memory")
+
 
 def check_antipodal(*args: Any, grid: str | SphericalGrid, **static: Any) -> None:
     """Refuses a grid without opposite points."""
@@ -90,9 +94,14 @@ def _check_sparse(x: Any, y: Any, *, lmax: int, precision: Any, **static: Any) -
 def _prefer(
     x: Any, y: Any, *, lmax: int, platform: str, **static: Any
 ) -> tuple[tuple[str, str], ...]:
-    """On a CPU single coefficients at degree 1, half of the points at very high degrees."""
+    """On a CPU single coefficients at degree 1, half of the points at very high degrees.
+
+    On a TPU the kernel, where it is known how arrays are sharded.
+    """
     del static
     degrees = lmax_of("x", x), lmax_of("y", y), lmax
+    if platform == "tpu" and batch_sharding_is_known():
+        return (TPU_KERNEL,)
     if platform != "cpu":
         return ()
     if sum(degrees) >= _ANTIPODAL_PAYS:
@@ -183,12 +192,13 @@ def gaunt_tensor_product(
             points), "separable" (Legendre, then Fourier), "fourier" (on the torus, a reference
             route), "clebsch_gordan" (one table of all coefficients), "sparse" (the coefficients
             that are not zero, one by one; up to 512), "reference" (path by path), "pallas_gpu" (one
-            kernel for Hopper, in "tf32", "3xtf32" and "bf16"), or None to choose.
+            kernel for Hopper, in "tf32", "3xtf32" and "bf16"), "pallas_tpu" (one kernel for TPU, in
+            "highest", "high", "default" and "bf16"), or None to choose.
 
     Returns:
         z `(*B, (L3 + 1)^2)` in the dtype of x, or an IrrepsArray whose value parity is the product
-        of both. Derivatives of any order; in reverse mode alone for "tf32", "3xtf32" and "bf16".
-        Nothing but x, y and weights is kept for them.
+        of both. Derivatives of any order; in reverse mode alone for kernels and for "tf32",
+        "3xtf32" and "bf16". Nothing but x, y and weights is kept for them.
 
     Raises:
         TypeError: integers, complex numbers, different dtypes, or one IrrepsArray alone.

@@ -77,7 +77,7 @@ def multiply(
     sizes = [(degree + 1) ** 2 for degree in settings.kept]
     multiplications = sum(table.size for table in tables)
     traffic = sum(x.nbytes for x in (*tables, *arrays))
-    return pl.pallas_call(
+    call = pl.pallas_call(
         functools.partial(_kernel, settings),
         grid=layout.steps,
         in_specs=[
@@ -98,7 +98,8 @@ def multiply(
         ),
         interpret=settings.interpret,
         name="gaunt_" + "_".join(map(str, (*settings.degrees, "to", *settings.kept))),
-    )(*tables, *arrays)
+    )
+    return list(call(*tables, *arrays))
 
 
 def _kernel(settings: Settings, *refs: Any) -> None:
