@@ -50,7 +50,7 @@ _SPARSE = 512
 _SPARSE_PAYS = 32
 _ANTIPODAL_PAYS = 48
 
-# kernels.md has the figures.
+# pallas_tpu/kernels.md has the figures.
 TPU_KERNEL = ("pallas_tpu", "by compiled estimates faster than the grid in device memory")
 
 
