@@ -20,8 +20,6 @@ from structlayers.equivariant.ops.arguments import (
     to_rank,
 )
 from structlayers.equivariant.ops.narrow import dispatch
-from structlayers.equivariant.pallas_gpu.support import check as check_pallas_gpu
-from structlayers.equivariant.pallas_tpu.support import check as check_pallas_tpu
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import lmax_of, pack, product_parity, unpack, widen
 from structlayers.equivariant.tables import count_nonzero
@@ -91,6 +89,18 @@ def _check_sparse(x: Any, y: Any, *, lmax: int, precision: Any, **static: Any) -
         raise NotImplementedError(f"degrees {degrees} have more than {_SPARSE} coefficients")
 
 
+def _check_pallas_gpu(*args: Any, **static: Any) -> None:
+    from structlayers.equivariant.pallas_gpu.support import check
+
+    check(*args, **static)
+
+
+def _check_pallas_tpu(*args: Any, **static: Any) -> None:
+    from structlayers.equivariant.pallas_tpu.support import check
+
+    check(*args, **static)
+
+
 def _prefer(
     x: Any, y: Any, *, lmax: int, platform: str, **static: Any
 ) -> tuple[tuple[str, str], ...]:
@@ -142,12 +152,12 @@ dispatcher = Dispatcher(
         Implementation(
             "pallas_gpu",
             "structlayers.equivariant.pallas_gpu.apply:gaunt_tensor_product",
-            check_pallas_gpu,
+            _check_pallas_gpu,
         ),
         Implementation(
             "pallas_tpu",
             "structlayers.equivariant.pallas_tpu.apply:gaunt_tensor_product",
-            check_pallas_tpu,
+            _check_pallas_tpu,
         ),
     ),
     _prefer,

@@ -20,8 +20,6 @@ from structlayers.equivariant.ops.arguments import (
 )
 from structlayers.equivariant.ops.gaunt import TPU_KERNEL, check_antipodal, check_separable
 from structlayers.equivariant.ops.narrow import dispatch
-from structlayers.equivariant.pallas_gpu.support import check_many_body as check_pallas_gpu
-from structlayers.equivariant.pallas_tpu.support import check_many_body as check_pallas_tpu
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import Parity, lmax_of, pack, unpack, widen
 
@@ -34,6 +32,18 @@ from structlayers.equivariant.signals import Parity, lmax_of, pack, unpack, wide
 #   34560  3  3  2     11   8.62/16.0    5.16/12.3    6.61/20.4
 #   4096   4  3  4     16   1.12/3.99    1.15/3.21    2.17/6.97
 _ANTIPODAL_PAYS = 11
+
+
+def _check_pallas_gpu(*args: Any, **static: Any) -> None:
+    from structlayers.equivariant.pallas_gpu.support import check_many_body
+
+    check_many_body(*args, **static)
+
+
+def _check_pallas_tpu(*args: Any, **static: Any) -> None:
+    from structlayers.equivariant.pallas_tpu.support import check_many_body
+
+    check_many_body(*args, **static)
 
 
 def _prefer(
@@ -67,12 +77,12 @@ dispatcher = Dispatcher(
         Implementation(
             "pallas_gpu",
             "structlayers.equivariant.pallas_gpu.apply:many_body_product",
-            check_pallas_gpu,
+            _check_pallas_gpu,
         ),
         Implementation(
             "pallas_tpu",
             "structlayers.equivariant.pallas_tpu.apply:many_body_product",
-            check_pallas_tpu,
+            _check_pallas_tpu,
         ),
     ),
     _prefer,
