@@ -10,25 +10,24 @@ import numpy as np
 import pytest
 
 from structlayers._core.dispatch import assume_platform
-from structlayers.equivariant import gaunt_tensor_product, many_body_product
+from structlayers.equivariant import differentiable, gaunt_tensor_product, many_body_product
+from structlayers.equivariant.half_grid import half_grid
 from structlayers.equivariant.harmonics import spherical_harmonics
 from structlayers.equivariant.ops.gaunt import dispatcher
 from structlayers.equivariant.pallas_gpu import apply, support
-from structlayers.equivariant.pallas_gpu.calls import largest_degree
-from structlayers.equivariant.pallas_gpu.gradients import powers, pulled_back
-from structlayers.equivariant.pallas_gpu.grid import half_grid
 from structlayers.equivariant.pallas_gpu.groups import groups
-from structlayers.equivariant.pallas_gpu.plan import (
-    SHARED_BYTES,
-    Problem,
-    Product,
-    Term,
-    choose_plan,
-    product_of,
-)
+from structlayers.equivariant.pallas_gpu.plan import SHARED_BYTES, Problem, choose_plan
 from structlayers.equivariant.pallas_gpu.program import program
 from structlayers.equivariant.pallas_gpu.split import split_problem
 from structlayers.equivariant.pallas_gpu.tables import table_words
+from structlayers.equivariant.pointwise import (
+    Product,
+    Term,
+    largest_degree,
+    powers,
+    product_of,
+    pulled_back,
+)
 from structlayers.equivariant.wigner import couples, gaunt
 from structlayers.testing import error_ratio
 from structlayers.testing.simt import simulate
@@ -263,10 +262,10 @@ def portable_kernel(monkeypatch):
 
     monkeypatch.setattr(apply, "products_of_signals", products_of_signals)
     # functions that are partitioned hold no arrays, and this one does
-    monkeypatch.setattr(apply, "partition_over_batch", lambda function, **_: function)
-    apply._batchable.cache_clear()
+    monkeypatch.setattr(differentiable, "partition_over_batch", lambda function, **_: function)
+    differentiable._batchable.cache_clear()
     yield
-    apply._batchable.cache_clear()
+    differentiable._batchable.cache_clear()
 
 
 def by_coefficients(arrays, product):

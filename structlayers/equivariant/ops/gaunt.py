@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from structlayers._core.dispatch import Dispatcher, Implementation
+from structlayers._core.partitioning import batch_sharding_is_known
 from structlayers._core.precision import PrecisionLike
 from structlayers.equivariant.grids import SphericalGrid
 from structlayers.equivariant.ops.arguments import (
@@ -57,6 +58,9 @@ _ANTIPODAL_PAYS = 36
 # (pallas_gpu/kernels.md). Fewer rows, other degrees and float32 signals in bf16 are not timed.
 _KERNEL_FROM_ROWS = 640_000
 
+# pallas_tpu/kernels.md has the figures.
+TPU_KERNEL = ("pallas_tpu", "by compiled estimates faster than the grid in device memory")
+
 
 def check_antipodal(*args: Any, grid: str | SphericalGrid, **static: Any) -> None:
     """Refuses a grid without opposite points."""
@@ -101,10 +105,16 @@ def _check_pallas_gpu(*args: Any, **static: Any) -> None:
     check(*args, **static)
 
 
+def _check_pallas_tpu(*args: Any, **static: Any) -> None:
+    from structlayers.equivariant.pallas_tpu.support import check
+
+    check(*args, **static)
+
+
 def _prefer(
     x: Any, y: Any, *, lmax: int, precision: Any, platform: str, **static: Any
 ) -> tuple[tuple[str, str], ...]:
-    """What was measured to be the fastest; the default order elsewhere."""
+    """What was measured or estimated to be the fastest; the default order elsewhere."""
     del static
     degrees = lmax_of("x", x), lmax_of("y", y), lmax
     if platform == "gpu":
@@ -112,6 +122,8 @@ def _prefer(
         timed = len(set(degrees)) == 1 and 2 <= lmax <= 8 and rows >= _KERNEL_FROM_ROWS
         if timed and (precision != "bf16" or x.dtype == jnp.bfloat16):
             return (("pallas_gpu", f"one kernel, faster from {_KERNEL_FROM_ROWS} rows on"),)
+    if platform == "tpu" and batch_sharding_is_known():
+        return (TPU_KERNEL,)
     if platform != "cpu":
         return ()
     if sum(degrees) >= _ANTIPODAL_PAYS:
@@ -156,6 +168,11 @@ dispatcher = Dispatcher(
             "structlayers.equivariant.pallas_gpu.apply:gaunt_tensor_product",
             _check_pallas_gpu,
         ),
+        Implementation(
+            "pallas_tpu",
+            "structlayers.equivariant.pallas_tpu.apply:gaunt_tensor_product",
+            _check_pallas_tpu,
+        ),
     ),
     _prefer,
 )
@@ -199,12 +216,13 @@ def gaunt_tensor_product(
             points), "separable" (Legendre, then Fourier), "fourier" (on the torus, a reference
             route), "clebsch_gordan" (one table of all coefficients), "sparse" (the coefficients
             that are not zero, one by one; up to 512), "pallas_gpu" (one kernel for Hopper, in
-            "tf32", "3xtf32" and "bf16"), "reference" (path by path), or None to choose.
+            "tf32", "3xtf32" and "bf16"), "pallas_tpu" (one kernel for TPU, in "highest", "high",
+            "default" and "bf16"), "reference" (path by path), or None to choose.
 
     Returns:
         z `(*B, (L3 + 1)^2)` in the dtype of x, or an IrrepsArray whose value parity is the product
-        of both. Derivatives of any order; in reverse mode alone for "tf32", "3xtf32" and "bf16".
-        Nothing but x, y and weights is kept for them.
+        of both. Derivatives of any order; in reverse mode alone for kernels and for "tf32",
+        "3xtf32" and "bf16". Nothing but x, y and weights is kept for them.
 
     Raises:
         TypeError: integers, complex numbers, different dtypes, or one IrrepsArray alone.

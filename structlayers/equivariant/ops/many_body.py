@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_positive, require_real
 from structlayers._core.dispatch import Dispatcher, Implementation
+from structlayers._core.partitioning import batch_sharding_is_known
 from structlayers._core.precision import PrecisionLike
 from structlayers.equivariant.grids import SphericalGrid
 from structlayers.equivariant.ops.arguments import (
@@ -17,7 +18,7 @@ from structlayers.equivariant.ops.arguments import (
     scale_degrees,
     to_rank,
 )
-from structlayers.equivariant.ops.gaunt import check_antipodal, check_separable
+from structlayers.equivariant.ops.gaunt import TPU_KERNEL, check_antipodal, check_separable
 from structlayers.equivariant.ops.narrow import dispatch
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import Parity, lmax_of, pack, unpack, widen
@@ -39,10 +40,18 @@ def _check_pallas_gpu(*args: Any, **static: Any) -> None:
     check_many_body(*args, **static)
 
 
+def _check_pallas_tpu(*args: Any, **static: Any) -> None:
+    from structlayers.equivariant.pallas_tpu.support import check_many_body
+
+    check_many_body(*args, **static)
+
+
 def _prefer(
     x: Any, *, order: int, lmax: int, platform: str, **static: Any
 ) -> tuple[tuple[str, str], ...]:
     del static
+    if platform == "tpu" and batch_sharding_is_known():
+        return (TPU_KERNEL,)
     if platform == "cpu" and order * lmax_of("x", x) + lmax >= _ANTIPODAL_PAYS:
         return (("antipodal", f"half of the points, faster from T = {_ANTIPODAL_PAYS} on"),)
     return ()
@@ -69,6 +78,11 @@ dispatcher = Dispatcher(
             "pallas_gpu",
             "structlayers.equivariant.pallas_gpu.apply:many_body_product",
             _check_pallas_gpu,
+        ),
+        Implementation(
+            "pallas_tpu",
+            "structlayers.equivariant.pallas_tpu.apply:many_body_product",
+            _check_pallas_tpu,
         ),
     ),
     _prefer,
@@ -104,13 +118,14 @@ def many_body_product(
         grid: a kind of grid, or a `SphericalGrid` exact to T.
         precision: as in `gaunt_tensor_product`.
         implementation: "xla" (one table each way), "antipodal", "separable", "reference" (products
-            of two, path by path), "pallas_gpu" (one kernel for Hopper), or None to choose.
+            of two, path by path), "pallas_gpu" (one kernel for Hopper), "pallas_tpu" (one for TPU),
+            or None to choose.
 
     Returns:
         With weights z `(*B, (lmax + 1)^2)`, without them the powers `(*B, nu, (lmax + 1)^2)`, in
         the dtype of x; an IrrepsArray for one, whose values must be of even parity, for powers
-        of odd ones alternate. Derivatives of any order, in reverse mode alone for "tf32",
-        "3xtf32" and "bf16".
+        of odd ones alternate. Derivatives of any order, in reverse mode alone for kernels
+        and "tf32", "3xtf32" and "bf16".
 
     Raises:
         TypeError: integers or complex numbers.

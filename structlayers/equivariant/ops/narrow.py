@@ -1,4 +1,4 @@
-"""Signals in bfloat16 for the implementation that reads and writes them."""
+"""Signals in bfloat16 for the implementations that read and write them."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 
 from structlayers._core.dispatch import Dispatcher
 
-_NARROW = "pallas_gpu"
+_NARROW = ("pallas_gpu", "pallas_tpu")
 
 
 def dispatch(
@@ -37,5 +37,5 @@ def dispatch(
     if static["precision"] == "bf16" and jnp.dtype(dtype) == jnp.bfloat16:
         narrow = tuple(x.astype(jnp.bfloat16) for x in signals)
     name = dispatcher.choose(*narrow, implementation=implementation, **static).name
-    chosen = narrow if name == _NARROW else signals
+    chosen = narrow if name in _NARROW else signals
     return dispatcher(*chosen, implementation=name, **static).astype(signals[0].dtype)

@@ -1,6 +1,5 @@
 """Products of signals on the sphere on Hopper GPUs, in one kernel: no grid in device memory.
 
-- `grid`: half of a grid that is symmetric about the origin, exact to a degree;
 - `groups`: the order of a row's coefficients in the operands of the tensor cores;
 - `rows`: where the rows of a tile lie in shared memory;
 - `plan`: sizes of a launch, and where things lie in shared memory;
@@ -8,7 +7,6 @@
 - `program`: the program of the kernel, for `_core.simt`, with its `arithmetic` and `staging`;
 - `split`: problems that take several launches;
 - `calls`: the kernel on arrays;
-- `gradients`: which products the gradients of products are;
 - `support`: what cannot be served, and why;
 - `apply`: the differentiable functions behind the public operations.
 

@@ -1,31 +1,17 @@
-"""The products of the family on Hopper GPUs, differentiable to any order.
+"""The products of the family on Hopper GPUs, differentiable to any order."""
 
-A result is a sum of products of signals, projected on degrees 0 to L. By the symmetry of
-`integral(f g Y_lm)` its derivative in direction of one factor, pulled back, is the same with the
-cotangent in the place of that factor, projected on the factor's degrees: a sum of products again,
-on the same grid. So there is one rule, which calls itself. Residuals are the inputs.
-"""
-
-import functools
+import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, override
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 
-from structlayers._core.partitioning import partition_over_batch
-from structlayers.equivariant.pallas_gpu.calls import (
-    largest_degree,
-    parts_of,
-    products_of_signals,
-    tables_of,
-)
-from structlayers.equivariant.pallas_gpu.gradients import powers, pulled_back
-from structlayers.equivariant.pallas_gpu.plan import LARGEST_TILE, Mode, Product, product_of
-
-type _Arrays = tuple[jax.Array, ...]
+from structlayers.equivariant.differentiable import FusedKernel, multiply
+from structlayers.equivariant.pallas_gpu.calls import parts_of, products_of_signals, tables_of
+from structlayers.equivariant.pallas_gpu.plan import LARGEST_TILE, Mode
+from structlayers.equivariant.pointwise import Product, powers, product_of
 
 
 def gaunt_tensor_product(
@@ -45,29 +31,8 @@ def gaunt_tensor_product(
         `(..., (L3 + 1)^2)` in the dtype of x.
     """
     del grid
-    lead = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
-    axes = max(_repeated_axes(a.shape[:-1], lead) for a in (x, y))
-    split = len(lead) - axes
-    repeat = math.prod(lead[split:])
-    arrays, repeats = [], []
-    for a in (x, y):
-        repeated = axes > 0 and _repeated_axes(a.shape[:-1], lead) == axes
-        shape = lead[:split] if repeated else (*lead[:split], repeat) if axes else lead
-        full = lead[:split] + (1,) * axes if repeated else lead
-        a = jnp.broadcast_to(a, (*full, a.shape[-1]))
-        arrays.append(a.reshape(*shape, a.shape[-1]))
-        repeats.append(repeat if repeated else 1)
-    (z,) = _multiply(tuple(arrays), (product_of((0, 1), lmax),), precision, tuple(repeats))
-    return z.reshape(*lead, z.shape[-1])
-
-
-def _repeated_axes(shape: tuple[int, ...], lead: tuple[int, ...]) -> int:
-    """Trailing axes along which an array is the same, if they hold whole tiles; not all axes."""
-    axes = 0
-    while axes < len(lead) - 1 and shape[len(lead) - 1 - axes] == 1:
-        axes += 1
-    repeat = math.prod(lead[len(lead) - axes :])
-    return axes if repeat > 1 and repeat % LARGEST_TILE == 0 else 0
+    (z,) = multiply((x, y), (product_of((0, 1), lmax),), _Kernel(precision))
+    return z
 
 
 def many_body_product(
@@ -86,80 +51,42 @@ def many_body_product(
         Powers 2 to nu, `(..., nu - 1, (lmax + 1)^2)` in the dtype of x.
     """
     del grid
-    return jnp.stack(_multiply((x,), powers(order, lmax), precision, (1,)), axis=-2)
+    return jnp.stack(multiply((x,), powers(order, lmax), _Kernel(precision)), axis=-2)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _multiply(
-    arrays: _Arrays, products: tuple[Product, ...], mode: Mode, repeats: tuple[int, ...]
-) -> _Arrays:
-    """Products of arrays `(*B, (L + 1)^2)`, or `(*B, r, (L + 1)^2)` and such that lack r."""
-    # tables are arguments: functions that are partitioned hold no arrays
-    tables = tuple(map(jnp.asarray, tables_of(parts_of(arrays, products, mode, repeats))))
-    batched = (False, *(True for _ in arrays))
-    axes = min(x.ndim for x in arrays) - 1
-    run = partition_over_batch(_on_shard, batched=batched, num_batch_axes=axes)
-    return run(tables, *arrays, products=products, mode=mode, repeats=repeats)
+@dataclasses.dataclass(frozen=True)
+class _Kernel(FusedKernel):
+    """The kernel in one mode.
 
+    Attributes:
+        mode: how tensor cores multiply.
+    """
 
-def _forward(
-    arrays: _Arrays, products: tuple[Product, ...], mode: Mode, repeats: tuple[int, ...]
-) -> tuple[_Arrays, _Arrays]:
-    return _multiply(arrays, products, mode, repeats), arrays
+    mode: Mode
 
+    @property
+    @override
+    def shared_rows(self) -> int:
+        return LARGEST_TILE
 
-def _backward(
-    products: tuple[Product, ...],
-    mode: Mode,
-    repeats: tuple[int, ...],
-    arrays: _Arrays,
-    cotangents: _Arrays,
-) -> tuple[_Arrays]:
-    wanted = pulled_back([largest_degree(x.shape[-1]) for x in arrays], products)
-    chosen = tuple(product for product in wanted if product is not None)
-    again = (*repeats, *(1 for _ in cotangents))
-    found = iter(_multiply((*arrays, *cotangents), chosen, mode, again))
-    gradients = []
-    for x, product, repeat in zip(arrays, wanted, repeats, strict=True):
-        if product is None:
-            gradients.append(jnp.zeros_like(x))
-            continue
-        gradient = next(found)
-        if repeat > 1:
-            gradient = jnp.sum(gradient, axis=-2, dtype=jnp.float32).astype(x.dtype)
-        gradients.append(gradient)
-    return (tuple(gradients),)
+    @override
+    def tables(
+        self,
+        arrays: Sequence[jax.Array],
+        products: tuple[Product, ...],
+        repeats: tuple[int, ...],
+    ) -> Any:
+        return tables_of(parts_of(arrays, products, self.mode, repeats))
 
-
-_multiply.defvjp(_forward, _backward)
-
-
-def _on_shard(
-    tables: _Arrays,
-    *arrays: jax.Array,
-    products: tuple[Product, ...],
-    mode: Mode,
-    repeats: tuple[int, ...],
-) -> _Arrays:
-    lead = max((a.shape[:-1] for a in arrays), key=len)
-    rows = [a.reshape(math.prod(a.shape[:-1]), a.shape[-1]) for a in arrays]
-    found = _batchable(products, mode, repeats)(tables, *rows)
-    return tuple(z.reshape(*lead, z.shape[-1]) for z in found)
-
-
-@functools.lru_cache(maxsize=256)
-def _batchable(products: tuple[Product, ...], mode: Mode, repeats: tuple[int, ...]) -> Any:
-    """The kernel on rows with a rule for `jax.vmap`: more rows."""
-
-    @custom_vmap
-    def run(tables: _Arrays, *rows: jax.Array) -> list[jax.Array]:
-        return products_of_signals(tables, rows, products, mode, repeats)
-
-    @run.def_vmap
-    def _(size: int, mapped: Sequence[Any], tables: _Arrays, *rows: jax.Array) -> Any:
-        pairs = zip(rows, mapped[1:], strict=True)
-        spread = [x if on else jnp.broadcast_to(x, (size, *x.shape)) for x, on in pairs]
-        found = run(tables, *(x.reshape(-1, x.shape[-1]) for x in spread))
-        return [z.reshape(size, -1, z.shape[-1]) for z in found], [True for _ in found]
-
-    return run
+    @override
+    def products(
+        self,
+        tables: Sequence[jax.Array],
+        arrays: Sequence[jax.Array],
+        products: tuple[Product, ...],
+        repeats: tuple[int, ...],
+    ) -> list[jax.Array]:
+        lead = max((x.shape[:-1] for x in arrays), key=len)
+        rows = [x.reshape(math.prod(x.shape[:-1]), x.shape[-1]) for x in arrays]
+        found = products_of_signals(tables, rows, products, self.mode, repeats)
+        return [z.reshape(*lead, z.shape[-1]) for z in found]

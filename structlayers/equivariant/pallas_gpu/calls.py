@@ -9,21 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from structlayers.equivariant.pallas_gpu.plan import Mode, Plan, Problem, Product
+from structlayers.equivariant.pallas_gpu.plan import Mode, Plan, Problem
 from structlayers.equivariant.pallas_gpu.program import program
 from structlayers.equivariant.pallas_gpu.rows import RowLayout
 from structlayers.equivariant.pallas_gpu.split import Part, split_problem
 from structlayers.equivariant.pallas_gpu.tables import table_words
-
-
-def largest_degree(columns: int) -> int:
-    """L of rows of (L + 1)^2 numbers.
-
-    Example:
-        >>> largest_degree(25)
-        4
-    """
-    return math.isqrt(columns) - 1
+from structlayers.equivariant.pointwise import Product, largest_degree
 
 
 def parts_of(

@@ -4,9 +4,10 @@ import dataclasses
 import functools
 from typing import Literal
 
-from structlayers.equivariant.pallas_gpu.grid import half_grid
+from structlayers.equivariant.half_grid import half_grid
 from structlayers.equivariant.pallas_gpu.groups import Group, groups
 from structlayers.equivariant.pallas_gpu.rows import RowLayout, row_layouts, shared_layout
+from structlayers.equivariant.pointwise import Product, grid_degree
 
 type Mode = Literal["tf32", "3xtf32", "bf16"]
 
@@ -25,42 +26,6 @@ _REGISTERS = 240
 # Up to so many steps are written out. More of them, or two between two branches, make ptxas load
 # tables far ahead and spill what it holds.
 _FEW_STEPS = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Term:
-    """Some of the inputs multiplied point by point.
-
-    Attributes:
-        factors: indices of inputs, in ascending order; one may stand several times.
-        scale: by which the product is multiplied.
-    """
-
-    factors: tuple[int, ...]
-    scale: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Product:
-    """A result: a sum of terms, projected on degrees 0 .. degree.
-
-    Attributes:
-        terms: at least one.
-        degree: the largest degree that is kept.
-    """
-
-    terms: tuple[Term, ...]
-    degree: int
-
-    @property
-    def inputs(self) -> set[int]:
-        """Indices of the inputs that it takes."""
-        return {i for term in self.terms for i in term.factors}
-
-
-def product_of(factors: tuple[int, ...], degree: int) -> Product:
-    """A result of one term."""
-    return Product((Term(factors),), degree)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,11 +60,7 @@ class Problem:
     @property
     def grid_degree(self) -> int:
         """Degree to which the grid must be exact."""
-        return max(
-            product.degree + sum(self.degrees[i] for i in term.factors)
-            for product in self.products
-            for term in product.terms
-        )
+        return grid_degree(self.degrees, self.products)
 
     @property
     def points(self) -> int:

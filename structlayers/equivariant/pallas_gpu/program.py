@@ -21,9 +21,10 @@ from structlayers.equivariant.pallas_gpu.arithmetic import (
     multiply_signals,
     scale_signal,
 )
-from structlayers.equivariant.pallas_gpu.plan import Plan, Product
+from structlayers.equivariant.pallas_gpu.plan import Plan
 from structlayers.equivariant.pallas_gpu.rows import RowLayout
 from structlayers.equivariant.pallas_gpu.staging import Offsets, Staging
+from structlayers.equivariant.pointwise import Product
 
 _PARITIES = (0, 1)
 

@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
-from structlayers.equivariant.pallas_gpu.plan import Plan, Problem, Product, Term, choose_plan
+from structlayers.equivariant.pallas_gpu.plan import Plan, Problem, choose_plan
+from structlayers.equivariant.pointwise import Product, Term
 
 
 @dataclasses.dataclass(frozen=True)

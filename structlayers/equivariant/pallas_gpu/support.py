@@ -4,9 +4,9 @@ import math
 from typing import Any
 
 from structlayers._core.pallas import require_hopper
-from structlayers.equivariant.pallas_gpu.gradients import powers, pulled_back
-from structlayers.equivariant.pallas_gpu.plan import MODES, Mode, Problem, Product, product_of
+from structlayers.equivariant.pallas_gpu.plan import MODES, Mode, Problem
 from structlayers.equivariant.pallas_gpu.split import split_problem
+from structlayers.equivariant.pointwise import Product, powers, product_of, pulled_back
 
 
 def check(x: Any, y: Any, *, lmax: int, precision: Any, platform: str, **static: Any) -> None:

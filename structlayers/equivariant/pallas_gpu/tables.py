@@ -5,8 +5,8 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
+from structlayers.equivariant.half_grid import half_grid
 from structlayers.equivariant.harmonics import spherical_harmonics
-from structlayers.equivariant.pallas_gpu.grid import half_grid
 from structlayers.equivariant.pallas_gpu.groups import Group, first_of_each
 from structlayers.equivariant.pallas_gpu.plan import Problem
 
