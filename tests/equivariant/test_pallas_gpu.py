@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
 from structlayers._core.dispatch import assume_platform
 from structlayers.equivariant import differentiable, gaunt_tensor_product, many_body_product
@@ -416,6 +417,22 @@ def test_public_products_lower_for_cuda(mode, dtype):
     kernels = [line for line in text.splitlines() if "custom_call @mosaic_gpu" in line]
     other = "f32" if dtype == "bfloat16" else "bf16"
     assert not any(f"x{other}>" in line.partition("} : ")[2] for line in kernels)
+
+
+@pytest.mark.pallas
+def test_lowers_inside_shard_map_with_one_signal_for_all_shards():
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(AxisType.Auto,))
+    rows, every = PartitionSpec("rows"), PartitionSpec()
+
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(rows, every), out_specs=rows)
+    def product(x, y):
+        return gaunt_tensor_product(x, y, precision="tf32", implementation="pallas_gpu")
+
+    shapes = (jax.ShapeDtypeStruct((64, 9), jnp.float32), jax.ShapeDtypeStruct((9,), jnp.float32))
+    with assume_platform("gpu"):
+        run = jax.jit(jax.grad(lambda x, y: product(x, y).sum(), argnums=(0, 1)))
+        text = run.trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
+    assert "custom_call @mosaic_gpu" in text
 
 
 def test_none_takes_the_kernel_where_it_was_measured():
