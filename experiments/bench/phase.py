@@ -2,13 +2,19 @@
 
 import abc
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from experiments.bench import runner
 from experiments.bench.ceilings import measure_ceilings
+from experiments.bench.measure import Effort
+from experiments.bench.modes import Mode
+from experiments.bench.registry import Operation, find_operation
+from experiments.bench.rivals import Rival, find_rivals
+from structlayers._core.arg_spec import ArgSpec
 
 # Of a row of the benchmark; what all rows of a run share stands in the result once.
 KEPT = (
@@ -30,6 +36,57 @@ KEPT = (
 def ceilings() -> dict[str, float]:
     """What the device reaches, measured once for all phases of a run."""
     return measure_ceilings()
+
+
+def select_candidates(
+    operation: Operation, spec: ArgSpec, names: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[Rival, ...]]:
+    """Implementations of these names and the one that the op chooses, and rivals of these names."""
+    _, choice = operation.trace(spec, None)
+    wanted = {choice.name if choice else None, *names}
+    rivals = find_rivals(operation.family, operation.name)
+    return (
+        tuple(name for name in operation.implementations() if name in wanted),
+        tuple(rival for rival in rivals if rival.name in wanted),
+    )
+
+
+def measure_spec(
+    spec: ArgSpec,
+    mode: Mode,
+    names: Sequence[str],
+    effort: Effort,
+    ceilings: Mapping[str, float],
+    command: str,
+    *,
+    compare: bool,
+) -> Iterator[dict[str, Any]]:
+    """Rows of `select_candidates` at one shape in one mode, as far as results keep them.
+
+    Args:
+        spec: the shape.
+        mode: "forward" or "forward_backward".
+        names: of implementations and rivals.
+        effort: how long to measure.
+        ceilings: as `measure_ceilings` gives them.
+        command: command line, for the rows.
+        compare: whether values are compared with the reference.
+    """
+    operation = find_operation(spec.op)
+    implementations, rivals = select_candidates(operation, spec, names)
+    plan = runner.Plan(
+        operation,
+        (spec,),
+        (mode,),
+        implementations,
+        rivals,
+        effort,
+        ceilings,
+        command,
+        compare=compare,
+    )
+    for row in runner.run(plan):
+        yield {name: getattr(row, name) for name in KEPT}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import functools
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import e3nn_jax as e3nn
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from experiments.bench.rivals import Contender, Rival
 from structlayers._core.arg_spec import ArgSpec
+from structlayers.equivariant.paths import tensor_product_paths
 from structlayers.equivariant.wigner import gaunt
 
 
@@ -21,13 +22,9 @@ def _degrees(spec: ArgSpec) -> tuple[int, int, int]:
     return l1, l2, spec.static["lmax"]
 
 
-def _paths(degrees: tuple[int, int, int]) -> Iterator[tuple[int, int, int]]:
+def _paths(degrees: tuple[int, int, int]) -> tuple[tuple[int, int, int], ...]:
     """Triples of degrees with a Gaunt coefficient."""
-    l1, l2, l3 = degrees
-    for a in range(l1 + 1):
-        for b in range(l2 + 1):
-            for c in range(abs(a - b), min(a + b, l3) + 1, 2):
-                yield a, b, c
+    return tensor_product_paths(*(range(lmax + 1) for lmax in degrees), couplings="even")
 
 
 def _require_channels(spec: ArgSpec) -> int:
@@ -63,7 +60,7 @@ def _cuequivariance(method: str) -> Callable[[ArgSpec], Contender]:
         size = (degrees[2] + 1) ** 2 * channels
 
         def prepare(*signals: jax.Array) -> tuple[jax.Array, ...]:
-            weights = jnp.ones((1, channels * sum(1 for _ in _paths(degrees))), jnp.float32)
+            weights = jnp.ones((1, channels * len(_paths(degrees))), jnp.float32)
             flat = (x.swapaxes(-1, -2).reshape(rows, -1) for x in signals)  # channels last
             return weights, *flat
 

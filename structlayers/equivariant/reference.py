@@ -4,54 +4,17 @@ Plain `jax.numpy`, any floating dtype; float64 under `jax.enable_x64`. Signals a
 `(..., (L + 1)^2)` of equal rank whose leading axes broadcast.
 """
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from structlayers.equivariant.wigner import clebsch_gordan, couples, gaunt
+from structlayers.equivariant.paths import tensor_product_paths
+from structlayers.equivariant.wigner import gaunt
 
 
 def _lmax(x: jax.Array) -> int:
     return round(x.shape[-1] ** 0.5) - 1
-
-
-def paths(l1max: int, l2max: int, l3max: int) -> Iterator[tuple[int, int, int]]:
-    """All triples of degrees that couple, of even and odd sum.
-
-    Example:
-        >>> len(list(paths(1, 1, 2))), len(list(paths(2, 2, 4)))
-        (6, 19)
-    """
-    for a in range(l1max + 1):
-        for b in range(l2max + 1):
-            for c in range(l3max + 1):
-                if couples(a, b, c):
-                    yield a, b, c
-
-
-def _sum_of_paths(
-    x: jax.Array,
-    y: jax.Array,
-    lmax: int,
-    coefficients: Callable[[tuple[int, int, int]], np.ndarray],
-    weights: list[jax.Array] | None,
-) -> jax.Array:
-    l1max, l2max = _lmax(x), _lmax(y)
-    lead = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
-    blocks = [jnp.zeros((*lead, 2 * degree + 1), x.dtype) for degree in range(lmax + 1)]
-    for index, (a, b, c) in enumerate(paths(l1max, l2max, lmax)):
-        block = jnp.einsum(
-            "...i,...j,ijk->...k",
-            x[..., a**2 : (a + 1) ** 2],
-            y[..., b**2 : (b + 1) ** 2],
-            jnp.asarray(coefficients((a, b, c)), x.dtype),
-            precision="highest",
-        )
-        blocks[c] = blocks[c] + (block if weights is None else weights[index][..., None] * block)
-    return jnp.concatenate(blocks, axis=-1)
 
 
 def gaunt_tensor_product(
@@ -70,25 +33,18 @@ def gaunt_tensor_product(
         `(..., (L3 + 1)^2)`.
     """
     del grid, precision
-    return _sum_of_paths(x, y, lmax, lambda path: gaunt(*path), None)
-
-
-def clebsch_gordan_tensor_product(
-    x: jax.Array, y: jax.Array, weights: jax.Array, *, lmax: int
-) -> jax.Array:
-    """`z_c = sum over paths (a, b, c) and m of w_abc C x_a y_b`, even and odd sums.
-
-    Args:
-        x: `(..., (L1 + 1)^2)`.
-        y: `(..., (L2 + 1)^2)`.
-        weights: `(..., P)`, one for each of `paths(L1, L2, L3)`.
-        lmax: L3.
-
-    Returns:
-        `(..., (L3 + 1)^2)`.
-    """
-    each = [weights[..., index] for index in range(weights.shape[-1])]
-    return _sum_of_paths(x, y, lmax, lambda path: clebsch_gordan(*path), each)
+    degrees = (range(largest + 1) for largest in (_lmax(x), _lmax(y), lmax))
+    lead = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
+    blocks = [jnp.zeros((*lead, 2 * degree + 1), x.dtype) for degree in range(lmax + 1)]
+    for a, b, c in tensor_product_paths(*degrees, couplings="even"):
+        blocks[c] = blocks[c] + jnp.einsum(
+            "...i,...j,ijk->...k",
+            x[..., a**2 : (a + 1) ** 2],
+            y[..., b**2 : (b + 1) ** 2],
+            jnp.asarray(gaunt(a, b, c), x.dtype),
+            precision="highest",
+        )
+    return jnp.concatenate(blocks, axis=-1)
 
 
 def many_body_product(

@@ -12,7 +12,8 @@ from structlayers.equivariant.harmonics import (
     orders_of,
     spherical_harmonics,
 )
-from structlayers.equivariant.wigner import couples, gaunt
+from structlayers.equivariant.paths import tensor_product_paths
+from structlayers.equivariant.wigner import gaunt
 
 
 def _read_only(table: np.ndarray) -> np.ndarray:
@@ -194,15 +195,12 @@ def dense_gaunt(l1max: int, l2max: int, l3max: int) -> np.ndarray:
         (4, 4, 9)
     """
     table = np.zeros([(lmax + 1) ** 2 for lmax in (l1max, l2max, l3max)])
-    for a in range(l1max + 1):
-        for b in range(l2max + 1):
-            for c in range(l3max + 1):
-                if couples(a, b, c) and (a + b + c) % 2 == 0:
-                    rows, columns, ends = (slice(d**2, (d + 1) ** 2) for d in (a, b, c))
-                    table[rows, columns, ends] = gaunt(a, b, c)
-    table[np.abs(table) < 1e-13] = (
-        0  # rounding of exact zeros; the others are above 1e-5 up to L = 8
-    )
+    degrees = (range(lmax + 1) for lmax in (l1max, l2max, l3max))
+    for path in tensor_product_paths(*degrees, couplings="even"):
+        block = tuple(slice(degree**2, (degree + 1) ** 2) for degree in path)
+        table[block] = gaunt(*path)
+    # rounding of exact zeros; the others are above 1e-5 up to L = 8
+    table[np.abs(table) < 1e-13] = 0
     return _read_only(table)
 
 

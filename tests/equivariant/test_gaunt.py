@@ -14,7 +14,13 @@ from jax.ad_checkpoint import print_saved_residuals
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from structlayers.equivariant import SphericalGrid, clebsch_gordan, gaunt_tensor_product, reference
+from structlayers.equivariant import (
+    SphericalGrid,
+    clebsch_gordan,
+    clebsch_gordan_tensor_product,
+    gaunt_tensor_product,
+    tensor_product_paths,
+)
 from structlayers.equivariant.ops.gaunt import dispatcher
 from structlayers.equivariant.tables import dense_gaunt
 from structlayers.equivariant.wigner import gaunt_factor
@@ -220,11 +226,15 @@ def test_weights_reach_every_even_path_as_a_rank_one_tensor(rng):
     """Against the general product with weights w1 w2 w3 times the factor of each path."""
     x, y = signal(rng, 5, lmax=2), signal(rng, 5, lmax=2)
     w1, w2, w3 = (rng.standard_normal(n) for n in (3, 3, 5))
-    paths = list(reference.paths(2, 2, 4))
+    paths = tensor_product_paths(range(3), range(3), range(5))
     path_weights = np.array([w1[a] * w2[b] * w3[c] * gaunt_factor(a, b, c) for a, b, c in paths])
     with jax.enable_x64(True):
-        wide = [jnp.asarray(v) for v in (x, y, path_weights[None])]
-        wanted = reference.clebsch_gordan_tensor_product(*wide, lmax=4)
+        wanted = clebsch_gordan_tensor_product(
+            *map(jnp.asarray, (x, y)),
+            weights=path_weights,
+            normalization="frobenius",
+            implementation="reference",
+        )
         found = gaunt_tensor_product(x, y, weights=(w1, w2, w3))
     np.testing.assert_allclose(found, wanted, atol=1e-12)
     assert clebsch_gordan(1, 1, 1).any()  # odd sums are among the paths, with weight 0

@@ -59,8 +59,11 @@ def test_equivariance(case, rng):
         return value, pull(value)
 
     def act(tree: Any) -> Any:
-        is_leaf = lambda leaf: isinstance(leaf, e3nn.IrrepsArray)  # noqa: E731
-        return jax.tree.map(lambda x: rotate(x, matrix, invert=True), tree, is_leaf=is_leaf)
+        return jax.tree.map(
+            lambda x: rotate(x, matrix, invert=True),
+            tree,
+            is_leaf=lambda leaf: isinstance(leaf, e3nn.IrrepsArray),
+        )
 
     assert_equivariant(
         value_and_gradient,

@@ -8,11 +8,9 @@ from typing import Any, override
 
 import numpy as np
 
-from experiments.bench import runner
 from experiments.bench.measure import Effort
-from experiments.bench.phase import KEPT, MeasuredPhase, ceilings
-from experiments.bench.registry import Operation, find_operation
-from experiments.bench.rivals import Rival, find_rivals
+from experiments.bench.phase import MeasuredPhase, ceilings, measure_spec
+from experiments.bench.registry import find_operation
 from experiments.equivariant.speed.config import Cell, SpeedConfig
 from experiments.equivariant.speed.floors import floor_of
 from experiments.experiment import Results
@@ -38,35 +36,19 @@ class Measure(MeasuredPhase):
         spec = self.cell.spec
         return replace(spec, static={**spec.static, "precision": self.cell.precision})
 
-    def candidates(self, operation: Operation) -> tuple[tuple[str, ...], tuple[Rival, ...]]:
-        """Implementations to measure, the chosen one among them, and rivals."""
-        _, choice = operation.trace(self.spec, None)
-        wanted = {choice.name if choice else None, *self.config.candidates}
-        rivals = find_rivals(operation.family, operation.name)
-        return (
-            tuple(name for name in operation.implementations() if name in wanted),
-            tuple(rival for rival in rivals if rival.name in wanted),
-        )
-
     @override
     def measure(self) -> Iterator[dict[str, Any]]:
         """All candidates."""
         config = self.config
-        operation = find_operation(self.spec.op)
-        implementations, rivals = self.candidates(operation)
-        plan = runner.Plan(
-            operation,
-            (self.spec,),
-            (self.cell.mode,),
-            implementations,
-            rivals,
+        return measure_spec(
+            self.spec,
+            self.cell.mode,
+            config.candidates,
             Effort(config.repeats, config.sample_seconds, config.timer),
             ceilings(),
             f"python -m experiments run configs/equivariant/{config.experiment}.py",
             compare=False,  # op_numerics compares
         )
-        for row in runner.run(plan):
-            yield {name: getattr(row, name) for name in KEPT}
 
     def finish(self, state: np.ndarray) -> dict[str, Any]:
         """The rows, and what they are held against."""

@@ -8,12 +8,10 @@ from typing import Any, override
 
 import numpy as np
 
-from experiments.bench import runner
 from experiments.bench.measure import Effort
 from experiments.bench.modes import Mode
-from experiments.bench.phase import KEPT, MeasuredPhase, ceilings
-from experiments.bench.registry import Operation, find_operation
-from experiments.bench.rivals import Rival, find_rivals
+from experiments.bench.phase import MeasuredPhase, ceilings, measure_spec
+from experiments.bench.registry import find_operation
 from experiments.experiment import Results
 from experiments.gla.speed.config import SpeedConfig
 from experiments.gla.speed.floors import floor_bytes
@@ -42,36 +40,19 @@ class Measure(MeasuredPhase):
         """E.g. "gla_b8_t2048_h4_k128_v256_bfloat16/forward"."""
         return f"{self.spec.name}/{self.mode}"
 
-    def candidates(self, operation: Operation) -> tuple[tuple[str, ...], tuple[Rival, ...]]:
-        """Implementations to measure, the chosen one among them, and rivals."""
-        _, choice = operation.trace(self.spec, None)
-        chosen = choice.name if choice else None
-        wanted = {chosen, *self.config.candidates}
-        rivals = find_rivals(operation.family, operation.name)
-        return (
-            tuple(name for name in operation.implementations() if name in wanted),
-            tuple(rival for rival in rivals if rival.name in wanted),
-        )
-
     @override
     def measure(self) -> Iterator[dict[str, Any]]:
         """All candidates."""
         config = self.config
-        operation = find_operation(self.spec.op)
-        implementations, rivals = self.candidates(operation)
-        plan = runner.Plan(
-            operation,
-            (self.spec,),
-            (self.mode,),
-            implementations,
-            rivals,
+        return measure_spec(
+            self.spec,
+            self.mode,
+            config.candidates,
             Effort(config.repeats, config.sample_seconds, config.timer),
             ceilings(),
             f"python -m experiments run configs/gla/{config.experiment}.py",
             compare=config.compare,
         )
-        for row in runner.run(plan):
-            yield {name: getattr(row, name) for name in KEPT}
 
     def finish(self, state: np.ndarray) -> dict[str, Any]:
         """The rows, and what they are held against."""

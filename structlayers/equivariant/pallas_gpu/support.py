@@ -6,7 +6,13 @@ from typing import Any
 from structlayers._core.pallas import require_hopper
 from structlayers.equivariant.pallas_gpu.plan import MODES, Mode, Problem
 from structlayers.equivariant.pallas_gpu.split import split_problem
-from structlayers.equivariant.pointwise import Product, powers, product_of, pulled_back
+from structlayers.equivariant.pointwise import (
+    Product,
+    largest_degree,
+    powers,
+    product_of,
+    pulled_back,
+)
 
 
 def check(x: Any, y: Any, *, lmax: int, precision: Any, platform: str, **static: Any) -> None:
@@ -50,7 +56,7 @@ def _check_arrays(*arrays: Any, precision: Any, platform: str) -> Mode:
 
 
 def _check_fit(arrays: tuple[Any, ...], products: tuple[Product, ...], mode: Mode) -> None:
-    degrees = tuple(math.isqrt(x.shape[-1]) - 1 for x in arrays)
+    degrees = tuple(largest_degree(x.shape[-1]) for x in arrays)
     kept = tuple(product.degree for product in products)
     if min(*degrees, *kept) < 1:
         raise NotImplementedError(f"it takes degrees of at least 1, not {degrees} to {kept}")

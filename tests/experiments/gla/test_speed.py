@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.bench.phase import select_candidates
 from experiments.bench.registry import find_operation
 from experiments.config_files import ROOT, load
 from experiments.gla import rivals
@@ -116,14 +117,12 @@ def test_measures_the_candidates_and_keeps_the_rows(no_ceilings):
 
 
 def test_candidates_that_are_not_offered_are_left_out():
-    config = SpeedConfig(candidates=CANDIDATES)
-    names, others = Measure(config, SMALL, "forward").candidates(find_operation(SMALL.op))
+    operation = find_operation(SMALL.op)
+    names, others = select_candidates(operation, SMALL, CANDIDATES)
     assert "xla" in names
     assert "reference" not in names
     assert {rival.name for rival in others} <= set(CANDIDATES)
-    names, others = Measure(
-        dataclasses.replace(config, candidates=()), SMALL, "forward"
-    ).candidates(find_operation(SMALL.op))
+    names, others = select_candidates(operation, SMALL, ())
     assert names == ("xla",)
     assert others == ()
 
