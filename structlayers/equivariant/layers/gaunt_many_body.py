@@ -13,14 +13,12 @@ from structlayers._core.checks import require_positive
 from structlayers._core.layers import require_real_dtype
 from structlayers._core.precision import PrecisionLike
 from structlayers.equivariant.grids import SphericalGrid
-from structlayers.equivariant.layers._signals import take_channels
+from structlayers.equivariant.layers._signals import default_weight_init, take_channels
 from structlayers.equivariant.normalization import power_variance
 from structlayers.equivariant.ops import many_body_product
 from structlayers.equivariant.ops.arguments import check_indices, check_lmax, scale_degrees
 from structlayers.equivariant.signals import pack
 from structlayers.equivariant.wigner import require_degree
-
-default_weight_init = nnx.initializers.normal(1.0)
 
 
 class GauntManyBody(nnx.Module):

@@ -8,21 +8,15 @@ import numpy as np
 from flax import nnx
 from flax.typing import Dtype, Initializer
 
-from structlayers._core.checks import require_positive
-from structlayers._core.layers import require_real_dtype
 from structlayers._core.precision import PrecisionLike
 from structlayers.equivariant.grids import SphericalGrid
-from structlayers.equivariant.layers._signals import take_channels
+from structlayers.equivariant.layers._signals import RankProduct, default_weight_init
 from structlayers.equivariant.normalization import product_variance
 from structlayers.equivariant.ops import gaunt_tensor_product
-from structlayers.equivariant.ops.arguments import check_lmax
-from structlayers.equivariant.signals import pack, product_parity
-from structlayers.equivariant.wigner import require_degree
-
-default_weight_init = nnx.initializers.normal(1.0)
+from structlayers.equivariant.signals import pack
 
 
-class GauntTensorProduct(nnx.Module):
+class GauntTensorProduct(RankProduct):
     r"""`z = sum_r w3_r (w1_r x . w2_r y) / s`: products of two signals with R sets of weights.
 
     Weights are one for each rank, channel and degree: a tensor of path weights of rank R on the
@@ -72,23 +66,20 @@ class GauntTensorProduct(nnx.Module):
         implementation: str | None = None,
         rngs: nnx.Rngs,
     ):
-        self.channels = require_positive("channels", channels)
-        self.lmax1 = require_degree("lmax1", lmax1)
-        self.lmax2 = require_degree("lmax2", lmax2)
-        self.lmax3 = check_lmax(self.lmax1 if lmax3 is None else lmax3, lmax1 + lmax2)
-        self.rank = require_positive("rank", rank)
-        require_real_dtype("dtype", dtype)
-        require_real_dtype("param_dtype", param_dtype)
+        super().__init__(
+            channels,
+            lmax1,
+            lmax2,
+            lmax3,
+            rank=rank,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            precision=precision,
+            weight_init=weight_init,
+            implementation=implementation,
+            rngs=rngs,
+        )
         self.grid = grid
-        self.dtype = dtype
-        self.precision = precision
-        self.implementation = implementation
-
-        def weights(degree: int) -> nnx.Param:
-            shape = (self.rank, self.channels, degree + 1)
-            return nnx.Param(weight_init(rngs.params(), shape, param_dtype))
-
-        self.w1, self.w2, self.w3 = map(weights, (self.lmax1, self.lmax2, self.lmax3))
 
     def __call__(self, x: Any, y: Any) -> Any:
         """The product.
@@ -104,21 +95,17 @@ class GauntTensorProduct(nnx.Module):
             ValueError: channels or degrees that do not fit.
         """
         with jax.named_scope(f"structlayers.{type(self).__name__}"):
-            x, x_parity = take_channels("x", x, self.channels, self.lmax1)
-            y, y_parity = take_channels("y", y, 0, self.lmax2)
-            if y.shape[-2] not in (1, self.channels):
-                raise ValueError(f"y must have {self.channels} channels or 1, got {y.shape}")
-            dtype = x.dtype if self.dtype is None else self.dtype
+            x, y, parity = self._signals(x, y)
             variance = self.rank * product_variance(self.lmax1, self.lmax2, self.lmax3)
             w3 = jnp.asarray(self.w3[...])
             w3 = w3 * jnp.asarray(1 / np.sqrt(variance), w3.dtype).reshape(1, 1, -1)
             z = gaunt_tensor_product(
-                x[..., None, :, :].astype(dtype),
-                y[..., None, :, :].astype(dtype),
+                x,
+                y,
                 lmax=self.lmax3,
                 weights=(self.w1[...], self.w2[...], w3),
                 grid=self.grid,
                 precision=self.precision,
                 implementation=self.implementation,
             )
-            return pack(jnp.sum(z, axis=-3), product_parity(x_parity, y_parity))
+            return pack(jnp.sum(z, axis=-3), parity)

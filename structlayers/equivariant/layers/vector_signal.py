@@ -8,24 +8,18 @@ import numpy as np
 from flax import nnx
 from flax.typing import Dtype, Initializer
 
-from structlayers._core.checks import require_positive
-from structlayers._core.layers import require_real_dtype
 from structlayers._core.precision import PrecisionLike
-from structlayers.equivariant.layers._signals import take_channels
-from structlayers.equivariant.ops.arguments import check_lmax
+from structlayers.equivariant.layers._signals import RankProduct, default_weight_init
 from structlayers.equivariant.ops.operands import coupled_parity
 from structlayers.equivariant.ops.vector_signal import (
     vector_signal_table,
     vector_signal_tensor_product,
 )
-from structlayers.equivariant.signals import pack, product_parity
+from structlayers.equivariant.signals import pack
 from structlayers.equivariant.vector_harmonics import Offsets
-from structlayers.equivariant.wigner import require_degree
-
-default_weight_init = nnx.initializers.normal(1.0)
 
 
-class VectorSignalTensorProduct(nnx.Module):
+class VectorSignalTensorProduct(RankProduct):
     r"""`z = sum_r w3_r (w1_r x cross w2_r y) / s`: cross products with R sets of weights.
 
     The counterpart of `GauntTensorProduct` for couplings of odd sum: both together have every path.
@@ -78,23 +72,20 @@ class VectorSignalTensorProduct(nnx.Module):
         implementation: str | None = None,
         rngs: nnx.Rngs,
     ):
-        self.channels = require_positive("channels", channels)
-        self.lmax1 = require_degree("lmax1", lmax1)
-        self.lmax2 = require_degree("lmax2", lmax2)
-        self.lmax3 = check_lmax(self.lmax1 if lmax3 is None else lmax3, lmax1 + lmax2)
-        self.rank = require_positive("rank", rank)
-        require_real_dtype("dtype", dtype)
-        require_real_dtype("param_dtype", param_dtype)
+        super().__init__(
+            channels,
+            lmax1,
+            lmax2,
+            lmax3,
+            rank=rank,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            precision=precision,
+            weight_init=weight_init,
+            implementation=implementation,
+            rngs=rngs,
+        )
         self.offsets = offsets
-        self.dtype = dtype
-        self.precision = precision
-        self.implementation = implementation
-
-        def weights(degree: int) -> nnx.Param:
-            shape = (self.rank, self.channels, degree + 1)
-            return nnx.Param(weight_init(rngs.params(), shape, param_dtype))
-
-        self.w1, self.w2, self.w3 = map(weights, (self.lmax1, self.lmax2, self.lmax3))
 
     def _scales(self) -> np.ndarray:
         """One over the deviation of every degree for normal inputs; 1 for those out of reach."""
@@ -119,15 +110,11 @@ class VectorSignalTensorProduct(nnx.Module):
             ValueError: channels or degrees that do not fit.
         """
         with jax.named_scope("structlayers.VectorSignalTensorProduct"):
-            x, x_parity = take_channels("x", x, self.channels, self.lmax1)
-            y, y_parity = take_channels("y", y, 0, self.lmax2)
-            if y.shape[-2] not in (1, self.channels):
-                raise ValueError(f"y must have {self.channels} channels or 1, got {y.shape}")
-            dtype = x.dtype if self.dtype is None else self.dtype
+            x, y, parity = self._signals(x, y)
             w3 = self.w3[...]
             z = vector_signal_tensor_product(
-                x[..., None, :, :].astype(dtype),
-                y[..., None, :, :].astype(dtype),
+                x,
+                y,
                 lmax=self.lmax3,
                 weights=(
                     self.w1[...],
@@ -138,7 +125,6 @@ class VectorSignalTensorProduct(nnx.Module):
                 precision=self.precision,
                 implementation=self.implementation,
             )
-            parity = product_parity(x_parity, y_parity)
             if parity is not None:
                 parity = coupled_parity(parity, "odd" if sum(self.offsets) % 2 else "even")
             return pack(jnp.sum(z, axis=-3), parity)

@@ -3,12 +3,12 @@
 import functools
 from typing import NamedTuple
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from structlayers.equivariant import clebsch_gordan
 from structlayers.models.interatomic_potential.config import InteratomicPotentialConfig
 from structlayers.models.interatomic_potential.parts import DegreeLinear, PlainNetwork, normal
 
@@ -48,7 +48,7 @@ def natural_paths(lmax: int, hidden_lmax: int) -> Paths:
                 if (l1 + l2 + l3) % 2 or not abs(l1 - l2) <= l3 <= l1 + l2:
                     continue
                 block = np.zeros(((lmax + 1) ** 2, (hidden_lmax + 1) ** 2, 2 * l3 + 1))
-                coupling = np.sqrt(2 * l3 + 1) * np.asarray(e3nn.clebsch_gordan(l1, l2, l3))
+                coupling = np.sqrt(2 * l3 + 1) * clebsch_gordan(l1, l2, l3)
                 block[l1**2 : (l1 + 1) ** 2, l2**2 : (l2 + 1) ** 2] = coupling
                 blocks.append(block)
                 found += 1
