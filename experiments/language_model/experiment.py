@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.errors import CommandError
-from experiments.experiment import Results
+from experiments.experiment import Results, derive
 from experiments.language_model.batches import Batches, Windows
 from experiments.language_model.config import LanguageModelRun
 from experiments.language_model.corpora import token_file
@@ -29,14 +29,10 @@ from experiments.language_model.train import (
     recent_loss,
     train_step,
 )
-from experiments.language_model.variants import variant_model
+from experiments.language_model.variants import attention_for, variant_model
 from structlayers.models import LanguageModelConfig
 
 TILE = 128  # the model has a multiple of so many words: meshes divide it, products fill their tiles
-
-
-def _attention(dtype: str) -> str:
-    return "cudnn" if jax.default_backend() == "gpu" and dtype == "bfloat16" else "jax"
 
 
 class Texts:
@@ -80,7 +76,7 @@ class TrainModel:
             dtype=jnp.dtype(config.dtype),
             remat=config.remat,
             implementation=config.implementation,
-            attention=config.attention or _attention(config.dtype),
+            attention=config.attention or attention_for(config.dtype),
             axis_rules=AXIS_RULES,
         )
         mesh = config.mesh.make()
@@ -241,18 +237,11 @@ class LanguageModelExperiment:
             for name, value in result.items()
             if not isinstance(value, dict)
         }
-        base = results.get("gla")
         for variant, result in results.items():
-            if base is not None and variant != "gla":
-                ratio = result["train_perplexity"] / base["train_perplexity"]
-                metrics[f"{variant}/perplexity_over_gla"] = ratio
             for length in self.config.test_contexts:
                 ratio = result[f"perplexity_{length}"] / result["valid_perplexity"]
                 metrics[f"{variant}/perplexity_{length}_over_{self.config.context}"] = ratio
-        if base is not None and "transformer" in results:
-            ratio = base["valid_perplexity"] / results["transformer"]["valid_perplexity"]
-            metrics["gla/valid_over_transformer"] = ratio
-        return metrics
+        return metrics | derive(self.config.derived(), metrics)
 
     def plot(self, results: Results, metrics: Mapping[str, Any], path: Path) -> None:
         """Perplexities of the models."""

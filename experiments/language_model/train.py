@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.language_model import mesh as meshes
+from experiments.language_model.losses import cross_entropy
 from structlayers.models import LanguageModel, LanguageModelConfig
 
 type State = dict[str, Any]
@@ -223,11 +224,7 @@ def _losses(model: LanguageModel, inputs: jax.Array, wanted: jax.Array, chunk: i
 
     @jax.checkpoint
     def losses(piece: tuple[jax.Array, jax.Array]) -> jax.Array:
-        logits = model.logits(piece[0])
-        # not by indices: XLA cannot partition their gather on a mesh of tensor and sequence
-        return optax.softmax_cross_entropy(
-            logits, jax.nn.one_hot(piece[1], logits.shape[-1], dtype=logits.dtype)
-        )
+        return cross_entropy(model.logits(piece[0]), piece[1])
 
     pieces = tuple(
         jnp.moveaxis(x.reshape(batch, count, size, *x.shape[2:]), 1, 0) for x in (hidden, wanted)

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import jax
+
 from structlayers.models import LanguageModelConfig
 
 # What differs from the config's own sizes. "constant_gate" is RetNet's gate, "scalar_gate" that of
@@ -42,3 +44,8 @@ def variant_model(base: LanguageModelConfig, name: str) -> LanguageModelConfig:
     if name == "transformer":
         changes["num_heads"] = max(base.features // HEAD_FEATURES, 1)
     return dataclasses.replace(base, **changes)
+
+
+def attention_for(dtype: str) -> str:
+    """Whose softmax attention is taken for a dtype: cuDNN's on GPUs in bfloat16, else JAX's."""
+    return "cudnn" if jax.default_backend() == "gpu" and dtype == "bfloat16" else "jax"

@@ -41,8 +41,9 @@ def short_commit(commit: str | None) -> str:
     """
     if commit is None:
         return "-"
-    head, plus, dirty = commit.partition("+")
-    return head[:12] + plus + dirty
+    several = commit.split(" + ")
+    parts = [one.partition("+") for one in several]
+    return " + ".join(head[:12] + plus + dirty for head, plus, dirty in parts)
 
 
 def summary(entries: Sequence[Entry]) -> str:

@@ -69,6 +69,46 @@ def test_segments_are_sequences(model, tokens):
     assert_close("second", out[:, 3:], second, 5e-6)
 
 
+@pytest.mark.parametrize("remat", [None, "nothing_saveable"])
+def test_features_at_some_places_alone(tokens, remat):
+    """Values and gradients are those of all places, of which the rest is left out."""
+    model = small_model(mixer="softmax", remat=remat)
+    places = np.array([[0, 7, 7], [3, 1, 2], [4, 4, 0]])
+    graph, state = nnx.split(model)
+
+    def value(state: nnx.State, places: np.ndarray | None) -> Any:
+        hidden = nnx.merge(graph, state).hidden(tokens, places=places)
+        if places is None:
+            hidden = jnp.take_along_axis(hidden, chosen, axis=1)
+        return jnp.sum(jnp.sin(hidden)), hidden
+
+    chosen = places[..., None]
+    run = jax.jit(jax.grad(value, has_aux=True))
+    (gradients, found), (wanted_gradients, wanted) = run(state, places), run(state, None)
+    assert found.shape == (3, 3, 16)
+    assert_close("features", found, wanted, 1e-6)
+    jax.tree.map(lambda a, b: assert_close("gradient", a, b, 1e-5), gradients, wanted_gradients)
+
+
+@pytest.mark.parametrize(
+    ("places", "error", "message"),
+    [
+        (np.zeros((3, 1), np.float32), TypeError, "places must be integers, got float32"),
+        (np.zeros((2, 1), int), ValueError, r"places must have shape \(3, 'P'\), got \(2, 1\)"),
+        (np.zeros(3, int), ValueError, r"places must have shape \(3, 'P'\), got \(3,\)"),
+    ],
+)
+def test_places_that_do_not_fit(tokens, places, error, message):
+    with pytest.raises(error, match=message):
+        small_model().hidden(tokens, places=places)
+
+
+def test_places_are_refused_where_ranks_share_the_sequences(tokens):
+    model = LanguageModel(small_config(sequence_axis="time"), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="places must be None with a sequence_axis"):
+        model.hidden(tokens, places=np.zeros((3, 1), int))
+
+
 def test_later_tokens_change_nothing_before(model, tokens):
     other = tokens.copy()
     other[:, 5:] = (other[:, 5:] + 1) % 40

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.experiment import Phase, Results
+from experiments.experiment import Phase, Results, derive
 from experiments.gla.mqar.config import RecallConfig, Task
 from experiments.gla.mqar.data import Examples, draw_examples
 from experiments.gla.mqar.train import State, Trainer, accuracy, initialize, train_epoch
+from experiments.language_model.variants import attention_for
 from structlayers.models import LanguageModelConfig
 
 
@@ -80,6 +81,7 @@ class TrainNetwork:
             dtype=jnp.dtype(config.dtype),
             precision=config.precision,
             implementation=config.implementation,
+            attention=config.attention or attention_for(config.dtype),
         )
         return Trainer(model, config.batch(self.data.task), config.epochs, config.weight_decay)
 
@@ -160,24 +162,14 @@ class RecallExperiment:
         ]
 
     def finish(self, results: Results) -> dict[str, float]:
-        """Numbers of every network at its best learning rate, and gated attention's lead.
-
-        `TASK/dD/gla_over_retention` is the difference of the two accuracies, each counted up to
-        `stop_accuracy`: training ends there.
-        """
+        """Numbers of every network at its best learning rate, and gated attention's lead."""
         metrics: dict[str, float] = {}
         for result in results.values():
             key = f"{result['task']}/d{result['features']:04d}"
             metrics |= {
                 f"{key}/{result['mixer']}/{name}": value for name, value in choose(result).items()
             }
-        for name in [name for name in metrics if name.endswith("/gla/accuracy")]:
-            key = name.removesuffix("/gla/accuracy")
-            other = metrics.get(f"{key}/retention/accuracy")
-            if other is not None:
-                most = self.config.stop_accuracy
-                metrics[f"{key}/gla_over_retention"] = min(metrics[name], most) - min(other, most)
-        return metrics
+        return metrics | derive(self.config.derived(), metrics)
 
     def plot(self, results: Results, metrics: Mapping[str, Any], path: Path) -> None:
         """Accuracy by size, a panel a task."""

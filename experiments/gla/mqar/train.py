@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 
 from experiments.gla.mqar.data import Examples
+from experiments.language_model.losses import cross_entropy
 from structlayers.models import LanguageModel, LanguageModelConfig
 
 type State = dict[str, Any]
@@ -56,8 +57,11 @@ class Trainer:
     def logits(self, parameters: Any, examples: Examples) -> jax.Array:
         """Of one run at the queries alone: `(examples, P, vocab_size)`."""
         network = nnx.merge(self.graph, parameters)
-        hidden = network.hidden(examples.tokens)
-        return network.logits(jnp.take_along_axis(hidden, examples.places[..., None], axis=-2))
+        return network.logits(network.hidden(examples.tokens, places=examples.places))
+
+    def loss(self, parameters: Any, examples: Examples) -> jax.Array:
+        """Of one run: mean of `-log p` of the answers."""
+        return cross_entropy(self.logits(parameters, examples), examples.answers).mean()
 
 
 @partial(jax.jit, static_argnames=("trainer", "rates"))
@@ -148,14 +152,10 @@ def train_epoch(
         found = jax.random.permutation(jax.random.fold_in(key, epoch), len(train.tokens))
         return found[: steps * trainer.batch].reshape(steps, trainer.batch)
 
-    def loss(parameters: Any, batch: Examples) -> jax.Array:
-        logits = trainer.logits(parameters, batch)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.answers).mean()
-
     def update(
         parameters: Any, optimizer: Any, rate: jax.Array, batch: Examples
     ) -> tuple[Any, Any, jax.Array]:
-        value, gradients = jax.value_and_grad(loss)(parameters, batch)
+        value, gradients = jax.value_and_grad(trainer.loss)(parameters, batch)
         updates, optimizer = trainer.optimizer.update(gradients, optimizer, parameters)
         updates = jax.tree.map(lambda leaf: -rate * leaf, updates)
         return optax.apply_updates(parameters, updates), optimizer, value

@@ -55,10 +55,19 @@ class DecoderBlock(nnx.Module):
         self.channel_norm = _norm(config, rngs)
         self.channel_mixer: Any = CHANNEL_MIXERS[channels](config, rngs)
 
-    def __call__(self, x: jax.Array, *, segment_ids: ArrayLike | None = None) -> jax.Array:
-        """Applies the block to whole sequences `(*B, T, d)`."""
-        mixed = self.mixer(timewise.normalize(self.mixer_norm, x), segment_ids=segment_ids)
-        return self._mix_channels(x + mixed)
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        segment_ids: ArrayLike | None = None,
+        places: jax.Array | None = None,
+    ) -> jax.Array:
+        """Applies the block to whole sequences `(*B, T, d)`.
+
+        With places, int32 `(*B, P)`, outputs are made there alone: `(*B, P, d)`.
+        """
+        x = x + self.mixer(timewise.normalize(self.mixer_norm, x), segment_ids=segment_ids)
+        return self._mix_channels(x if places is None else timewise.take_tokens(x, places))
 
     def prefill(
         self, x: jax.Array, state: Any, *, lengths: ArrayLike | None = None
@@ -152,19 +161,55 @@ class LanguageModel(nnx.Module):
         with jax.named_scope("structlayers.LanguageModel"):
             return self.logits(self.hidden(tokens, segment_ids=segment_ids))
 
-    def hidden(self, tokens: ArrayLike, *, segment_ids: ArrayLike | None = None) -> jax.Array:
-        """The residual stream after the last block and norm, `(*B, T, d)`, as for `__call__`."""
-        x = self._embed(_tokens(tokens, 1))
+    def hidden(
+        self,
+        tokens: ArrayLike,
+        *,
+        segment_ids: ArrayLike | None = None,
+        places: ArrayLike | None = None,
+    ) -> jax.Array:
+        """The residual stream after the last block and norm.
 
-        def apply(block: DecoderBlock, x: jax.Array) -> jax.Array:
-            return block(x, segment_ids=segment_ids)
+        Args:
+            tokens: as for `__call__`.
+            segment_ids: as for `__call__`.
+            places: integers `(*B, P)` from 0 to T - 1: the tokens whose features are wanted, for
+                which alone the last channel mixer runs; not with a `sequence_axis`. None is all.
+
+        Returns:
+            `(*B, T, d)` or `(*B, P, d)`.
+
+        Raises:
+            TypeError: not integers.
+            ValueError: another shape, or places where ranks share the sequences.
+        """
+        tokens = _tokens(tokens, 1)
+        wanted = None if places is None else self._places(places, tokens)
+        x = self._embed(tokens)
+
+        def apply(block: DecoderBlock, x: jax.Array, places: jax.Array | None) -> jax.Array:
+            return block(x, segment_ids=segment_ids, places=places)
 
         policy = self.config.remat_policy
         if policy is not None:
             apply = jax.checkpoint(apply, policy=policy)
-        for block in self.blocks:
-            x = apply(block, x)
+        last = len(self.blocks) - 1
+        for index, block in enumerate(self.blocks):
+            x = apply(block, x, wanted if index == last else None)
         return timewise.normalize(self.norm, x)
+
+    def _places(self, places: ArrayLike, tokens: jax.Array) -> jax.Array:
+        """Checked places in tokens `(*B, T)`."""
+        if self.config.sequence_axis is not None:
+            raise ValueError("places must be None with a sequence_axis: ranks share the tokens")
+        array = jnp.asarray(places)
+        if not jnp.issubdtype(array.dtype, jnp.integer):
+            raise TypeError(f"places must be integers, got {array.dtype}")
+        if array.shape[:-1] != tokens.shape[:-1] or array.ndim != tokens.ndim:
+            raise ValueError(
+                f"places must have shape {(*tokens.shape[:-1], 'P')}, got {array.shape}"
+            )
+        return array.astype(jnp.int32)
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         """Rounded after the look-up: a frequent word's gradients are added up in `param_dtype`."""
