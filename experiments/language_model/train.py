@@ -199,7 +199,8 @@ def initialize(trainer: Trainer, key: jax.Array) -> State:
 def token_losses(model: LanguageModel, tokens: jax.Array, chunk: int) -> jax.Array:
     """`-log p` of every token given those before it, in nats.
 
-    Logits are made for `chunk` tokens of every sequence at a time, again in the backward pass.
+    Logits are made for `chunk` tokens of every sequence at a time, again in the backward pass where
+    that is not all of them.
 
     Args:
         model: gives hidden features and logits.
@@ -217,6 +218,8 @@ def _losses(model: LanguageModel, inputs: jax.Array, wanted: jax.Array, chunk: i
     hidden = model.hidden(inputs)
     batch, time = wanted.shape
     size = min(chunk, time)
+    if size == time:
+        return cross_entropy(model.logits(hidden), wanted)
     count = -(-time // size)
     pad = count * size - time
     hidden = jnp.pad(hidden, [(0, 0), (0, pad), (0, 0)])

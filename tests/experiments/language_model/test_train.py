@@ -53,8 +53,8 @@ MODEL = LanguageModelConfig(
 ONE = MeshShape(data=1)
 
 
-def trainer(shape=ONE, **changes):
-    return Trainer(dataclasses.replace(MODEL, **changes), OPTIMIZER, shape.make(), 3, 4)
+def trainer(shape=ONE, loss_chunk=3, **changes):
+    return Trainer(dataclasses.replace(MODEL, **changes), OPTIMIZER, shape.make(), loss_chunk, 4)
 
 
 def some_tokens(rows=8, time=9):
@@ -146,20 +146,24 @@ def test_accumulated_gradients_are_those_of_the_batch(single):
 
 
 @pytest.mark.parametrize(
-    ("shape", "mixer"),
+    ("shape", "mixer", "loss_chunk"),
     [
-        (MeshShape(fsdp=4), "softmax"),
-        (MeshShape(data=2, fsdp=2, tensor=2), "softmax"),
-        (MeshShape(data=2, fsdp=2, tensor=2), "gla"),
-        (MeshShape(data=1, sequence=8), "gla"),
-        (MeshShape(data=2, tensor=2, sequence=2), "gla"),
+        (MeshShape(fsdp=4), "softmax", 3),
+        (MeshShape(data=2, fsdp=2, tensor=2), "softmax", 8),
+        (MeshShape(data=2, fsdp=2, tensor=2), "gla", 3),
+        (MeshShape(data=1, sequence=8), "gla", 3),
+        (MeshShape(data=2, tensor=2, sequence=2), "gla", 3),
+        (MeshShape(data=2, tensor=2, sequence=2), "gla", 8),
     ],
-    ids=["data and fsdp", "all", "all, gla", "time", "data, tensor and time"],
+    ids=[
+        *("data and fsdp", "all, logits kept", "all, gla", "time", "data, tensor and time"),
+        "data, tensor and time, logits kept",
+    ],
 )
-def test_a_mesh_changes_no_number(shape, mixer):
+def test_a_mesh_changes_no_number(shape, mixer, loss_chunk):
     """Eight devices give what one gives; parameters and moments lie in parts."""
     expected = on_one_device(mixer)
-    train = trainer(shape, mixer=mixer)
+    train = trainer(shape, loss_chunk, mixer=mixer)
     logged, state = run(train, 1)
     assert_close("losses", logged, expected[0], 2e-6)
     assert_close("state", state, expected[1], 2e-5)
