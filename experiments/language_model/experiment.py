@@ -8,31 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.errors import CommandError
 from experiments.experiment import Results, derive
 from experiments.language_model.batches import Batches, Windows
 from experiments.language_model.config import LanguageModelRun
 from experiments.language_model.corpora import token_file
 from experiments.language_model.evaluate import Evaluation, evaluate
-from experiments.language_model.flops import peak_flops, training_flops
-from experiments.language_model.mesh import AXIS_RULES, SEQUENCE, batch_parts
 from experiments.language_model.token_file import TokenFile
 from experiments.language_model.tokenizer import make_tokenizer
 from experiments.language_model.train import (
-    Optimizer,
     State,
     Trainer,
     initialize,
     recent_loss,
     train_step,
 )
-from experiments.language_model.variants import attention_for, variant_model
-from structlayers.models import LanguageModelConfig
-
-TILE = 128  # the model has a multiple of so many words: meshes divide it, products fill their tiles
+from experiments.language_model.trainers import make_trainer, utilization
 
 
 class Texts:
@@ -66,46 +58,7 @@ class TrainModel:
         Raises:
             CommandError: the mesh does not fit the devices, or the batch not the mesh.
         """
-        config = self.config
-        base = LanguageModelConfig(
-            vocab_size=-(-self.texts.tokenizer.vocabulary // TILE) * TILE,
-            features=config.features,
-            num_layers=config.layers,
-            num_heads=config.heads,
-            tie_embeddings=config.tie_embeddings,
-            dtype=jnp.dtype(config.dtype),
-            remat=config.remat,
-            implementation=config.implementation,
-            attention=config.attention or attention_for(config.dtype),
-            axis_rules=AXIS_RULES,
-        )
-        mesh = config.mesh.make()
-        parts = batch_parts(mesh) * config.accumulation
-        if config.batch % parts:
-            raise CommandError(
-                f"batch must be a multiple of accumulation times mesh.data times mesh.fsdp, "
-                f"{parts}; got {config.batch}"
-            )
-        model, pieces = variant_model(base, self.name), mesh.shape[SEQUENCE]
-        if config.context % pieces:
-            raise CommandError(
-                f"context must be a multiple of mesh.sequence = {pieces}, got {config.context}"
-            )
-        if pieces > 1 and set(model.layer_mixers) != {"gla"}:
-            raise CommandError(
-                f"mesh.sequence must be 1 for {self.name}: only models of gla are split in time"
-            )
-        optimizer = Optimizer(
-            learning_rate=config.learning_rate,
-            final_learning_rate=config.final_learning_rate,
-            warmup=config.warmup,
-            steps=config.steps,
-            weight_decay=config.weight_decay,
-            beta1=config.beta1,
-            beta2=config.beta2,
-            clip=config.clip,
-        )
-        return Trainer(model, optimizer, mesh, config.loss_chunk, min(config.recent, config.steps))
+        return make_trainer(self.config, self.name, self.texts.tokenizer.vocabulary)
 
     @cached_property
     def batches(self) -> Batches:
@@ -127,21 +80,6 @@ class TrainModel:
         corpus = self.config.corpus
         others = [(name, "valid") for name in self.config.other_texts]
         return [(corpus, "train"), (corpus, "valid"), *others]
-
-    @property
-    def peak(self) -> float | None:
-        """Operations/s that all devices of the mesh could do."""
-        devices = self.trainer.mesh.devices.ravel()
-        peak = peak_flops(devices[0].device_kind)
-        return None if peak is None else peak * len(devices)
-
-    def utilization(self, tokens_per_second: float) -> dict[str, float]:
-        """The share of the peak that this speed is, where the peak is known."""
-        if self.peak is None:
-            return {}
-        trainer = self.trainer
-        flops = training_flops(trainer.model, trainer.sizes["multiplied"], self.config.context)
-        return {"mfu": tokens_per_second * flops / self.peak}
 
     def init(self) -> State:
         """Random parameters, once the texts are there."""
@@ -175,7 +113,7 @@ class TrainModel:
             "gradient_norm": float(logged["gradient_norm"]),
             "learning_rate": np.asarray(self.trainer.optimizer.schedule(step + num - 1)).item(),
             "tokens_per_second": speed,
-            **self.utilization(speed),
+            **utilization(self.trainer, self.config.context, speed),
         }
         if self.config.valid_windows:
             found = self.evaluate(state, self.config.corpus, windows=self.config.valid_windows)
@@ -205,7 +143,10 @@ class TrainModel:
         }
         if self.speeds:
             speed = float(np.median(self.speeds))
-            results |= {"tokens_per_second": speed, **self.utilization(speed)}
+            results |= {
+                "tokens_per_second": speed,
+                **utilization(self.trainer, self.config.context, speed),
+            }
         held_out = {"valid": config.corpus} | {name: name for name in config.other_texts}
         for name, corpus in held_out.items():
             found = self.evaluate(state, corpus)
