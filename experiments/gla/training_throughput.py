@@ -123,24 +123,25 @@ def measure(
     shape = (run.accumulation, run.batch // run.accumulation, run.context + 1)
     words = jax.random.randint(for_words, shape, 0, vocabulary)
     batch = jax.device_put(words, trainer.batch_sharding)
-    state, values = initialize(trainer, for_state), {}
+    state, loss = initialize(trainer, for_state), np.nan
     with trainer.on_mesh():
         compiled = train_step.lower(trainer, state, batch).compile()
+        memory: Any = compiled.memory_analysis()
         samples = []
         for _ in range(repeats + 1):
             start = time.perf_counter()
             for _ in range(steps):
                 state, values = compiled(state, batch)
-            loss = float(values["loss"])  # waits for the last step
+                loss = values["loss"]
+            jax.block_until_ready(loss)
             samples.append((time.perf_counter() - start) / steps)
     speed = run.batch * run.context / statistics.median(samples[1:])
-    memory = compiled.memory_analysis()
     placed = memory.argument_size_in_bytes + memory.output_size_in_bytes
     return {
         "tokens_per_second": speed,
         **utilization(trainer, run.context, speed),
         "peak_bytes": placed - memory.alias_size_in_bytes + memory.temp_size_in_bytes,
-        "loss": loss,
+        "loss": float(loss),
     }
 
 

@@ -295,9 +295,17 @@ def _run(local: _Local, leaves: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
     return _shard_mapped(local, explicit, tuple(axes.items()))(*resharded)
 
 
-def _varying(leaf: jax.Array) -> frozenset[str]:
-    """The manual mesh axes along which an array differs, as `jax.shard_map` keeps account."""
-    return jax.typeof(leaf).manual_axis_type.varying
+def varying_axes(*operands: Any) -> frozenset[str]:
+    """The manual mesh axes along which any array differs, as `jax.shard_map` keeps account.
+
+    Args:
+        *operands: arrays or `jax.ShapeDtypeStruct`.
+
+    Example:
+        >>> varying_axes(jnp.ones(3))
+        frozenset()
+    """
+    return frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in operands))
 
 
 def vary_alike[T](arrays: T) -> T:
@@ -312,8 +320,8 @@ def vary_alike[T](arrays: T) -> T:
         [(2,), ()]
     """
     leaves, tree = jax.tree.flatten(arrays)
-    everything = frozenset().union(*map(_varying, leaves))
-    missing = [tuple(sorted(everything - _varying(leaf))) for leaf in leaves]
+    everything = varying_axes(*leaves)
+    missing = [tuple(sorted(everything - varying_axes(leaf))) for leaf in leaves]
     alike = [
         jax.lax.pcast(leaf, names, to="varying") if names else leaf
         for leaf, names in zip(leaves, missing, strict=True)
@@ -332,10 +340,8 @@ def result_struct(
         >>> result_struct((2, 3), "float32", jnp.ones(3)).shape
         (2, 3)
     """
-    varying = frozenset().union(*map(_varying, operands))
-    return jax.ShapeDtypeStruct(
-        tuple(shape), dtype, manual_axis_type=jax.sharding.ManualAxisType(varying=varying)
-    )
+    axes = jax.sharding.ManualAxisType(varying=varying_axes(*operands))
+    return jax.ShapeDtypeStruct(tuple(shape), dtype, manual_axis_type=axes)
 
 
 @functools.lru_cache(maxsize=1024)

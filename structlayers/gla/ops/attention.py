@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from structlayers._core.dispatch import Dispatcher, Implementation
-from structlayers._core.partitioning import batch_sharding_is_known
+from structlayers._core.partitioning import batch_sharding_is_known, vary_alike
 from structlayers._core.precision import (
     PrecisionLike,
     accumulation_dtype,
@@ -247,6 +247,7 @@ def gated_linear_attention(
     if initial_state is not None:
         state = check_state("initial_state", initial_state, axes, state_shape, dtype)
 
+    tokens, state = vary_alike((tokens, state))  # scans carry the state along with the tokens
     if reverse:
         tokens = jax.tree.map(lambda x: jnp.flip(x, -3), tokens)
         ids = None if ids is None else jnp.flip(ids, -1)

@@ -1,9 +1,11 @@
 """What the decode kernel serves, from shapes and dtypes alone; imports no Pallas."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from structlayers._core.pallas import require_hopper
+from structlayers._core.partitioning import varying_axes
 from structlayers.gla.pallas_gpu.step_plan import MOST_QUERIES, tile_columns
 
 
@@ -29,7 +31,7 @@ def check_step(
     if log_gate is None or log_gate.shape[-1] != k.shape[-1]:
         found = "none" if log_gate is None else f"shape {log_gate.shape}"
         raise NotImplementedError(f"it takes log gates of K channels, {k.shape}, got {found}")
-    _check(q, k, v, state, platform)
+    _check((q, k, v, log_gate, state), state, platform)
 
 
 def check_decode(
@@ -49,12 +51,20 @@ def check_decode(
     Raises:
         NotImplementedError: it does not; the message says why.
     """
-    del gate_logits, output_gate, norm_scale, static
-    _check(q, k, v, state, platform)
+    del static
+    _check((q, k, v, gate_logits, state, output_gate, norm_scale), state, platform)
 
 
-def _check(q: Any, k: Any, v: Any, state: Any, platform: str) -> None:
+def _check(operands: Sequence[Any], state: Any, platform: str) -> None:
     require_hopper(platform)
+    q, k, *_ = operands
+    axes = varying_axes(*operands)
+    if axes:
+        # JAX has no references to arrays that vary over the mesh, and the kernel writes to one
+        raise NotImplementedError(
+            f"its state varies over axes of the mesh, {', '.join(sorted(axes))}: call it with "
+            "jax.shard_map(..., check_vma=False), or under jit with sharded arrays"
+        )
     if q.dtype.name not in ("bfloat16", "float32"):
         raise NotImplementedError(f"it takes bfloat16 and float32, not {q.dtype.name}")
     if 0 in state.shape:

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from structlayers._core.partitioning import vary_alike
+
 type Product = Callable[[str, jax.Array, jax.Array], jax.Array]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def bfloat16_product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     """The einsum of float32 arrays rounded to bfloat16, summed and returned in float32.
 
@@ -26,6 +27,11 @@ def bfloat16_product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
         >>> bfloat16_product("ij,jk->ik", jnp.ones((1, 2)), jnp.full((2, 1), 1.001)).tolist()
         [[2.0]]
     """
+    return _product(equation, *vary_alike((a, b)))  # so do the gradients
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
     half = jnp.bfloat16
     return jnp.einsum(equation, a.astype(half), b.astype(half), preferred_element_type=jnp.float32)
 
@@ -33,7 +39,7 @@ def bfloat16_product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
 def _forward(
     equation: str, a: jax.Array, b: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return bfloat16_product(equation, a, b), (a, b)
+    return _product(equation, a, b), (a, b)
 
 
 def _backward(
@@ -48,7 +54,7 @@ def _backward(
     )
 
 
-bfloat16_product.defvjp(_forward, _backward)
+_product.defvjp(_forward, _backward)
 
 
 def product_for(dtype: DTypeLike, precision: jax.lax.Precision) -> Product:
