@@ -179,10 +179,10 @@ def test_the_kernel_of_one_token_is_refused_where_its_state_varies(rng):
 
 
 def test_none_takes_another_where_the_kernel_cannot_be(rng, monkeypatch):
-    """Also where states are large enough for the kernel."""
+    """Also where states are in place and large enough for the kernel."""
     monkeypatch.setattr(ops, "_KERNEL_FROM_BYTES", 0)
     specs = MIXED["queries alone"]
     arrays = of_one_token(draw(rng, specs, "bfloat16", key=32, value=32))
-    with assume_platform("gpu"):
+    with assume_platform("gpu"), ops.states_in_place():
         text = jax.jit(sharded(functools.partial(step, None), specs)).trace(*arrays).jaxpr
     assert "mosaic" not in str(text)

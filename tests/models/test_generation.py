@@ -6,8 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from structlayers.models import LanguageModel, Sampler, align_left, generate
+from structlayers._core.dispatch import assume_platform
+from structlayers.models import (
+    LanguageModel,
+    LanguageModelConfig,
+    Sampler,
+    align_left,
+    generate,
+)
 from structlayers.models.language_model import generation
 from tests.models.cases import MIXERS, small_model
 
@@ -37,6 +45,24 @@ def test_greedy_words_are_those_of_the_forward_pass(name, prompts):
     rolled = np.stack([np.roll(row, 6 - n) for row, n in zip(prompts, lengths, strict=True)])
     left, _ = generate(model, rolled, lengths, max_new_tokens=4, padding="left")
     np.testing.assert_array_equal(left, words)
+
+
+@pytest.mark.pallas
+def test_the_loop_writes_large_states_in_place_on_gpus():
+    """One launch a layer; the prompt itself is read by XLA."""
+    config = LanguageModelConfig(
+        vocab_size=32, features=2048, num_layers=2, hidden_features=32, dtype=jnp.bfloat16
+    )
+    graph, state = nnx.split(nnx.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0))))
+
+    def run(state: nnx.State, prompts: jax.Array) -> Any:
+        return generate(nnx.merge(graph, state), prompts, max_new_tokens=4)
+
+    prompts = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    with assume_platform("gpu"):
+        text = jax.jit(run).trace(state, prompts).lower(lowering_platforms=("cuda",)).as_text()
+    aliased = "output_operand_alias<output_tuple_indices = [1], operand_index = 4"
+    assert text.count("custom_call @mosaic_gpu") == text.count(aliased) == 2
 
 
 def test_sequences_end(model, prompts):

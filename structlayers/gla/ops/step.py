@@ -1,5 +1,8 @@
 """One token, for decoding: of the recurrence, and of all that a layer does between projections."""
 
+import contextlib
+from collections.abc import Generator
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -15,10 +18,30 @@ from structlayers._core.precision import (
 )
 from structlayers.gla.ops.arguments import check_scale, check_state, check_tokens
 
-# The one switch of the kernel: bytes of states from which it is taken on Hopper GPUs where no
-# implementation is named. None: nowhere. It wins where the state's buffer may be reused, which
-# cannot be seen here; where it may not, the copy before it costs more than it saves (kernels.md).
-_KERNEL_FROM_BYTES: int | None = None
+# Bytes of states from which Hopper's kernel is taken where the state's buffer is known to be reused
+# and no implementation is named: the smallest that was measured (kernels.md).
+_KERNEL_FROM_BYTES = 2**21
+_in_place: ContextVar[bool] = ContextVar("states_in_place", default=False)
+
+
+@contextlib.contextmanager
+def states_in_place() -> Generator[None]:
+    """Says that states are carried by a loop, or donated: their buffers can be written.
+
+    Where no implementation is named, Hopper's kernel of one token is taken, which writes the state
+    where it was. Elsewhere XLA would copy the state before it, which costs more than it saves and
+    cannot be seen from inside. It acts while a function is traced.
+
+    Example:
+        >>> with states_in_place():
+        ...     decode_dispatcher.implementations[0].name
+        'xla'
+    """
+    token = _in_place.set(True)
+    try:
+        yield
+    finally:
+        _in_place.reset(token)
 
 
 def _check_step(*args: Any, **static: Any) -> None:
@@ -44,7 +67,7 @@ def _prefer_decode(*args: Any, platform: str, **static: Any) -> tuple[tuple[str,
 
 
 def _prefer(state: Any, platform: str) -> tuple[tuple[str, str], ...]:
-    if platform != "gpu" or _KERNEL_FROM_BYTES is None or 4 * state.size < _KERNEL_FROM_BYTES:
+    if platform != "gpu" or not _in_place.get() or 4 * state.size < _KERNEL_FROM_BYTES:
         return ()
     return (("pallas_gpu", "faster than xla where the state is written in place, see kernels.md"),)
 
@@ -96,7 +119,7 @@ def gated_linear_attention_step(
         precision: of the products, which are float32 at least; None is the highest.
         implementation: "xla", "pallas_gpu" (one launch that writes the state where it was, if its
             buffer may be reused; bfloat16 and float32, gates of K channels), "reference", or None
-            to choose.
+            to choose, which is the kernel for large states inside `states_in_place()` alone.
 
     Returns:
         o `(*B, H, V)` in the dtype of q, and S', shaped as S. Derivatives of any kind.
@@ -160,7 +183,8 @@ def gated_linear_attention_decode(
         norm_epsilon: epsilon.
         scale: s; None is `1 / sqrt(K)`.
         precision: of the products, which are float32 at least; None is the highest.
-        implementation: "xla", "pallas_gpu" (one launch), "reference", or None to choose.
+        implementation: "xla", "pallas_gpu" (one launch), "reference", or None to choose, which is the
+            kernel for large states inside `states_in_place()` alone.
 
     Returns:
         `(*B, H, V)` in the dtype of q, and S', shaped as S.

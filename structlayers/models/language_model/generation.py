@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_choice, require_positive
 from structlayers.gla.layers.timewise import counted, time_index
+from structlayers.gla.ops.step import states_in_place
 from structlayers.models.language_model.model import LanguageModel, LanguageModelCache
 from structlayers.models.language_model.sampling import Sampler
 
@@ -142,7 +143,8 @@ def _generate(
 
     def body(carry: _Carry) -> _Carry:
         i, words, counts, ended, cache = carry
-        logits, cache = model.step(words[:, i - 1], cache)
+        with states_in_place():
+            logits, cache = model.step(words[:, i - 1], cache)
         counts = counts + jnp.where(ended, 0, 1)
         words, ended = draw(i, words, ended, logits)
         return i + 1, words, counts, ended, cache
