@@ -183,8 +183,8 @@ def gated_linear_attention_decode(
         norm_epsilon: epsilon.
         scale: s; None is `1 / sqrt(K)`.
         precision: of the products, which are float32 at least; None is the highest.
-        implementation: "xla", "pallas_gpu" (one launch), "reference", or None to choose, which is the
-            kernel for large states inside `states_in_place()` alone.
+        implementation: "xla", "pallas_gpu" (one launch), "reference", or None to choose, which is
+            the kernel for large states inside `states_in_place()` alone.
 
     Returns:
         `(*B, H, V)` in the dtype of q, and S', shaped as S.
