@@ -10,7 +10,7 @@ cores: their times say nothing about scaling.
 Paper: no such experiment in Yang et al. 2024, arXiv:2312.06635; LASP-2 (arXiv:2502.07563) and ZeCO
 (arXiv:2507.01004) have it for other models.
 Expected: errors 1e-6, bytes forward and backward at most once the bound each, scaling 0.92.
-Hardware: 2 or 4 GPUs; 2 minutes.
+Hardware: 2 or 4 GPUs; 3 minutes.
 Command: python -m experiments run configs/gla/sequence_parallel.py
 """
 
