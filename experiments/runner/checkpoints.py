@@ -185,15 +185,15 @@ def describe(state: Any) -> dict[str, str]:
 
 
 def strong(state: Any) -> Any:
-    """The state without weak types, which no file keeps: a resumed run must compute alike."""
-    return jax.tree.map(
-        lambda leaf: (
-            jax.lax.convert_element_type(leaf, leaf.dtype)
-            if isinstance(leaf, jax.Array) and getattr(leaf, "weak_type", False)
-            else leaf
-        ),
-        state,
-    )
+    """The state as a file gives it back: without weak types, NumPy's scalars as arrays."""
+
+    def one(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and getattr(leaf, "weak_type", False):
+            return jax.lax.convert_element_type(leaf, leaf.dtype)
+        # arithmetic on NumPy arrays of no dimension gives scalars
+        return np.asarray(leaf) if isinstance(leaf, np.generic) else leaf
+
+    return jax.tree.map(one, state)
 
 
 def _orbax() -> Any:

@@ -1,7 +1,7 @@
 """The loop: phases in order, each advanced in chunks, saved, checked, resumed."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from experiments.errors import CommandError, NonFiniteError, SaveError, Stopped
-from experiments.experiment import Experiment, HostState, Phase, Results
+from experiments.experiment import Experiment, HostState, Phase
 from experiments.runner import distributed, provenance
 from experiments.runner.checkpoints import Checkpoints, describe, strong
 from experiments.runner.json_files import read_json, to_json, write_json
@@ -18,7 +18,7 @@ from experiments.runner.nonfinite import nonfinite_leaves, nonfinite_scalars
 from experiments.runner.phase_checks import check_phases, check_structure, chunk_of
 from experiments.runner.picture import draw
 from experiments.runner.progress import ProgressDisplay, make_progress
-from experiments.runner.result import check_metrics, judge, overall
+from experiments.runner.result import make_record, phase_results
 from experiments.runner.signals import StopSignals
 from experiments.runner.work_folder import RunIdentity, WorkFolder, open_folder, resume_command
 
@@ -70,7 +70,7 @@ def run(config: Any, settings: RunSettings, signals: StopSignals) -> dict[str, A
             record = read_json(folder.result_path, "the result of a finished run")
             if speaks and not folder.plot_path.exists():
                 experiment = config.build()
-                results = phase_results(folder, folder.finished)
+                results = phase_results(folder.finished)
                 draw(experiment, results, experiment.finish(results), folder.plot_path, display)
             return record
         return _Runner(config, settings, signals, folder, display).run()
@@ -268,34 +268,23 @@ class _Runner:
 
     def finish(self, experiment: Experiment, phases: Sequence[Phase]) -> dict[str, Any]:
         finished = {phase.name: self.folder.finished[phase.name] for phase in phases}
-        results = phase_results(self.folder, finished)
-        metrics = check_metrics(experiment.finish(results))
-        smoke = self.settings.about.get("preset") == "smoke"
-        if self.writes:
-            draw(experiment, results, metrics, self.folder.plot_path, self.display)
         last = self.folder.segments[-1]
-        record: dict[str, Any] = {
-            **self.settings.about,
-            "config": self.folder.identity.fields,
-            "metrics": metrics,
-            "seconds": {
-                "compute": sum(entry["seconds"] for entry in finished.values()),
-                "total": self.seconds(),
+        record = make_record(
+            self.config,
+            experiment,
+            finished,
+            self.settings.about,
+            fields=self.folder.identity.fields,
+            total_seconds=self.seconds(),
+            source={
+                **{key: last[key] for key in ("device", "versions", "commit")},
+                "starts": len(self.folder.segments),
+                "command": self.settings.command,
+                "date": provenance.date(),
             },
-            "steps": sum(entry["steps"] for entry in finished.values()),
-            "phases": finished,
-            **{key: last[key] for key in ("device", "versions", "commit")},
-            "starts": len(self.folder.segments),
-            "command": self.settings.command,
-            "date": provenance.date(),
-        }
-        record["goals"] = judge(self.config.goals(), record)
-        record["status"] = overall(record["goals"], smoke=smoke)
+        )
         if self.writes:
+            results = phase_results(finished)
+            draw(experiment, results, record["metrics"], self.folder.plot_path, self.display)
             write_json(self.folder.result_path, record)
         return record
-
-
-def phase_results(folder: WorkFolder, names: Iterable[str]) -> Results:
-    """Results of finished phases, as `Experiment.finish` takes them."""
-    return {name: folder.finished[name]["results"] for name in names}

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.experiment import Goal
+from experiments.experiment import Config, Experiment, Goal, Results
 from experiments.runner.json_files import number
 
 
@@ -27,6 +27,49 @@ def check_metrics(metrics: Mapping[str, Any]) -> dict[str, float | int]:
             )
         plain[name] = int(array) if array.dtype.kind in "biu" else float(array)
     return plain
+
+
+def phase_results(finished: Mapping[str, Mapping[str, Any]]) -> Results:
+    """Results of finished phases, as `Experiment.finish` takes them."""
+    return {name: entry["results"] for name, entry in finished.items()}
+
+
+def make_record(
+    config: Config,
+    experiment: Experiment,
+    finished: Mapping[str, Mapping[str, Any]],
+    about: Mapping[str, Any],
+    *,
+    fields: Mapping[str, Any],
+    total_seconds: float,
+    source: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What result.json holds.
+
+    Args:
+        config: states the goals.
+        experiment: turns results into metrics.
+        finished: name to {"results", "steps", "seconds"} of all phases, in their order.
+        about: config file, preset, variant, changed fields.
+        fields: of the config, as JSON.
+        total_seconds: wall seconds, work that was lost included.
+        source: "device", "versions", "commit", "starts", "command", "date" of the numbers.
+    """
+    record: dict[str, Any] = {
+        **about,
+        "config": fields,
+        "metrics": check_metrics(experiment.finish(phase_results(finished))),
+        "seconds": {
+            "compute": sum(entry["seconds"] for entry in finished.values()),
+            "total": total_seconds,
+        },
+        "steps": sum(entry["steps"] for entry in finished.values()),
+        "phases": finished,
+        **source,
+    }
+    record["goals"] = judge(config.goals(), record)
+    record["status"] = overall(record["goals"], smoke=about.get("preset") == "smoke")
+    return record
 
 
 def lookup(record: Mapping[str, Any], metric: str) -> float | int | None:

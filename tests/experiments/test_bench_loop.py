@@ -169,7 +169,7 @@ def test_rewriting_depends_on_the_scalar(position, place):
 def test_rewriting_one_entry_does_not_pass_over_the_array():
     x = _normal(2048, 1024)  # 8 MiB: a pass takes some milliseconds
     steps = 20
-    (samples,) = timing._sample_loops(
+    (samples,) = timing.sample_loops(
         [build_loop(lambda x: 2 * x[:1, :1], steps)], [([(jnp.copy(x),)], [x[:1, :1]])], 20
     )
     assert min(samples) / steps < 1e-4
