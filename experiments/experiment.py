@@ -6,10 +6,10 @@ the state, resumes it and writes the files; an experiment does none of that itse
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 type State = Any
 """Pytree of jax or numpy arrays (any dtype, PRNG keys included), at least one leaf."""
@@ -144,51 +144,6 @@ class Goal:
             return "not run"
         reached = value <= self.goal if self.direction == "<=" else value >= self.goal
         return "pass" if reached and math.isfinite(value) else "short"
-
-
-@dataclass(frozen=True)
-class Derived:
-    """A metric that follows from others, which may be measured in different runs.
-
-    Attributes:
-        metric: its name.
-        sources: names of the metrics that it follows from.
-        value: their function, in that order.
-    """
-
-    metric: str
-    sources: tuple[str, ...]
-    value: Callable[..., float]
-
-
-def derive(derived: Iterable[Derived], metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Those derived metrics whose sources are there.
-
-    Example:
-        >>> ratio = Derived("over", ("a", "b"), lambda a, b: a / b)
-        >>> derive([ratio], {"a": 3.0, "b": 2.0}), derive([ratio], {"a": 3.0})
-        ({'over': 1.5}, {})
-    """
-    return {
-        item.metric: item.value(*(metrics[name] for name in item.sources))
-        for item in derived
-        if all(name in metrics for name in item.sources)
-    }
-
-
-@runtime_checkable
-class InParts(Protocol):
-    """Offered by a config of which parts are run and stored one by one.
-
-    The report joins what they measured: runs whose other fields agree.
-    """
-
-    part_fields: ClassVar[frozenset[str]]
-    """Fields that choose the part, such as the models that are trained."""
-
-    def derived(self) -> tuple[Derived, ...]:
-        """Metrics that compare parts."""
-        ...
 
 
 @runtime_checkable

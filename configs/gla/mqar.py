@@ -22,10 +22,11 @@ in structlayers/gla/kernels.md. A network that reaches 99 % is done sooner.
 `--epochs 16` is a quarter of that, with a learning rate that has fallen to 0 by then. First what
 the curves are about, 512/64 at d = 128, then 256/16 at 64 and 128, then larger d, which should stop
 early. At d = 64 the kernels want `--implementation pallas_gpu`: heads of 16 and 32 features are
-padded to 64, still half of the bytes of XLA's chunks.
+padded to 64, still half of the bytes of XLA's chunks. Elsewhere it is what runs by itself, so that
+all parts can have it, and be joined.
 Command: python -m experiments run configs/gla/mqar.py
 Of a part: python -m experiments run configs/gla/mqar.py --tasks 512/64 --features 128 --epochs 16
-    --checkpoint-seconds 300 --variant t512_d128_e16 --store
+    --implementation pallas_gpu --checkpoint-seconds 300 --variant t512_d128_e16 --store
 """
 
 from experiments.gla.mqar.config import RecallConfig

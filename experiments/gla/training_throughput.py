@@ -11,7 +11,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from experiments.experiment import Derived, Phase, Results, Scalars, derive
+from experiments.experiment import Phase, Results, Scalars
 from experiments.language_model.config import LanguageModelRun
 from experiments.language_model.train import Trainer, initialize, train_step
 from experiments.language_model.trainers import make_trainer, utilization
@@ -145,21 +145,6 @@ def measure(
     }
 
 
-def leads(shapes: Sequence[Shape]) -> tuple[Derived, ...]:
-    """`SHAPE/gla_over_transformer`, the quotient of the speeds of GLA and Transformer++."""
-    return tuple(
-        Derived(
-            f"{shape.name}/gla_over_transformer",
-            (
-                f"gla/{shape.name}/tokens_per_second",
-                f"transformer/{shape.name}/tokens_per_second",
-            ),
-            lambda ours, other: ours / other,
-        )
-        for shape in shapes
-    )
-
-
 @dataclass(frozen=True)
 class TrainingThroughput:
     """A phase a model.
@@ -203,7 +188,12 @@ class TrainingThroughput:
             for shape, row in result.items()
             for name, value in row.items()
         }
-        return metrics | derive(leads(self.shapes), metrics)
+        ours, other = results.get("gla"), results.get("transformer")
+        if ours is not None and other is not None:
+            for shape in ours:
+                ratio = ours[shape]["tokens_per_second"] / other[shape]["tokens_per_second"]
+                metrics[f"{shape}/gla_over_transformer"] = ratio
+        return metrics
 
     def plot(self, results: Results, metrics: Mapping[str, Any], path: Any) -> None:
         """Thousand tokens a second over the length of a sequence, as Figure 6 of the paper."""

@@ -1,10 +1,9 @@
 """Config of the language-modelling experiments, and the goals it implies."""
 
-import operator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from experiments.experiment import Derived, Goal
+from experiments.experiment import Goal
 from experiments.language_model import paper
 from experiments.language_model.mesh import MeshShape
 from experiments.language_model.tokenizer import TOKENIZERS
@@ -58,8 +57,6 @@ class LanguageModelRun:
         mesh: devices along each axis of the mesh.
         seed: of parameters and of the order of windows.
     """
-
-    part_fields: ClassVar[frozenset[str]] = frozenset({"variants"})
 
     family: str = "gla"
     experiment: str = "lm_books"
@@ -150,20 +147,6 @@ class LanguageModelRun:
             chunk=20,
             valid_windows=8,
         )
-
-    def derived(self) -> tuple[Derived, ...]:
-        """The models beside GLA: quotients of perplexities."""
-        over_gla = [
-            Derived(
-                f"{variant}/perplexity_over_gla",
-                (f"{variant}/train_perplexity", "gla/train_perplexity"),
-                operator.truediv,
-            )
-            for variant in VARIANTS
-            if variant != "gla"
-        ]
-        sources = "gla/valid_perplexity", "transformer/valid_perplexity"
-        return (*over_gla, Derived("gla/valid_over_transformer", sources, operator.truediv))
 
     def goals(self) -> tuple[Goal, ...]:
         """The paper's order of the variants, or that longer windows do no harm to GLA."""

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.experiment import Results, derive
+from experiments.experiment import Results
 from experiments.language_model.batches import Batches, Windows
 from experiments.language_model.config import LanguageModelRun
 from experiments.language_model.corpora import token_file
@@ -178,11 +178,18 @@ class LanguageModelExperiment:
             for name, value in result.items()
             if not isinstance(value, dict)
         }
+        base = results.get("gla")
         for variant, result in results.items():
+            if base is not None and variant != "gla":
+                ratio = result["train_perplexity"] / base["train_perplexity"]
+                metrics[f"{variant}/perplexity_over_gla"] = ratio
             for length in self.config.test_contexts:
                 ratio = result[f"perplexity_{length}"] / result["valid_perplexity"]
                 metrics[f"{variant}/perplexity_{length}_over_{self.config.context}"] = ratio
-        return metrics | derive(self.config.derived(), metrics)
+        if base is not None and "transformer" in results:
+            ratio = base["valid_perplexity"] / results["transformer"]["valid_perplexity"]
+            metrics["gla/valid_over_transformer"] = ratio
+        return metrics
 
     def plot(self, results: Results, metrics: Mapping[str, Any], path: Path) -> None:
         """Perplexities of the models."""

@@ -2,12 +2,11 @@
 
 import math
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from experiments.config_files import LoadedConfig, relative_path
-from experiments.experiment import InParts
 from experiments.report.stored import Stored
 from experiments.runner.work_folder import RunIdentity, differing_fields
 
@@ -31,8 +30,7 @@ class Entry:
         versions: of the packages used.
         commit: of the checkout that measured it.
         date: when.
-        variant: name of the stored variant, None for the base result; of a metric that compares
-            parts, all that it was made of, as are device and commit.
+        variant: name of the stored variant, None for the base result.
         stale: fields of the config that have changed since, "" where none has.
     """
 
@@ -74,9 +72,6 @@ def make_entries(
         )
         for goal in config.goals():
             value, record = results.find(goal.metric)
-            if value is None and isinstance(config, InParts):
-                value, parts = results.join(goal.metric, config)
-                record = _joined(parts) if parts else None
             entries.append(
                 Entry(
                     family=config.family,
@@ -98,22 +93,6 @@ def make_entries(
                 )
             )
     return entries
-
-
-def _joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One record for several: of each key what they say, once each, the latest date."""
-
-    def said(key: str, show: Callable[[Any], Any]) -> str:
-        return " + ".join(dict.fromkeys(str(show(part.get(key))) for part in parts))
-
-    latest = max(parts, key=lambda part: part["date"])
-    return {
-        **latest,
-        "device": said("device", device_text),
-        "commit": said("commit", str),
-        "variant": said("variant", lambda name: name or "base"),
-        "command": " && ".join(dict.fromkeys(str(part.get("command")) for part in parts)),
-    }
 
 
 def device_text(device: Any) -> str | None:

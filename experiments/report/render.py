@@ -41,9 +41,8 @@ def short_commit(commit: str | None) -> str:
     """
     if commit is None:
         return "-"
-    several = commit.split(" + ")
-    parts = [one.partition("+") for one in several]
-    return " + ".join(head[:12] + plus + dirty for head, plus, dirty in parts)
+    head, plus, dirty = commit.partition("+")
+    return head[:12] + plus + dirty
 
 
 def summary(entries: Sequence[Entry]) -> str:

@@ -2,17 +2,15 @@
 
 Several files may hold results of one experiment, e.g. a part of its metrics measured on another
 device. A metric is taken from the file without a variant if that has it, else from the variant
-with the latest date. Smoke runs are kept under a variant but never count. A metric that compares
-parts of an experiment is made of several files, if these parts were run alike.
+with the latest date. Smoke runs are kept under a variant but never count.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from experiments.errors import CommandError
-from experiments.experiment import Derived, InParts
 from experiments.runner.json_files import read_json
 from experiments.runner.result import lookup
 
@@ -40,45 +38,6 @@ class Stored:
             if value is not None:
                 return value, record
         return None, None
-
-    def join(
-        self, metric: str, config: InParts
-    ) -> tuple[float | int | None, tuple[dict[str, Any], ...]]:
-        """Value of a metric that compares parts, and the records that its sources come from.
-
-        Records are joined whose configs agree in all but the fields that choose a part; of several
-        combinations the first counts. (None, ()) if there is none.
-        """
-        wanted = next((item for item in config.derived() if item.metric == metric), None)
-        if wanted is None:
-            return None, ()
-        for base in self.records:
-            same = _settings(base, config.part_fields)
-            alike = [r for r in self.records if _settings(r, config.part_fields) == same]
-            found = _sources(wanted, alike)
-            if found is not None:
-                values, records = found
-                return wanted.value(*values), records
-        return None, ()
-
-
-def _settings(record: Mapping[str, Any], part_fields: frozenset[str]) -> dict[str, Any]:
-    """How a part was run, whichever it was."""
-    fields = record.get("config") or {}
-    return {name: value for name, value in fields.items() if name not in part_fields}
-
-
-def _sources(
-    wanted: Derived, records: Iterable[dict[str, Any]]
-) -> tuple[list[float | int], tuple[dict[str, Any], ...]] | None:
-    """The sources' values, and the records that have them, none twice; None if one is missing."""
-    stored = Stored("", "", tuple(records))
-    found = [stored.find(name) for name in wanted.sources]
-    values = [value for value, _ in found if value is not None]
-    if len(values) < len(wanted.sources):
-        return None
-    used = {id(record): record for _, record in found if record is not None}
-    return values, tuple(used.values())
 
 
 def read_stored(root: Path) -> dict[tuple[str, str], Stored]:

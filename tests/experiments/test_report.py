@@ -6,11 +6,7 @@ import shutil
 
 import pytest
 
-from experiments.config_files import ROOT, load
 from experiments.experiment import Goal
-from experiments.report.entries import make_entries
-from experiments.report.render import short_commit
-from experiments.report.stored import Stored
 from experiments.runner.result import lookup, overall
 
 KEYS = {
@@ -150,48 +146,6 @@ def test_several_stored_files(report, put):
     assert entries["distance"]["variant"] is None
     assert entries["count"]["value"] == 7
     assert entries["count"]["variant"] == "new"
-
-
-def part(variant, metrics, date, **fields):
-    """A stored part of mqar.py."""
-    return {
-        "metrics": metrics,
-        "variant": variant,
-        "date": f"2026-01-0{date}T00:00:00+00:00",
-        "device": {"kind": "NVIDIA H200", "count": 1},
-        "commit": "0123456789abcdef" if date < 3 else "fedcba9876543210+dirty",
-        "command": f"run {variant}",
-        "config": {"epochs": 64, "mixers": [variant], "seed": 0, **fields},
-        "overrides": {"mixers": [variant], **fields},
-    }
-
-
-def test_a_metric_that_compares_parts():
-    """Made of records that were run alike, and of no others."""
-    loaded = load(ROOT / "configs" / "gla" / "mqar.py")
-    key = "512/64/d0128"
-
-    def lead(*records):
-        stored = {("gla", "mqar"): Stored("gla", "mqar", records)}
-        entries = make_entries([loaded], stored)
-        return next(x for x in entries if x.metric == f"{key}/gla_over_retention")
-
-    ours = part("gla", {f"{key}/gla/accuracy": 0.9}, 1)
-    other = part("retention", {f"{key}/retention/accuracy": 0.7}, 3)
-    short = part("short", {f"{key}/retention/accuracy": 0.1}, 2, epochs=2)
-    assert lead(ours).status == lead(other).status == "not run"
-    assert lead(short, ours).status == "not run"
-    found = lead(short, other, ours)
-    assert found.value == pytest.approx(0.2)
-    assert found.status == "pass"
-    assert found.variant == "gla + retention"
-    assert found.command == "run gla && run retention"
-    assert found.date == other["date"]
-    assert found.device == "NVIDIA H200 x1"
-    assert short_commit(found.commit) == "0123456789ab + fedcba987654+dirty"
-    assert found.stale == ""
-    # a record that has the metric itself comes first
-    assert lead(short, other, ours, part("all", {found.metric: -0.5}, 1)).value == -0.5
 
 
 def test_result_of_former_fields_is_stale(report, put, command, walk, project):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.experiment import Phase, Results, derive
+from experiments.experiment import Phase, Results
 from experiments.gla.mqar.config import RecallConfig, Task
 from experiments.gla.mqar.data import Examples, draw_examples
 from experiments.gla.mqar.train import State, Trainer, accuracy, initialize, train_epoch
@@ -162,14 +162,24 @@ class RecallExperiment:
         ]
 
     def finish(self, results: Results) -> dict[str, float]:
-        """Numbers of every network at its best learning rate, and gated attention's lead."""
+        """Numbers of every network at its best learning rate, and gated attention's lead.
+
+        `TASK/dD/gla_over_retention` is the difference of the two accuracies, each counted up to
+        `stop_accuracy`: training ends there.
+        """
         metrics: dict[str, float] = {}
         for result in results.values():
             key = f"{result['task']}/d{result['features']:04d}"
             metrics |= {
                 f"{key}/{result['mixer']}/{name}": value for name, value in choose(result).items()
             }
-        return metrics | derive(self.config.derived(), metrics)
+        for name in [name for name in metrics if name.endswith("/gla/accuracy")]:
+            key = name.removesuffix("/gla/accuracy")
+            other = metrics.get(f"{key}/retention/accuracy")
+            if other is not None:
+                most = self.config.stop_accuracy
+                metrics[f"{key}/gla_over_retention"] = min(metrics[name], most) - min(other, most)
+        return metrics
 
     def plot(self, results: Results, metrics: Mapping[str, Any], path: Path) -> None:
         """Accuracy by size, a panel a task."""
