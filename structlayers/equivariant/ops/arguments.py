@@ -71,7 +71,7 @@ def to_rank(x: jax.Array, rank: int, keep: int = 1) -> jax.Array:
     return x.reshape((1,) * (rank - x.ndim) + x.shape) if keep <= x.ndim < rank else x
 
 
-def check_leading(**arrays: jax.Array | None) -> int:
+def check_leading(**arrays: jax.Array | jax.ShapeDtypeStruct | None) -> int:
     """The rank that arrays have together once their leading axes are broadcast.
 
     Raises:

@@ -25,6 +25,7 @@ def gaunt_message_passing(
     *,
     lmax: int | None = None,
     weights: Sequence[ArrayLike | None] | None = None,
+    weighting: str = "channelwise",
     mask: ArrayLike | None = None,
     indices_are_sorted: bool = False,
     grid: str | SphericalGrid = "gauss_legendre",
@@ -47,6 +48,7 @@ def gaunt_message_passing(
         lmax: L3; None is L1 + L2.
         weights: of the degrees of x, of y and of the result, as in `gaunt_tensor_product`: leading
             axes broadcast against `(E, *B)`, so `(E, C, L + 1)` differs between edges and channels.
+        weighting: as in `gaunt_tensor_product`.
         mask: bool `(E,)`, False for edges that are only there to fill up the arrays: they send
             nothing, and their y may be anything.
         indices_are_sorted: whether receivers do not decrease.
@@ -101,6 +103,7 @@ def gaunt_message_passing(
         y,
         lmax=lmax,
         weights=weights,
+        weighting=weighting,
         grid=grid,
         precision=precision,
         implementation=implementation,
