@@ -25,7 +25,7 @@ from structlayers.equivariant.paths import tensor_product_paths
 from structlayers.equivariant.wigner import clebsch_gordan
 
 _FREEDOM = "Xie et al. 2025, arXiv:2506.13523, microbenchmark: batch 10000, MIMO"
-_GAUNT = "Luo et al. 2024, arXiv:2401.10216, section 4: 128 channels"
+_GAUNT = "Luo et al. 2024, arXiv:2401.10216, comparison of efficiency: 128 channels"
 _MACE = "Batatia et al. 2022, arXiv:2206.07697, on 3BPA: 256 channels, lmax 3, correlation 3"
 _EDGE = "edge case"
 

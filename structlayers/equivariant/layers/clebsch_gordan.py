@@ -167,7 +167,7 @@ class ClebschGordanConvolution(nnx.Module):
     References:
         Batzner et al., "E(3)-equivariant graph neural networks for data-efficient and accurate
         interatomic potentials", 2022, arXiv:2101.03164; Batatia, Kovacs, Simm, Ortner, Csanyi,
-        "MACE", 2022, arXiv:2206.07697, equation 8.
+        "MACE", 2022, arXiv:2206.07697, on the features A.
     """
 
     def __init__(

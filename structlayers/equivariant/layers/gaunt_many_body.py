@@ -54,7 +54,8 @@ class GauntManyBody(nnx.Module):
         (5, 8, 4)
 
     References:
-        Luo, Chen, Krishnapriyan, 2024, arXiv:2401.10216, section 3.3 (many-body interactions).
+        Luo, Chen, Krishnapriyan, 2024, arXiv:2401.10216, on equivariant many-body
+        interactions.
         Batatia, Kovacs, Simm, Ortner, Csanyi, 2022, arXiv:2206.07697, equation 10.
     """
 

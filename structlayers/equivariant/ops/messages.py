@@ -73,7 +73,7 @@ def gaunt_message_passing(
         [0.0, 4.0]
 
     References:
-        Luo, Chen, Krishnapriyan, 2024, arXiv:2401.10216, section 3.3 (equivariant convolutions).
+        Luo, Chen, Krishnapriyan, 2024, arXiv:2401.10216, on equivariant convolutions.
     """
     x, x_parity = unpack("x", x)
     y, y_parity = unpack("y", y)
