@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from structlayers._core.checks import is_known
 from structlayers._core.precision import PrecisionLike
 from structlayers.equivariant.grids import SphericalGrid
-from structlayers.equivariant.ops.arguments import check_indices
+from structlayers.equivariant.ops.arguments import check_indices, take_rows
 from structlayers.equivariant.ops.gaunt import gaunt_tensor_product
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import lmax_of, pack, product_parity, unpack, widen
@@ -43,7 +43,8 @@ def gaunt_message_passing(
         x: signals of nodes, `(N, *B, (L1 + 1)^2)`, or an IrrepsArray whose first axis is N.
         y: signals of edges of the same kind and dtype, such as harmonics of their directions:
             `(E, *B, (L2 + 1)^2)`, or `(E, (L2 + 1)^2)` for the same in all of `*B`.
-        senders: integers `(E,)` from 0 to N - 1.
+        senders: integers `(E,)` from 0 to N - 1. Under `jax.jit` others cannot be refused: their
+            messages are NaN.
         receivers: the same.
         lmax: L3; None is L1 + L2.
         weights: of the degrees of x, of y and of the result, as in `gaunt_tensor_product`: leading
@@ -99,7 +100,7 @@ def gaunt_message_passing(
         y = jnp.where(keep.reshape(edges, *(1,) * (y.ndim - 1)), y, 0)
     lmax = lmax_of("x", x) + lmax_of("y", y) if lmax is None else lmax
     messages = gaunt_tensor_product(
-        jnp.take(x, senders, axis=0),
+        take_rows(x, senders),
         y,
         lmax=lmax,
         weights=weights,
