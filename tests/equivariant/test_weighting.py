@@ -8,7 +8,7 @@ import pytest
 
 from structlayers.equivariant import gaunt_message_passing, gaunt_tensor_product
 from structlayers.equivariant.tables import dense_gaunt
-from structlayers.testing import error_ratio
+from structlayers.testing import assert_sharded_equals_single, error_ratio
 
 DEGREES = (2, 1, 3)
 
@@ -159,6 +159,19 @@ def test_messages(weighting, rng):
     wanted = np.zeros((3, *each.shape[1:]))
     np.add.at(wanted, receivers, np.asarray(each))
     np.testing.assert_allclose(z, wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("weighting", ["rank", "fully_connected"])
+def test_sharded_rows(weighting, rng):
+    """Rows over devices, weights on all of them: no gathering, gradients too."""
+    leads = {"rank": ((2, 4), (2, 1), (2, 4)), "fully_connected": ((4, 3), (1, 3), (3, 6))}
+    arrays = [array.astype("float32") for array in signals(rng, (16, 4), (16, 1))]
+    weights = tuple(w.astype("float32") for w in draw_weights(rng, *leads[weighting]))
+
+    def run(x, y, weights):
+        return gaunt_tensor_product(x, y, weights=weights, weighting=weighting)
+
+    assert_sharded_equals_single(run, [*arrays, weights], [0, 0, None], bound=1e-5)
 
 
 def test_bad_weights_are_refused():
