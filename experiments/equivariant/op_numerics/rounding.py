@@ -107,9 +107,10 @@ def rounding(
     turned = []
     for inverts in (False, True):
         matrix = rotation(lmax, inverts=inverts)
-        acted = results(
-            [np.asarray(jnp.asarray(x.astype(np.float32) @ matrix.T, dtype)) for x in signals]
-        )
+        moved = [x.copy() for x in signals]
+        for x in moved:
+            x[index] = x[index].astype(np.float64) @ matrix.T
+        acted = results(moved)
         turned.append(
             [
                 error_ratio(np.asarray(one[index], np.float64), two @ matrix.T)
