@@ -72,7 +72,7 @@ LAZY_PACKAGES = {
     "models": {"ase", "safetensors", "scipy", "tokamax"},
 }
 PALLAS = "jax.experimental.pallas"
-PALLAS_MODULES = {"structlayers._core.simt.mosaic"}  # what the kernels of all families share
+PALLAS_MODULES = {"structlayers._core.simt.mosaic.kernel"}  # what the kernels of all families share
 
 
 @dataclasses.dataclass(frozen=True)

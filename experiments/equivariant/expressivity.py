@@ -1,7 +1,8 @@
 """What tensor products can express: paths, interactions and degrees of freedom, measured.
 
-Each product is taken as it runs, on one channel, with all the weights it has; in the settings SISO
-(L x L to L), SIMO (L x L to 0..2 L) and MIMO (0..L x 0..L to 0..2 L).
+Each product is taken as it runs, those of vectors and matrices by grids and matrices rather than
+couplings, on one channel, with all the weights it has; in the settings SISO (L x L to L), SIMO
+(L x L to 0..2 L) and MIMO (0..L x 0..L to 0..2 L).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +64,9 @@ def _vector_signal(degrees: Sequence[int], paths: tuple[Path, ...]) -> tuple[Pro
     del paths
 
     def product(weights: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        return vector_signal_tensor_product(x, y, weights=weights, lmax=degrees[2])
+        return vector_signal_tensor_product(
+            x, y, weights=weights, lmax=degrees[2], implementation="xla"
+        )
 
     return product, _shapes(degrees)
 
@@ -82,7 +85,7 @@ def _matrix(degrees: Sequence[int], paths: tuple[Path, ...]) -> tuple[Product, A
     del paths
 
     def product(weights: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        return matrix_tensor_product(x, y, weights=weights, lmax=degrees[2])
+        return matrix_tensor_product(x, y, weights=weights, lmax=degrees[2], implementation="xla")
 
     return product, _shapes(degrees)
 

@@ -19,7 +19,8 @@ class ArgSpec:
         operations: arithmetic operations of the best known algorithm, not of an implementation.
         source: the paper, table or model that the shape comes from.
         tags: where it is run: "smoke" (seconds on a CPU), "cpu", "gpu", "tpu".
-        row_arrays: which leaves of `arrays` lead with the same independent rows as the result.
+        row_arrays: which leaves of `arrays` lead with the same independent rows as the result;
+            none where rows of the result depend on each other's inputs.
 
     Example:
         >>> import jax

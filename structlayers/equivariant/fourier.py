@@ -39,7 +39,7 @@ def to_torus(lmax: int) -> np.ndarray:
 
     References:
         Luo, Chen, Krishnapriyan, "Enabling Efficient Equivariant Operations in the Fourier Basis
-        via Gaunt Tensor Products", 2024, arXiv:2401.10216, section 3.2.
+        via Gaunt Tensor Products", 2024, arXiv:2401.10216, on the 2D Fourier basis.
     """
     degrees, orders = degrees_of(lmax), orders_of(lmax)
     polar = _polar_series(lmax)[degrees, np.abs(orders)]

@@ -136,7 +136,7 @@ def test_linear_is_one_matrix_for_each_irrep(rng):
 
 @pytest.mark.parametrize("kind", ["linear", "contraction"])
 def test_species_choose_their_weights(kind, rng):
-    """Rows of a species equal a layer of its weights alone; an unknown species gives NaN."""
+    """Rows of a species equal a layer of its weights alone; unknown ones are refused, or NaN."""
     irreps = "4x0e + 4x1o"
     x = irreps_array(rng, irreps, 5)
     species = jnp.array([0, 2, 1, 2, 0])
@@ -155,7 +155,9 @@ def test_species_choose_their_weights(kind, rng):
     rows = np.flatnonzero(np.asarray(species) == 2)
     assert error_ratio(y.array[rows], wanted.array[rows]) < 1e-6
     for unknown in (3, -1):
-        bad = layer(x, species.at[1].set(unknown)).array
+        with pytest.raises(ValueError, match=f"species must be from 0 to 2, got .*{unknown}"):
+            layer(x, species.at[1].set(unknown))
+        bad = nnx.jit(lambda layer, x, s: layer(x, s))(layer, x, species.at[1].set(unknown)).array
         assert np.isnan(bad[1]).all()
         assert np.isfinite(bad[2:]).all()
 
@@ -315,7 +317,7 @@ def test_gate_by_hand():
                 e3nn.IrrepsArray("0e", jnp.ones((1, 1))), jnp.zeros(1)
             ),
             TypeError,
-            "species must be integers, got float32",
+            "species must hold integers, got float32",
         ),
     ],
 )

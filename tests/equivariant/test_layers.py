@@ -81,6 +81,13 @@ def test_species_choose_their_weights(rng):
     assert not np.allclose(out[1], swapped[1])
     permuted = layer(x[::-1], species[::-1])[::-1]
     np.testing.assert_allclose(permuted, out, rtol=1e-5, atol=1e-6)
+    for unknown in (3, -1):
+        bad = species.at[1].set(unknown)
+        with pytest.raises(ValueError, match=f"species must be from 0 to 2, got .*{unknown}"):
+            layer(x, bad)
+        rows = np.asarray(nnx.jit(lambda layer, x, s: layer(x, s))(layer, x, bad))
+        assert np.isnan(rows[1]).all()
+        np.testing.assert_allclose(rows[[0, 2, 3]], out[[0, 2, 3]], rtol=1e-5, atol=1e-6)
 
 
 def test_dtype_of_the_computation(rng):

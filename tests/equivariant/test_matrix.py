@@ -1,5 +1,7 @@
 """Matrix products: the basis, both parities of couplings, gradients, parity, bad input."""
 
+import functools
+
 import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from structlayers.equivariant.matrix_basis import matrix_basis, matrix_factor
-from structlayers.equivariant.ops.matrix import matrix_table, matrix_tensor_product
+from structlayers.equivariant.ops.matrix import dispatcher, matrix_table, matrix_tensor_product
 from structlayers.equivariant.paths import count_paths
 from structlayers.testing import assert_equivariant, assert_gradients_match, error_ratio
 from tests.equivariant.irreps_cases import irreps_array, rotate, rotation, signal
@@ -49,8 +51,9 @@ def test_equals_coefficients(couplings, spin, rng):
 
 def test_even_and_odd_add_up(rng):
     x, y = signal(rng, 2, 4), signal(rng, 3, 4)
-    even, odd = (matrix_tensor_product(x, y, couplings=part) for part in ("even", "odd"))
-    assert error_ratio(even + odd, matrix_tensor_product(x, y)) < 3e-7
+    product = functools.partial(matrix_tensor_product, implementation="xla")
+    even, odd = (product(x, y, couplings=part) for part in ("even", "odd"))
+    assert error_ratio(even + odd, product(x, y)) < 3e-7
 
 
 def test_no_coupling_is_missing_up_to_degree_4():
@@ -85,7 +88,7 @@ def test_equivariance(invert, rng):
     matrix = rotation(rng)
     assert str(matrix_tensor_product(x, y, lmax=2).irreps) == "2x0o+2x1e+2x2o+2x0e+2x1o+2x2e"
     assert_equivariant(
-        lambda x, y: matrix_tensor_product(x, y, lmax=2),
+        lambda x, y: matrix_tensor_product(x, y, lmax=2, implementation="xla"),
         (x, y),
         act_on_inputs=lambda *args: [rotate(arg, matrix, invert=invert) for arg in args],
         act_on_output=lambda z: rotate(z, matrix, invert=invert),
@@ -101,14 +104,26 @@ def test_pseudo_fields_stay_together(rng):
     assert error_ratio(z.array, matrix_tensor_product(x.array, x.array)) == 0
 
 
-def test_empty_half_and_vmap(rng):
+@pytest.mark.parametrize("implementation", ["xla", "clebsch_gordan", None])
+def test_empty_half_and_vmap(implementation, rng):
+    product = functools.partial(matrix_tensor_product, implementation=implementation)
     x, y = signal(rng, 1, 5), signal(rng, 2, 5)
-    z = matrix_tensor_product(x, y)
-    assert matrix_tensor_product(x[:0], y[:0]).shape == (0, 16)
-    half = matrix_tensor_product(x.astype(jnp.bfloat16), y.astype(jnp.bfloat16))
+    z = product(x, y)
+    assert product(x[:0], y[:0]).shape == (0, 16)
+    half = product(x.astype(jnp.bfloat16), y.astype(jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
     assert error_ratio(half, z) < 1e-2
-    assert error_ratio(jax.vmap(matrix_tensor_product)(x, y), z) < 3e-7
+    assert error_ratio(jax.vmap(product)(x, y), z) < 3e-7
+
+
+def test_none_takes_the_tensor_where_it_was_measured():
+    def choice(lmax, platform):
+        x = jax.ShapeDtypeStruct((1000, (lmax + 1) ** 2), "float32")
+        options = {"table": matrix_table((lmax,) * 3, lmax, "all"), "spin": lmax}
+        return dispatcher.choose(x, x, platform=platform, **options).name
+
+    assert [choice(lmax, "cpu") for lmax in (1, 4, 6)] == ["clebsch_gordan"] * 2 + ["xla"]
+    assert choice(4, "gpu") == choice(4, "tpu") == "xla"
 
 
 X = np.ones((2, 9), np.float32)

@@ -119,3 +119,15 @@ def test_bad_input_is_refused():
         gaunt_message_passing(
             x, y, SENDERS, RECEIVERS, weights=(jnp.ones((3, 5, 2, 2)), None, None)
         )
+
+
+@pytest.mark.parametrize("unknown", [4, -1])
+def test_senders_that_cannot_be_checked_send_nan(unknown, rng):
+    x, y = signal(rng, 4, 2, lmax=1, dtype="float32"), signal(rng, 5, lmax=1, dtype="float32")
+    senders = SENDERS.copy()
+    senders[2] = unknown
+    with pytest.raises(ValueError, match=f"senders must be from 0 to 3, got .*{unknown}"):
+        gaunt_message_passing(x, y, senders, RECEIVERS)
+    z = jax.jit(gaunt_message_passing)(x, y, senders, RECEIVERS)
+    assert np.isnan(z[1]).all()
+    np.testing.assert_allclose(z[0], gaunt_message_passing(x, y, SENDERS, RECEIVERS)[0], atol=1e-5)

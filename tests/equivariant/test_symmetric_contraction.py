@@ -96,6 +96,20 @@ def test_half_precision_and_empty(rng):
     assert symmetric_contraction(x[:0], weights, irreps_out=OUT).shape == (0, 4)
 
 
+def test_arrays_with_their_irreps(rng):
+    weights = draw(rng, IRREPS, OUT, 2)
+    x = irreps_array(rng, IRREPS, 5, 3)
+    wanted = symmetric_contraction(x.axis_to_mul(), weights, irreps_out=OUT)
+    found = symmetric_contraction(x.array, weights, irreps_out=OUT, irreps_in=IRREPS)
+    np.testing.assert_array_equal(found, wanted.mul_to_axis().array)
+    with pytest.raises(ValueError, match=r"x must have shape \(\.\.\., C, .*got \(5, 3, 2\)"):
+        symmetric_contraction(x.array[..., :2], weights, irreps_out=OUT, irreps_in=IRREPS)
+    with pytest.raises(ValueError, match="irreps_out has 3e, which"):
+        symmetric_contraction(x.array, weights, irreps_out="0e + 3e", irreps_in=IRREPS)
+    with pytest.raises(TypeError, match="irreps_in must be None for an IrrepsArray"):
+        symmetric_contraction(x, weights, irreps_out=OUT, irreps_in=IRREPS)
+
+
 X = e3nn.IrrepsArray("2x0e + 2x1o", jnp.ones((3, 8)))
 
 

@@ -1,5 +1,7 @@
 """Products of vector signals: harmonics, odd couplings, the cross product, path weights, parity."""
 
+import functools
+
 import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from structlayers.equivariant.grids import SphericalGrid
 from structlayers.equivariant.ops.clebsch_gordan import clebsch_gordan_tensor_product
 from structlayers.equivariant.ops.gaunt import gaunt_tensor_product
 from structlayers.equivariant.ops.vector_signal import (
+    dispatcher,
     vector_signal_table,
     vector_signal_tensor_product,
 )
@@ -99,7 +102,8 @@ def test_path_weights_are_recovered(lmax, rng):
         even, odd = factor_path_weights(weights, lmax, lmax, lmax)
         rows = x[:, None], y[:, None]
         z = gaunt_tensor_product(*rows, weights=even, lmax=lmax).sum(1)
-        z = z + vector_signal_tensor_product(*rows, weights=odd, lmax=lmax).sum(1)
+        cross = vector_signal_tensor_product(*rows, weights=odd, lmax=lmax, implementation="xla")
+        z = z + cross.sum(1)
     assert len(odd[0]) == lmax**2
     assert error_ratio(z, wanted) < 1e-12
 
@@ -131,7 +135,7 @@ def test_equivariance(offsets, invert, rng):
     matrix = rotation(rng)
 
     def product(x, y):
-        return vector_signal_tensor_product(x, y, lmax=4, offsets=offsets)
+        return vector_signal_tensor_product(x, y, lmax=4, offsets=offsets, implementation="xla")
 
     first = product(x, y).irreps[0].ir
     assert str(first) == ("0e" if sum(offsets) % 2 else "0o")
@@ -149,21 +153,34 @@ def test_equivariance(offsets, invert, rng):
 )
 def test_precision(precision, bound, rng):
     x, y = signal(rng, 4, 50), signal(rng, 4, 50)
-    z = vector_signal_tensor_product(x, y, lmax=4, precision=precision)
+    z = vector_signal_tensor_product(x, y, lmax=4, precision=precision, implementation="xla")
     with jax.enable_x64(True):
         wide = [jnp.asarray(np.asarray(v, np.float64)) for v in (x, y)]
         wanted = vector_signal_tensor_product(*wide, lmax=4, implementation="reference")
     assert error_ratio(z, wanted) < bound
 
 
-def test_half_precision_vmap_and_empty(rng):
+@pytest.mark.parametrize("implementation", ["xla", "clebsch_gordan", None])
+def test_half_precision_vmap_and_empty(implementation, rng):
+    product = functools.partial(vector_signal_tensor_product, implementation=implementation)
     x, y = signal(rng, 2, 50), signal(rng, 2, 50)
-    z = vector_signal_tensor_product(x, y)
-    half = vector_signal_tensor_product(x.astype(jnp.bfloat16), y.astype(jnp.bfloat16))
+    z = product(x, y)
+    half = product(x.astype(jnp.bfloat16), y.astype(jnp.bfloat16))
     assert half.dtype == jnp.bfloat16
     assert error_ratio(half, z) < 1e-2
-    assert error_ratio(jax.jit(jax.vmap(vector_signal_tensor_product))(x, y), z) < 2e-7
-    assert vector_signal_tensor_product(x[:0], y[:0]).shape == (0, 25)
+    assert error_ratio(jax.jit(jax.vmap(product))(x, y), z) < 2e-7
+    assert product(x[:0], y[:0]).shape == (0, 25)
+
+
+def test_none_takes_the_tensor_where_it_was_measured():
+    def choice(lmax, platform, precision=jax.lax.Precision.HIGHEST):
+        x = jax.ShapeDtypeStruct((1000, (lmax + 1) ** 2), "float32")
+        table = vector_signal_table((lmax, lmax, lmax), LOWEST)
+        options = {"table": table, "offsets": LOWEST, "precision": precision}
+        return dispatcher.choose(x, x, platform=platform, **options).name
+
+    assert [choice(lmax, "cpu") for lmax in (1, 4, 6)] == ["clebsch_gordan"] * 2 + ["xla"]
+    assert choice(4, "gpu") == choice(4, "tpu") == choice(4, "cpu", "tf32") == "xla"
 
 
 X = np.ones((2, 4), np.float32)

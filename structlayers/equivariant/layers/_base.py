@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from structlayers.equivariant.ops.arguments import check_indices, take_rows
+
 type IrrepsLike = str | e3nn.Irreps
 
 
@@ -30,18 +32,16 @@ def take_species(
 ) -> jax.Array:
     """`(S, ...)` to the rows `(*B, ...)` of some species; without species, the values.
 
+    Rows of species that are traced and out of range are NaN.
+
     Raises:
-        ValueError: species missing, or given where there are none.
+        ValueError: species missing, given where there are none, or known and out of range.
         TypeError: species that are no integers.
     """
-    if (species is None) != (num_species is None):
+    values = jnp.asarray(values)
+    if species is None and num_species is None:
+        return values
+    if species is None or num_species is None:
         wanted = "no species" if num_species is None else f"indices below {num_species}"
         raise ValueError(f"species must be {wanted}, got {species}")
-    values = jnp.asarray(values)
-    if species is None:
-        return values
-    species = jnp.asarray(species)
-    if not jnp.issubdtype(species.dtype, jnp.integer):
-        raise TypeError(f"species must be integers, got {species.dtype}")
-    # out of range: NaN, never another species' weights
-    return values.at[species].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    return take_rows(values, check_indices("species", species, num_species, jnp.shape(species)))

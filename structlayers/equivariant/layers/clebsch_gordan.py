@@ -18,6 +18,7 @@ from structlayers._core.layers import PromoteDtype, require_real_dtype
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.equivariant.layers._base import IrrepsLike, require_irreps, take_species
 from structlayers.equivariant.layers.irreps_linear import IrrepsLinear
+from structlayers.equivariant.ops.arguments import check_indices, take_rows
 from structlayers.equivariant.ops.clebsch_gordan import (
     clebsch_gordan_tensor_product,
     irreps_paths,
@@ -167,7 +168,7 @@ class ClebschGordanConvolution(nnx.Module):
     References:
         Batzner et al., "E(3)-equivariant graph neural networks for data-efficient and accurate
         interatomic potentials", 2022, arXiv:2101.03164; Batatia, Kovacs, Simm, Ortner, Csanyi,
-        "MACE", 2022, arXiv:2206.07697, equation 8.
+        "MACE", 2022, arXiv:2206.07697, on the features A.
     """
 
     def __init__(
@@ -235,8 +236,9 @@ class ClebschGordanConvolution(nnx.Module):
             nodes: `(N, irreps_in)`.
             harmonics: `(E, irreps_edges)`.
             radial: `(E, radial_features)`; where they are zero, there is no message.
-            senders: integers `(E,)`.
-            receivers: integers `(E,)`.
+            senders: integers `(E,)`, from 0 to N - 1. Under `jax.jit` others cannot be refused:
+                their messages are NaN.
+            receivers: integers `(E,)`, from 0 to N - 1; under `jax.jit` others receive nothing.
             mask: bool `(E,)`, False for edges that only fill up.
             indices_are_sorted: whether receivers do not decrease.
 
@@ -244,7 +246,8 @@ class ClebschGordanConvolution(nnx.Module):
             `(N, irreps_out)`.
 
         Raises:
-            ValueError: other irreps, or sizes that differ.
+            ValueError: other irreps, sizes that differ, or known indices out of range.
+            TypeError: indices that are no integers.
         """
         nodes = require_irreps("nodes", nodes, self.irreps_in)
         harmonics = require_irreps("harmonics", harmonics, self.irreps_edges)
@@ -255,12 +258,14 @@ class ClebschGordanConvolution(nnx.Module):
                 f"harmonics, radial, senders and receivers must have as many rows, got {edges}, "
                 f"{radial.shape[0]}, {senders.shape} and {receivers.shape}"
             )
+        senders = check_indices("senders", senders, nodes.shape[0], (edges,))
+        receivers = check_indices("receivers", receivers, nodes.shape[0], (edges,))
         with jax.named_scope("structlayers.ClebschGordanConvolution"):
             for linear in self.radial[:-1]:
                 radial = _SILU_GAIN * jax.nn.silu(linear(radial))
             weights = self.radial[-1](radial).reshape(edges, self.channels, self.num_paths)
             messages = clebsch_gordan_tensor_product(
-                nodes[senders],
+                e3nn.IrrepsArray(nodes.irreps, take_rows(nodes.array, senders)),
                 harmonics,
                 weights=weights,
                 irreps_out=self.irreps_out,
@@ -354,13 +359,14 @@ class SymmetricContraction(nnx.Module):
 
         Args:
             inputs: `(*B, irreps_in)`.
-            species: int `(*B,)`, in `[0, num_species)`, where there are species.
+            species: int `(*B,)`, in `[0, num_species)`, where there are species. Under `jax.jit`
+                an index out of range cannot be refused: its row is NaN.
 
         Returns:
             `(*B, irreps_out)`.
 
         Raises:
-            ValueError: other irreps; species missing, or given where there are none.
+            ValueError: other irreps; species missing, given where there are none, or out of range.
         """
         inputs = require_irreps("inputs", inputs, self.irreps_in)
         with jax.named_scope("structlayers.SymmetricContraction"):

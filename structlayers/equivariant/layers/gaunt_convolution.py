@@ -55,7 +55,7 @@ class GauntConvolution(nnx.Module):
         (2, 8, 4)
 
     References:
-        Luo, Chen, Krishnapriyan, 2024, arXiv:2401.10216, section 3.3 (equivariant convolutions).
+        Luo, Chen, Krishnapriyan, 2024, arXiv:2401.10216, on equivariant convolutions.
     """
 
     def __init__(

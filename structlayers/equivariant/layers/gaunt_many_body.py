@@ -16,7 +16,12 @@ from structlayers.equivariant.grids import SphericalGrid
 from structlayers.equivariant.layers._signals import default_weight_init, take_channels
 from structlayers.equivariant.normalization import power_variance
 from structlayers.equivariant.ops import many_body_product
-from structlayers.equivariant.ops.arguments import check_indices, check_lmax, scale_degrees
+from structlayers.equivariant.ops.arguments import (
+    check_indices,
+    check_lmax,
+    scale_degrees,
+    take_rows,
+)
 from structlayers.equivariant.signals import pack
 from structlayers.equivariant.wigner import require_degree
 
@@ -54,7 +59,8 @@ class GauntManyBody(nnx.Module):
         (5, 8, 4)
 
     References:
-        Luo, Chen, Krishnapriyan, 2024, arXiv:2401.10216, section 3.3 (many-body interactions).
+        Luo, Chen, Krishnapriyan, 2024, arXiv:2401.10216, on equivariant many-body
+        interactions.
         Batatia, Kovacs, Simm, Ortner, Csanyi, 2022, arXiv:2206.07697, equation 10.
     """
 
@@ -98,7 +104,8 @@ class GauntManyBody(nnx.Module):
 
         Args:
             x: `(*B, C, (L + 1)^2)`, or an IrrepsArray of multiplicity C, of even values.
-            species: integers `*B` from 0 to S - 1; with one species None.
+            species: integers `*B` from 0 to S - 1; with one species None. Under `jax.jit` an index
+                out of range cannot be refused: its row is NaN.
 
         Returns:
             `(*B, C, (L3 + 1)^2)` in the dtype of the computation, or an IrrepsArray.
@@ -139,4 +146,4 @@ class GauntManyBody(nnx.Module):
             if self.num_species > 1:
                 raise ValueError(f"species must be given: there are {self.num_species}")
             return weights[0]
-        return jnp.take(weights, check_indices("species", species, self.num_species, lead), axis=0)
+        return take_rows(weights, check_indices("species", species, self.num_species, lead))

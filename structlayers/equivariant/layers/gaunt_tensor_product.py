@@ -47,7 +47,7 @@ class GauntTensorProduct(RankProduct):
         (5, 8, 9)
 
     References:
-        Luo, Chen, Krishnapriyan, 2024, arXiv:2401.10216, section 3.3.
+        Luo, Chen, Krishnapriyan, 2024, arXiv:2401.10216, section 3.1.
     """
 
     def __init__(

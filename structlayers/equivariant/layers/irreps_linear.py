@@ -109,13 +109,14 @@ class IrrepsLinear(nnx.Module):
 
         Args:
             inputs: `(*B, irreps_in)`.
-            species: int `(*B,)`, in `[0, num_species)`, where there are species.
+            species: int `(*B,)`, in `[0, num_species)`, where there are species. Under `jax.jit`
+                an index out of range cannot be refused: its row is NaN.
 
         Returns:
             `(*B, irreps_out)` in the promoted dtype, equal irreps together.
 
         Raises:
-            ValueError: other irreps; species missing, or given where there are none.
+            ValueError: other irreps; species missing, given where there are none, or out of range.
         """
         inputs = require_irreps("inputs", inputs, self.irreps_in)
         with jax.named_scope("structlayers.IrrepsLinear"):

@@ -71,7 +71,7 @@ def to_rank(x: jax.Array, rank: int, keep: int = 1) -> jax.Array:
     return x.reshape((1,) * (rank - x.ndim) + x.shape) if keep <= x.ndim < rank else x
 
 
-def check_leading(**arrays: jax.Array | None) -> int:
+def check_leading(**arrays: jax.Array | jax.ShapeDtypeStruct | None) -> int:
     """The rank that arrays have together once their leading axes are broadcast.
 
     Raises:
@@ -132,3 +132,15 @@ def check_indices(name: str, indices: ArrayLike, limit: int, shape: tuple[int, .
             f"{name} must be from 0 to {limit - 1}, got {values.min()} to {values.max()}"
         )
     return array
+
+
+def take_rows(array: jax.Array, indices: jax.Array) -> jax.Array:
+    """Rows `array[indices]`; NaN where an index that could not be checked is out of range.
+
+    Negative indices are out of range, too: nothing is clamped or wrapped around.
+
+    Example:
+        >>> take_rows(jnp.array([1.0, 2.0]), jnp.array([1, 2, -1])).tolist()
+        [2.0, nan, nan]
+    """
+    return array.at[indices].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)

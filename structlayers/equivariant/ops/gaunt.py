@@ -1,7 +1,7 @@
 """`gaunt_tensor_product`: the product of two signals on the sphere, in their coefficients."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,14 +14,10 @@ from structlayers._core.precision import PrecisionLike
 from structlayers.equivariant.grids import SphericalGrid
 from structlayers.equivariant.ops.arguments import (
     check_grid,
-    check_leading,
     check_lmax,
-    check_triple,
-    check_weights,
-    scale_degrees,
-    to_rank,
 )
 from structlayers.equivariant.ops.narrow import dispatch
+from structlayers.equivariant.ops.weighting import bind_weights
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import lmax_of, pack, product_parity, unpack, widen
 from structlayers.equivariant.tables import count_nonzero
@@ -184,6 +180,7 @@ def gaunt_tensor_product(
     *,
     lmax: int | None = None,
     weights: Sequence[ArrayLike | None] | None = None,
+    weighting: str = "channelwise",
     grid: str | SphericalGrid = "gauss_legendre",
     precision: PrecisionLike = None,
     implementation: str | None = None,
@@ -207,6 +204,12 @@ def gaunt_tensor_product(
         weights: of the degrees of x, of y and of the result, `(..., L1 + 1)`, `(..., L2 + 1)` and
             `(..., L3 + 1)`, any of them None. Leading axes say for what they differ: `(C, L + 1)`
             for channels, `(E, C, L + 1)` for edges, `w[species]` for species.
+        weighting: what the axes of weights are. "channelwise": as above. "rank": R in front of
+            them, `(R, ..., L + 1)`, a sum of R products each with weights of its own.
+            "fully_connected": channels in and out before the degrees, `(..., C1, G, L1 + 1)`,
+            `(..., C2, G, L2 + 1)` and `(..., G, C3, L3 + 1)`, for G products of mixed channels
+            (None mixes none; x and y need an axis of channels); axes in front for edges and
+            species as before.
         grid: "gauss_legendre", "equiangular", "design", of the smallest size that is exact, or a
             `SphericalGrid` exact to T = L1 + L2 + L3.
         precision: None or "highest" (true float32), "tf32", "3xtf32", "bf16", or a word of JAX;
@@ -227,8 +230,8 @@ def gaunt_tensor_product(
     Raises:
         TypeError: integers, complex numbers, different dtypes, or one IrrepsArray alone.
         ValueError: no square number of coefficients, irreps of another kind, axes that do not
-            broadcast, weights of another shape, an `lmax` beyond L1 + L2, or a grid that is too
-            small.
+            broadcast, weights of another shape, an unknown weighting, an `lmax` beyond L1 + L2, or
+            a grid that is too small.
 
     Example:
         >>> import jax.numpy as jnp
@@ -252,37 +255,16 @@ def gaunt_tensor_product(
     l3 = check_lmax(lmax, l1 + l2)
     dtype = x.dtype
     x, y = widen(x), widen(y)
-    w1, w2, w3 = (
-        None if w is None else check_weights(f"weights[{index}]", w, degree, x)
-        for index, (w, degree) in enumerate(zip(check_triple(weights), (l1, l2, l3), strict=True))
-    )
-    rank = check_leading(x=x, y=y, **{f"weights[{i}]": w for i, w in enumerate((w1, w2, w3))})
-    run = _bind(l3, grid, l1 + l2 + l3, precision, dtype, implementation)
-    z = run(to_rank(scale_degrees(x, w1), rank), to_rank(scale_degrees(y, w2), rank))
-    return pack(scale_degrees(z, w3).astype(dtype), parity)
-
-
-def _bind(
-    lmax: int,
-    grid: str | SphericalGrid,
-    degree: int,
-    precision: PrecisionLike,
-    dtype: Any,
-    implementation: str | None,
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    checked = check_grid(grid, degree, "L1 + L2 + L3")
     word = canonicalize_table_precision(precision, dtype)
-
-    def run(x: jax.Array, y: jax.Array) -> jax.Array:
-        return dispatch(
-            dispatcher,
-            x,
-            y,
-            dtype=dtype,
-            implementation=implementation,
-            lmax=lmax,
-            grid=checked,
-            precision=word,
-        )
-
-    return run
+    x, y, finish = bind_weights(weighting, weights, x, y, (l1, l2, l3), word)
+    z = dispatch(
+        dispatcher,
+        x,
+        y,
+        dtype=dtype,
+        implementation=implementation,
+        lmax=l3,
+        grid=check_grid(grid, l1 + l2 + l3, "L1 + L2 + L3"),
+        precision=word,
+    )
+    return pack(finish(z).astype(dtype), parity)

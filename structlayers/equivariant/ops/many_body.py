@@ -139,8 +139,8 @@ def many_body_product(
         [2.0, 4.0, 8.0]
 
     References:
-        Luo, Chen, Krishnapriyan, 2024, arXiv:2401.10216, section 3.3 (equivariant many-body
-        interactions).
+        Luo, Chen, Krishnapriyan, 2024, arXiv:2401.10216, on equivariant many-body
+        interactions.
         Batatia, Kovacs, Simm, Ortner, Csanyi, "MACE: Higher Order Equivariant Message Passing
         Neural Networks for Fast and Accurate Force Fields", 2022, arXiv:2206.07697, equation 10.
     """

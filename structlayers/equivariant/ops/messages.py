@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from structlayers._core.checks import is_known
 from structlayers._core.precision import PrecisionLike
 from structlayers.equivariant.grids import SphericalGrid
-from structlayers.equivariant.ops.arguments import check_indices
+from structlayers.equivariant.ops.arguments import check_indices, take_rows
 from structlayers.equivariant.ops.gaunt import gaunt_tensor_product
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import lmax_of, pack, product_parity, unpack, widen
@@ -25,6 +25,7 @@ def gaunt_message_passing(
     *,
     lmax: int | None = None,
     weights: Sequence[ArrayLike | None] | None = None,
+    weighting: str = "channelwise",
     mask: ArrayLike | None = None,
     indices_are_sorted: bool = False,
     grid: str | SphericalGrid = "gauss_legendre",
@@ -42,11 +43,13 @@ def gaunt_message_passing(
         x: signals of nodes, `(N, *B, (L1 + 1)^2)`, or an IrrepsArray whose first axis is N.
         y: signals of edges of the same kind and dtype, such as harmonics of their directions:
             `(E, *B, (L2 + 1)^2)`, or `(E, (L2 + 1)^2)` for the same in all of `*B`.
-        senders: integers `(E,)` from 0 to N - 1.
+        senders: integers `(E,)` from 0 to N - 1. Under `jax.jit` others cannot be refused: their
+            messages are NaN.
         receivers: the same.
         lmax: L3; None is L1 + L2.
         weights: of the degrees of x, of y and of the result, as in `gaunt_tensor_product`: leading
             axes broadcast against `(E, *B)`, so `(E, C, L + 1)` differs between edges and channels.
+        weighting: as in `gaunt_tensor_product`.
         mask: bool `(E,)`, False for edges that are only there to fill up the arrays: they send
             nothing, and their y may be anything.
         indices_are_sorted: whether receivers do not decrease.
@@ -71,7 +74,7 @@ def gaunt_message_passing(
         [0.0, 4.0]
 
     References:
-        Luo, Chen, Krishnapriyan, 2024, arXiv:2401.10216, section 3.3 (equivariant convolutions).
+        Luo, Chen, Krishnapriyan, 2024, arXiv:2401.10216, on equivariant convolutions.
     """
     x, x_parity = unpack("x", x)
     y, y_parity = unpack("y", y)
@@ -97,10 +100,11 @@ def gaunt_message_passing(
         y = jnp.where(keep.reshape(edges, *(1,) * (y.ndim - 1)), y, 0)
     lmax = lmax_of("x", x) + lmax_of("y", y) if lmax is None else lmax
     messages = gaunt_tensor_product(
-        jnp.take(x, senders, axis=0),
+        take_rows(x, senders),
         y,
         lmax=lmax,
         weights=weights,
+        weighting=weighting,
         grid=grid,
         precision=precision,
         implementation=implementation,

@@ -16,6 +16,7 @@ from structlayers.equivariant.ops.arguments import (
     scale_degrees,
     to_rank,
 )
+from structlayers.equivariant.paths import PathTable
 from structlayers.equivariant.signals import (
     Parity,
     is_irreps_array,
@@ -174,6 +175,16 @@ def signal_product(
     return e3nn.concatenate(
         [pack(run(part), coupled_parity(parity, part)) for part in ("even", "odd")]
     )
+
+
+def prefer_tensor(
+    x: Any, y: Any, *, table: PathTable, platform: str, entries: int, **static: Any
+) -> tuple[tuple[str, str], ...]:
+    """On a CPU the product by one coupling tensor, where that has few entries."""
+    del static
+    if platform != "cpu" or x.shape[-1] * y.shape[-1] * table.sizes[2] > entries:
+        return ()
+    return (("clebsch_gordan", f"a coupling tensor of at most {entries} entries: faster"),)
 
 
 def coupled_parity(parity: Parity, couplings: str) -> Parity:

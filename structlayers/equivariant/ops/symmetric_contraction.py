@@ -50,6 +50,7 @@ def symmetric_contraction(
     weights: Sequence[ArrayLike],
     *,
     irreps_out: Any,
+    irreps_in: Any = None,
     precision: PrecisionLike = None,
 ) -> Any:
     r"""Sum of the equivariant polynomials of a vector up to an order, channel by channel.
@@ -61,18 +62,20 @@ def symmetric_contraction(
     monomials, each computed once.
 
     Args:
-        x: irreps array `(..., C d)`, irreps of one multiplicity C.
+        x: irreps array `(..., C d)`, irreps of one multiplicity C; or array `(..., C, d)`.
         weights: for each order 1..nu, `(..., P)`, whose leading axes broadcast with those of x and
             the channels C, the last of them; P by `symmetric_path_counts`, paths to the first
             irrep of the result first.
         irreps_out: irreps of the result; each must be among the polynomials of some order.
+        irreps_in: of an array, without multiplicities; None for an irreps array.
         precision: of float32 matrix products; None is the highest.
 
     Returns:
-        Irreps array `(..., C d_out)`, irreps sorted as e3nn does.
+        Irreps array `(..., C d_out)`, irreps sorted as e3nn does; or array `(..., C, d_out)`.
 
     Raises:
-        TypeError: x is no irreps array, or not real floating point.
+        TypeError: x is neither an irreps array nor given with its irreps, or not real floating
+            point.
         ValueError: weights of another number or shape; multiplicities that differ; an irrep that
             no polynomial has.
 
@@ -83,6 +86,9 @@ def symmetric_contraction(
         >>> y = symmetric_contraction(x, weights, irreps_out="0e")
         >>> abs(y.array * 3**0.5).round(5).tolist()  # the square of the length
         [9.0]
+        >>> x = jnp.ones((5, 8, 4))  # 8 channels
+        >>> symmetric_contraction(x, [jnp.ones(1)], irreps_out="0e", irreps_in="0e + 1o").shape
+        (5, 8, 1)
 
     References:
         Batatia, Kovacs, Simm, Ortner, Csanyi, "MACE: Higher Order Equivariant Message Passing
@@ -90,15 +96,14 @@ def symmetric_contraction(
     """
     import e3nn_jax as e3nn
 
-    if not is_irreps_array(x):
-        raise TypeError(f"x must be an e3nn_jax.IrrepsArray, got {type(x).__name__}")
-    array, irreps, _ = split_channels("x", x)
+    array, irreps = _operand(x, irreps_in)
     kept = e3nn.Irreps([(1, ir) for _, ir in e3nn.Irreps(irreps_out)]).sort().irreps
     bases = _bases(e3nn.Irreps([(1, ir) for ir in irreps]), kept, len(weights))
     for _, ir in kept:
         if not any(ir in basis.irreps for basis in bases):
+            given = x.irreps if irreps_in is None else irreps_in
             raise ValueError(
-                f"irreps_out has {ir}, which {x.irreps} does not give in {len(weights)} or fewer "
+                f"irreps_out has {ir}, which {given} does not give in {len(weights)} or fewer "
                 "factors"
             )
     require_real("x", array)
@@ -110,7 +115,30 @@ def symmetric_contraction(
     rank = check_leading(x=array, **{f"weights[{i}]": w for i, w in enumerate(given)})
     array, *given = (to_rank(operand, rank) for operand in (array, *given))
     out = _contract(array, given, bases, kept, canonicalize_precision(precision))
-    return merge_channels(out.astype(dtype), [ir for _, ir in kept])
+    out = out.astype(dtype)
+    return out if irreps_in is not None else merge_channels(out, [ir for _, ir in kept])
+
+
+def _operand(x: Any, irreps_in: Any) -> tuple[jax.Array, tuple[Any, ...]]:
+    """`(..., C, d)` and its irreps."""
+    import e3nn_jax as e3nn
+
+    if is_irreps_array(x) == (irreps_in is not None):
+        wanted = "None for an IrrepsArray" if irreps_in is not None else "given for an array"
+        raise TypeError(
+            f"x must be an e3nn_jax.IrrepsArray, or an array with its irreps: irreps_in must be "
+            f"{wanted}, got {type(x).__name__} and {irreps_in}"
+        )
+    if irreps_in is None:
+        array, irreps, _ = split_channels("x", x)
+        return array, irreps
+    array, irreps = jnp.asarray(x), tuple(ir for _, ir in e3nn.Irreps(irreps_in))
+    size = sum(ir.dim for ir in irreps)
+    if array.ndim < 2 or array.shape[-1] != size:
+        raise ValueError(
+            f"x must have shape (..., C, {size}) for irreps_in {irreps_in}, got {array.shape}"
+        )
+    return array, irreps
 
 
 def _contract(

@@ -1,5 +1,6 @@
 """`vector_signal_tensor_product`: cross products of vector fields, the odd couplings."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from jax.typing import ArrayLike
 
 from structlayers._core.dispatch import Dispatcher, Implementation
 from structlayers._core.precision import PrecisionLike
-from structlayers.equivariant.ops.operands import signal_product
+from structlayers.equivariant.ops.operands import prefer_tensor, signal_product
 from structlayers.equivariant.paths import PathTable, signal_table, tensor_product_paths
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.vector_harmonics import Offsets, vector_gaunt_factor
@@ -19,6 +20,19 @@ def _check_precision(*args: Any, precision: Any, **static: Any) -> None:
     if not isinstance(precision, jax.lax.Precision):
         raise NotImplementedError(f"coupling tensors are not multiplied in {precision!r}")
 
+
+# Entries of the coupling tensor up to which the product by it is faster on a CPU. Milliseconds of
+# the forward pass / of both gradients, float32, two shared cores, the least of 7, offsets -1:
+#
+#   rows   L1 L2 L3   xla          clebsch_gordan
+#   10000  1  1  1    0.11/0.16    0.11/0.54
+#   10000  2  2  2    0.61/1.05    0.35/1.52
+#   10000  2  2  4    0.93/2.88    0.39/1.13
+#   2048   3  3  6    0.81/1.07    0.57/0.49
+#   2048   4  4  4    0.66/1.41    1.13/0.69
+#   2048   4  4  8    0.97/2.69    1.14/1.00
+#   1024   6  6  6    1.10/1.83    3.59/1.99
+_TENSOR_PAYS = 2**16
 
 dispatcher = Dispatcher(
     "vector_signal_tensor_product",
@@ -33,6 +47,7 @@ dispatcher = Dispatcher(
         ),
         Implementation("reference", "structlayers.equivariant.path_reference:signal_product"),
     ),
+    functools.partial(prefer_tensor, entries=_TENSOR_PAYS),
 )
 
 

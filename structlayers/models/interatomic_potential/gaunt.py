@@ -69,7 +69,7 @@ class GauntContraction(nnx.Module):
 
     References:
         Luo, Chen, Krishnapriyan, "Enabling Efficient Equivariant Operations in the Fourier Basis
-        via Gaunt Tensor Products", 2024, arXiv:2401.10216, section 3.3.
+        via Gaunt Tensor Products", 2024, arXiv:2401.10216.
     """
 
     def __init__(

@@ -70,6 +70,16 @@ def test_more_neighbours_than_before_are_all_there():
     assert places[0] < places[1] == places[2]
 
 
+def test_an_element_never_seen_in_training_is_refused():
+    potential = tiny_potential()
+    unknown = Structure([92, 1], [[0, 0, 0], [0, 0, 1.9]])
+    with pytest.raises(ValueError, match=r"atomic numbers \[92\] .* never seen in training"):
+        Evaluator(potential)(unknown)
+    atoms = ase.Atoms("UH", [[0, 0, 0], [0, 0, 1.9]], calculator=ase_calculator(potential))
+    with pytest.raises(ValueError, match=r"atomic numbers \[92\] .* never seen in training"):
+        atoms.get_forces()
+
+
 def test_headroom_below_one():
     with pytest.raises(ValueError, match=r"headroom must be at least 1, got 0\.5"):
         Evaluator(tiny_potential(), headroom=0.5)

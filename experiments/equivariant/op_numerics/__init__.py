@@ -1,0 +1,1 @@
+"""Errors of the Gaunt products, their symmetries, and what they refuse."""

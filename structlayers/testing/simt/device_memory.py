@@ -1,0 +1,197 @@
+"""Device memory, and copies from and to it that no thread waits for."""
+
+from collections.abc import Sequence
+from typing import Any, override
+
+import numpy as np
+
+from structlayers._core.simt.machine import Int, IntLike
+from structlayers.testing.simt.shared_memory import SharedMemory
+from structlayers.testing.simt.threads import MANY, RaceError
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1).view(np.uint8)
+
+
+class DeviceMemory(SharedMemory):
+    """Loads and stores of arrays, asynchronous copies and their barriers."""
+
+    @override
+    def load_global(
+        self,
+        array: Any,
+        offset: Int,
+        words: int,
+        row: IntLike = 0,
+        pitch: int = 0,
+        *,
+        displacement: int = 0,
+        constant: bool = True,
+    ) -> list[Any]:
+        loaded = np.zeros((words, self.threads), np.uint32)
+        first = self._each(row) * pitch + self._each(offset) + displacement
+        index = first[:, None] + np.arange(4 * words)
+        loaded[:, self._active] = _bytes(array)[index].view(np.uint32).T
+        return list(loaded)
+
+    @override
+    def store_global(
+        self,
+        array: Any,
+        row: Int,
+        pitch: int,
+        offset: Int,
+        words: Any,
+        *,
+        displacement: int = 0,
+    ) -> None:
+        first = row.value[self._active] * pitch + offset.value[self._active] + displacement
+        index = first[:, None] + np.arange(4 * len(words))
+        _bytes(array)[index] = np.stack(words, axis=1)[self._active].view(np.uint8)
+
+    @override
+    def load_global_half(self, array: Any, row: Int, pitch: int, offset: Int) -> Any:
+        first = self._each(row) * pitch + self._each(offset)
+        loaded = np.zeros(self.threads, np.uint32)
+        loaded[self._active] = _bytes(array).view(np.uint16)[first // 2]
+        return loaded
+
+    @override
+    def store_global_half(self, array: Any, row: Int, pitch: int, offset: Int, word: Any) -> None:
+        first = self._each(row) * pitch + self._each(offset)
+        _bytes(array).view(np.uint16)[first // 2] = word[self._active]
+
+    @override
+    def prefetch(self, array: Any, row: Int, pitch: int, offset: Int) -> None:
+        self._within(array, self._each(row) * pitch + self._each(offset))
+
+    @override
+    def prefetch_bulk(self, array: Any, row: Int, pitch: int, size: int) -> None:
+        self._within(array, self._each(row) * pitch + size - 1)
+
+    @staticmethod
+    def _within(array: np.ndarray, offsets: np.ndarray) -> None:
+        if (offsets >= array.nbytes).any():
+            raise ValueError(f"byte {offsets.max()} is not in the array of {array.nbytes}")
+
+    # asynchronous copies ---------------------------------------------------------------------
+
+    def _each(self, number: IntLike) -> np.ndarray:
+        return self._array(number)[self._active]
+
+    @override
+    def barrier_init(self, address: int) -> None:
+        for place in np.unique(self._each(address) + self._base[self._active]):
+            self._barriers[place] = [0, 0, 0]
+
+    @override
+    def barrier_expect(self, address: IntLike, size: IntLike) -> None:
+        places = self._each(address) + self._base[self._active]
+        for place, count in zip(places, self._each(size), strict=True):
+            state = self._barriers[place]
+            if state[2]:
+                raise ValueError("a barrier is armed again before its phase has completed")
+            state[1] += int(count)
+            state[2] = 1
+            self._complete(state)
+
+    @staticmethod
+    def _complete(state: list[int]) -> None:
+        if state[2] and state[1] == 0:
+            state[0], state[2] = state[0] + 1, 0
+
+    @override
+    def barrier_wait(self, address: IntLike, parity: IntLike) -> None:
+        places = self._each(address) + self._base[self._active]
+        for place, half in set(zip(places.tolist(), self._each(parity).tolist(), strict=True)):
+            phases, awaited, _ = self._barriers[place]
+            if awaited or phases % 2 == half:
+                raise ValueError(f"a barrier waits for ever: phase {phases}, {awaited} bytes due")
+
+    def _deliver(self, target: int, values: np.ndarray, barrier: int) -> None:
+        words = np.arange(target // 4, target // 4 + values.size)
+        self._written[0, words], self._written[1, words] = self._epoch - 1, MANY
+        self._shared[words] = values
+        state = self._barriers[barrier]
+        state[1] -= 4 * values.size
+        self._complete(state)
+
+    @override
+    def copy_in(
+        self,
+        address: Int,
+        array: Any,
+        row: Int,
+        pitch: int,
+        offset: Int,
+        size: int,
+        barrier: IntLike,
+    ) -> None:
+        sources = self._each(row) * pitch + self._each(offset)
+        base = self._base[self._active]
+        places = zip(self._each(address) + base, sources, self._each(barrier) + base, strict=True)
+        for target, source, at in places:
+            values = _bytes(array)[source : source + size].view(np.uint32)
+            self._deliver(int(target), values, int(at))
+
+    @override
+    def store_to_peer(
+        self, rank: Int, address: Int, words: Sequence[Any], barrier: IntLike
+    ) -> None:
+        self._require_cluster()
+        peer = self._each(rank) * self._shared_bytes
+        values = np.stack(words, axis=1)[self._active]
+        places = zip(self._each(address) + peer, values, self._each(barrier) + peer, strict=True)
+        for target, value, at in places:
+            self._deliver(int(target), value, int(at))
+
+    def _outgoing(self, source: int, size: int, warp: int) -> np.ndarray:
+        words = np.arange(source // 4, (source + size) // 4)
+        epochs, owners = self._written[:, words]
+        ordered = (owners == warp) & (self._stored[words] < self._converged)
+        if ((epochs == self._epoch) & ~ordered).any():
+            raise RaceError(f"byte {source} is copied before the barrier after its store")
+        return self._shared[words].copy()
+
+    @override
+    def load_ahead(self, address: Int, array: Any, row: Int, pitch: int, offset: Int) -> None:
+        words, warps = self._words(address, 4)
+        first = self._each(row) * pitch + self._each(offset)
+        values = _bytes(array)[first[:, None] + np.arange(16)].view(np.uint32)
+        self._loads[-1].append((words, warps, values))
+
+    @override
+    def commit_loads(self) -> None:
+        self._loads.append([])
+
+    @override
+    def wait_loads(self, pending: int) -> None:
+        # as late as they may; the groups are counted as if all threads had the same
+        while len(self._loads) - 1 > pending:
+            for words, warps, values in self._loads.pop(0):
+                self._touch(words.ravel(), warps.ravel(), write=True)
+                self._shared[words] = values
+
+    @override
+    def release_to_copies(self) -> None:
+        pass
+
+    @override
+    def copy_out(
+        self, array: Any, row: Int, pitch: int, offset: Int, address: Int, size: int
+    ) -> None:
+        targets = self._each(row) * pitch + self._each(offset)
+        sources = self._each(address) + self._base[self._active]
+        warps = self._index[self._active] >> 5
+        for target, source, warp in zip(targets, sources, warps, strict=True):
+            words = self._outgoing(int(source), size, int(warp))
+            _bytes(array)[target : target + size] = words.view(np.uint8)
+
+    @override
+    def commit_out(self) -> None:
+        pass
+
+    @override
+    def wait_out(self, pending: int) -> None:
+        pass
