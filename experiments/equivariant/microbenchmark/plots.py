@@ -38,7 +38,7 @@ def draw(
         for index, name in enumerate(names):
             style: dict[str, Any] = {
                 "color": f"C{index % 10}",
-                "marker": "os^vD"[index % 5],
+                "marker": "os^vDPX"[index % 7],
                 "ms": 4,
             }
             _line(column[0], shown, name, lambda row: 1, {**style, "label": name})
