@@ -39,12 +39,23 @@ def ceilings() -> dict[str, float]:
 
 
 def select_candidates(
-    operation: Operation, spec: ArgSpec, names: Sequence[str]
+    operation: Operation,
+    spec: ArgSpec,
+    names: Sequence[str],
+    rivals: Sequence[Rival] | None = None,
 ) -> tuple[tuple[str, ...], tuple[Rival, ...]]:
-    """Implementations of these names and the one that the op chooses, and rivals of these names."""
+    """Implementations of these names and the one that the op chooses, and rivals of these names.
+
+    Args:
+        operation: the op.
+        spec: the shape.
+        names: of implementations and rivals.
+        rivals: to choose from; None for those of the family.
+    """
     _, choice = operation.trace(spec, None)
     wanted = {choice.name if choice else None, *names}
-    rivals = find_rivals(operation.family, operation.name)
+    if rivals is None:
+        rivals = find_rivals(operation.family, operation.name)
     return (
         tuple(name for name in operation.implementations() if name in wanted),
         tuple(rival for rival in rivals if rival.name in wanted),
@@ -60,6 +71,9 @@ def measure_spec(
     command: str,
     *,
     compare: bool,
+    operation: Operation | None = None,
+    rivals: Sequence[Rival] | None = None,
+    refused: dict[str, str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of `select_candidates` at one shape in one mode, as far as results keep them.
 
@@ -71,22 +85,28 @@ def measure_spec(
         ceilings: as `measure_ceilings` gives them.
         command: command line, for the rows.
         compare: whether values are compared with the reference.
+        operation: None for the op that the spec names.
+        rivals: to choose from; None for those of the family.
+        refused: filled with the reason for each candidate that cannot serve, by name.
     """
-    operation = find_operation(spec.op)
-    implementations, rivals = select_candidates(operation, spec, names)
+    operation = operation or find_operation(spec.op)
+    implementations, chosen = select_candidates(operation, spec, names, rivals)
+    reasons: dict[str, str] = {}
     plan = runner.Plan(
         operation,
         (spec,),
         (mode,),
         implementations,
-        rivals,
+        chosen,
         effort,
         ceilings,
         command,
         compare=compare,
     )
-    for row in runner.run(plan):
+    for row in runner.run(plan, refused=reasons):
         yield {name: getattr(row, name) for name in KEPT}
+    if refused is not None:
+        refused.update({name.removeprefix(f"{spec.name}: "): why for name, why in reasons.items()})
 
 
 @dataclass(frozen=True)

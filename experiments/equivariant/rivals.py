@@ -1,4 +1,4 @@
-"""Rivals of the Gaunt product: Clebsch-Gordan products by cuEquivariance and e3nn-jax."""
+"""Rivals of the Gaunt product: Clebsch-Gordan products by cuEquivariance, e3j and e3nn-jax."""
 
 import functools
 import importlib
@@ -10,10 +10,13 @@ from typing import Any
 import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.bench.rivals import Contender, Rival
 from structlayers._core.arg_spec import ArgSpec
+from structlayers._core.dispatch import current_platform
 from structlayers.equivariant.paths import tensor_product_paths
+from structlayers.equivariant.tables import dense_gaunt
 from structlayers.equivariant.wigner import gaunt
 
 
@@ -79,6 +82,44 @@ def _cuequivariance(method: str) -> Callable[[ArgSpec], Contender]:
     return make
 
 
+@functools.cache
+def _e3j_product(degrees: tuple[int, int, int], method: str) -> Any:
+    """The same product as a tensor product of e3j, by its own table of coefficients."""
+    core: Any = importlib.import_module("e3j.core")
+    config: Any = importlib.import_module("e3j.utils.config")
+    sparse: Any = importlib.import_module("e3j.utils.sparse")
+    table = dense_gaunt(*degrees)
+    left, right, out = np.nonzero(table)
+    values = table[left, right, out].astype(np.float32)
+    shape = (table.shape[2], *table.shape[:2])
+    first, second, third = (str(e3nn.s2_irreps(lmax)).replace("1x", "") for lmax in degrees)
+    return core.TensorProduct(
+        (first, second),
+        third,
+        coef=sparse.sparse_coo(values, np.stack([out, left, right], axis=-1), shape),
+        layout="TRAILING_CHANNELS",
+        mode="MAP",
+        config=config.Config(tensor_product=method),
+    )
+
+
+def _e3j(spec: ArgSpec) -> Contender:
+    if importlib.util.find_spec("e3j") is None:
+        raise NotImplementedError("e3j is not installed")
+    channels = _require_channels(spec)
+    on_gpu = current_platform() == "gpu"
+    if on_gpu and channels % 128:
+        raise NotImplementedError(f"its kernel takes multiples of 128 channels, not {channels}")
+    product = _e3j_product(_degrees(spec), "FUSED_MOSAIC_GPU" if on_gpu else "UNFUSED")
+
+    def prepare(*signals: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(
+            x.reshape(-1, channels, x.shape[-1]).swapaxes(-1, -2) for x in signals
+        )  # channels last
+
+    return Contender(prepare, product)
+
+
 def _e3nn(spec: ArgSpec) -> Contender:
     _require_channels(spec)
     l1, l2, l3 = _degrees(spec)
@@ -101,6 +142,13 @@ RIVALS = {
             _cuequivariance("uniform_1d"),
             True,
             "cuEquivariance uniform_1d, a weight of every even path and channel",
+            precision="highest",
+        ),
+        Rival(
+            "e3j",
+            _e3j,
+            False,
+            "e3j TensorProduct (Pallas on a GPU) of the same coefficients, channels last",
             precision="highest",
         ),
         Rival(

@@ -72,7 +72,7 @@ _PRODUCTS = {
 }
 
 
-def _product(
+def product_spec(
     rows: tuple[int, ...],
     degrees: tuple[int, int, int],
     dtype: str,
@@ -81,6 +81,20 @@ def _product(
     tags: Iterable[str],
     op: str = "gaunt_tensor_product",
 ) -> ArgSpec:
+    """One shape of a product of two signals.
+
+    Args:
+        rows: leading axes.
+        degrees: L1, L2, L3.
+        dtype: of the signals.
+        source: where the shape comes from.
+        tags: where it is run.
+        op: key of `_PRODUCTS`.
+
+    Example:
+        >>> product_spec((5,), (1, 1, 2), "float32", source="none", tags=("smoke",)).name
+        'gaunt_l1_l1_l2_b5_float32'
+    """
     prefix, work = _PRODUCTS[op]
     l1, l2, l3 = degrees
     return ArgSpec(
@@ -153,7 +167,7 @@ def _contraction(
     )
 
 
-def _power(
+def power_spec(
     rows: tuple[int, ...],
     lmax: int,
     order: int,
@@ -163,6 +177,21 @@ def _power(
     source: str,
     tags: Iterable[str],
 ) -> ArgSpec:
+    """One shape of `many_body_product`, without weights.
+
+    Args:
+        rows: leading axes.
+        lmax: L.
+        order: nu.
+        lmax_out: largest degree of the result.
+        dtype: of the signal.
+        source: where the shape comes from.
+        tags: where it is run.
+
+    Example:
+        >>> power_spec((5,), 1, 3, 1, "float32", source="none", tags=("smoke",)).name
+        'power3_l1_l1_b5_float32'
+    """
     total = order * lmax + lmax_out
     points = (total // 2 + 1) * (total + 1)
     work = 2 * _transform(lmax, total) + (order - 1) * (2 * _transform(lmax_out, total) + points)
@@ -196,13 +225,13 @@ _OTHERS = (
 )
 
 ARG_SPECS: tuple[ArgSpec, ...] = (
-    _product((3,), (0, 0, 0), "float32", source=_EDGE, tags=("smoke",)),
-    _product((7,), (3, 1, 2), "float32", source=_EDGE, tags=("smoke", "cpu")),
-    _product((5,), (2, 2, 4), "bfloat16", source=_EDGE, tags=("smoke",)),
-    _power((5,), 1, 2, 2, "float32", source=_EDGE, tags=("smoke",)),
-    _power((7,), 2, 3, 1, "float32", source=_EDGE, tags=("smoke", "cpu")),
+    product_spec((3,), (0, 0, 0), "float32", source=_EDGE, tags=("smoke",)),
+    product_spec((7,), (3, 1, 2), "float32", source=_EDGE, tags=("smoke", "cpu")),
+    product_spec((5,), (2, 2, 4), "bfloat16", source=_EDGE, tags=("smoke",)),
+    power_spec((5,), 1, 2, 2, "float32", source=_EDGE, tags=("smoke",)),
+    power_spec((7,), 2, 3, 1, "float32", source=_EDGE, tags=("smoke", "cpu")),
     *(
-        _product(
+        product_spec(
             (10_000,),
             (lmax, lmax, 2 * lmax),
             "float32",
@@ -211,19 +240,19 @@ ARG_SPECS: tuple[ArgSpec, ...] = (
         )
         for lmax in (1, 2, 4, 8)
     ),
-    _product((10_000,), (10, 10, 20), "float32", source=_FREEDOM, tags=("gpu", "tpu")),
+    product_spec((10_000,), (10, 10, 20), "float32", source=_FREEDOM, tags=("gpu", "tpu")),
     *(
-        _product((100_000, 128), (lmax, lmax, lmax), dtype, source=_GAUNT, tags=("gpu", "tpu"))
+        product_spec((100_000, 128), (lmax, lmax, lmax), dtype, source=_GAUNT, tags=("gpu", "tpu"))
         for lmax in (2, 3, 4, 6, 8)
         for dtype in ("float32", "bfloat16")
     ),
-    _power((135, 256), 3, 3, 2, "float32", source=_MACE, tags=("cpu", "gpu", "tpu")),
+    power_spec((135, 256), 3, 3, 2, "float32", source=_MACE, tags=("cpu", "gpu", "tpu")),
     *(
-        _power((5_000, 128), 3, 3, 2, dtype, source=_MACE, tags=("gpu", "tpu"))
+        power_spec((5_000, 128), 3, 3, 2, dtype, source=_MACE, tags=("gpu", "tpu"))
         for dtype in ("float32", "bfloat16")
     ),
     *(
-        _product((rows,), degrees, dtype, source=_EDGE, tags=tags, op=op)
+        product_spec((rows,), degrees, dtype, source=_EDGE, tags=tags, op=op)
         for op in _OTHERS
         for rows, degrees, dtype, tags in (
             (3, (1, 1, 1), "float32", ("smoke",)),
@@ -232,7 +261,7 @@ ARG_SPECS: tuple[ArgSpec, ...] = (
         )
     ),
     *(
-        _product(
+        product_spec(
             (10_000,),
             (lmax, lmax, 2 * lmax),
             "float32",

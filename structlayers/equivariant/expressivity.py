@@ -155,6 +155,30 @@ def expressivity_report(
     )
 
 
+def degree_weight_freedom(paths: Sequence[Path]) -> int:
+    r"""Degrees of freedom of a product with a weight for each degree of both factors and itself.
+
+    Its path weights are `w1(l1) w2(l2) w3(l3)` times a number. Where none is zero the rank of their
+    derivative is that of the matrix that says which degrees a path has.
+
+    Args:
+        paths: triples (l1, l2, l3) that the product has.
+
+    Returns:
+        The rank.
+
+    Example:
+        >>> paths = tensor_product_paths(range(3), range(3), range(5), couplings="even")
+        >>> degree_weight_freedom(paths)  # 4 L + 1
+        9
+    """
+    columns = sorted({(side, degree) for path in paths for side, degree in enumerate(path)})
+    found = np.zeros((len(paths), len(columns)))
+    for row, path in zip(found, paths, strict=True):
+        row[[columns.index(column) for column in enumerate(path)]] = 1
+    return _rank(found)
+
+
 def degree_slice(degree: int) -> slice:
     """Where the coefficients of a degree are.
 

@@ -420,4 +420,4 @@ def test_the_choice_can_be_asked():
         *("sparse", "sparse", "sparse", "xla", "xla", "antipodal"),
     ]
     assert choice(1, "cpu", "tf32") == "xla"
-    assert choice(1, "gpu") == "xla"
+    assert [choice(lmax, "gpu") for lmax in (1, 11, 12)] == ["xla", "xla", "antipodal"]

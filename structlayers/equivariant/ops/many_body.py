@@ -65,7 +65,7 @@ dispatcher = Dispatcher(
         Implementation("xla", "structlayers.equivariant.xla.transforms:many_body_product"),
         Implementation(
             "antipodal",
-            "structlayers.equivariant.xla.transforms:many_body_product_antipodal",
+            "structlayers.equivariant.xla.antipodal:many_body_product",
             check_antipodal,
         ),
         Implementation(

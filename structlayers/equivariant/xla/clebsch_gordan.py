@@ -53,7 +53,10 @@ def clebsch_gordan_dense(
         return jnp.matmul(outer, tensor, precision=precision)
 
     if weights is None:
-        return couple(terms.index3, size3, values)
+        # not in the program, which would take seconds to evaluate when it is compiled
+        constant = np.zeros((size1 * size2, size3))
+        np.add.at(constant, (rows, terms.index3), terms.value)
+        return jnp.matmul(outer, jnp.asarray(constant, x.dtype), precision=precision)
     if weights.size == weights.shape[-1]:
         return couple(terms.index3, size3, weights.reshape(-1)[terms.path] * values)
     of_path = np.asarray([path[2] for path in table.paths], int)

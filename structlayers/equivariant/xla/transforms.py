@@ -1,7 +1,7 @@
-"""Signals on grids: three ways to go from coefficients to values and back.
+"""Signals on grids: ways to go from coefficients to values and back.
 
 A transform turns coefficients into values, multiplies values point by point, and projects values
-on degrees up to a largest one. All that the products need is written once for the three.
+on degrees up to a largest one. All that the products need is written once for all of them.
 """
 
 import abc
@@ -20,6 +20,9 @@ from structlayers.equivariant.xla.products import apply_table
 
 type Values = tuple[jax.Array, ...]
 
+# Degree T of the grid from which sizes are filled up on GPUs; gpu.md has the figures.
+_ALIGNED_FROM = 18
+
 
 def lmax_of(x: jax.Array | np.ndarray) -> int:
     """The largest degree of coefficients `(..., (L + 1)^2)`.
@@ -35,6 +38,9 @@ def lmax_of(x: jax.Array | np.ndarray) -> int:
 class Transform(abc.ABC):
     """To and from one grid, in one precision.
 
+    On a GPU coefficients, points and results may be filled up with zeros to rows of whole 16 bytes,
+    without which XLA multiplies slowly; two signals of one shape are then one operand.
+
     Attributes:
         grid: the points.
         precision: of the tables.
@@ -43,9 +49,22 @@ class Transform(abc.ABC):
     grid: SphericalGrid
     precision: TablePrecision
 
+    @classmethod
+    def on(cls, grid: str | SphericalGrid, degree: int, precision: TablePrecision) -> "Transform":
+        """The transform on a grid, or on the smallest of a kind that is exact to a degree."""
+        found = grid if isinstance(grid, SphericalGrid) else get_grid(grid, degree)
+        return cls(found, precision)
+
     @abc.abstractmethod
     def to_grid(self, x: jax.Array) -> Values:
         """Values of coefficients `(..., (L + 1)^2)`."""
+
+    def both_to_grid(self, x: jax.Array, y: jax.Array) -> tuple[Values, Values]:
+        """Values of two signals."""
+        if self.multiple == 1 or x.shape != y.shape:
+            return self.to_grid(x), self.to_grid(y)
+        values = self.to_grid(jnp.stack([x, y]))
+        return tuple(value[0] for value in values), tuple(value[1] for value in values)
 
     @abc.abstractmethod
     def from_grid(self, values: Values, lmax: int) -> jax.Array:
@@ -54,6 +73,17 @@ class Transform(abc.ABC):
     def multiply(self, f: Values, g: Values) -> Values:
         """The product, point by point."""
         return tuple(a * b for a, b in zip(f, g, strict=True))
+
+    @property
+    def multiple(self) -> int:
+        """Of which sizes are to be multiples: numbers in 16 bytes where that pays, else 1."""
+        if current_platform() != "gpu" or self.grid.degree < _ALIGNED_FROM:
+            return 1
+        return 8 if self.precision == "bf16" else 4
+
+    def filled(self, table: np.ndarray) -> np.ndarray:
+        """The table with zeros at the ends of both axes."""
+        return np.pad(table, [(0, -size % self.multiple) for size in table.shape])
 
 
 class OneShot(Transform):
@@ -65,56 +95,25 @@ class OneShot(Transform):
 
     def to_grid(self, x: jax.Array) -> Values:
         """Values `(..., N)`, or of parts of the points."""
-        table = tables.to_grid(self.grid, lmax_of(x))
+        table = self.filled(tables.to_grid(self.grid, lmax_of(x)))
+        if len(table) > x.shape[-1]:
+            x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, len(table) - x.shape[-1])])
         parts = np.array_split(table, self._num_parts, axis=1)
         return tuple(apply_table(x, part, self.precision) for part in parts)
 
     def from_grid(self, values: Values, lmax: int) -> jax.Array:
         """See `Transform`."""
-        parts = np.array_split(tables.from_grid(self.grid, lmax), self._num_parts)
+        table = self.filled(tables.from_grid(self.grid, lmax))
+        parts = np.array_split(table, self._num_parts)
         first, *rest = (
             apply_table(value, part, self.precision)
             for value, part in zip(values, parts, strict=True)
         )
-        return sum(rest, start=first)
+        return sum(rest, start=first)[..., : (lmax + 1) ** 2]
 
     @property
     def _num_parts(self) -> int:
         return -(-len(self.grid.weights) // 128) if current_platform() == "cpu" else 1
-
-
-class Antipodal(Transform):
-    """Even and odd degrees apart, at one point of every opposite pair.
-
-    With `f(p) = f_e(p) + f_o(p)` and `f(-p) = f_e(p) - f_o(p)` products are even
-    `f_e g_e + f_o g_o` and odd `f_e g_o + f_o g_e`, and each part projects on its own degrees: half
-    the points, about half the coefficients in each table.
-    """
-
-    def to_grid(self, x: jax.Array) -> Values:
-        """The even part and the odd part, each `(..., N / 2)`."""
-        lmax = lmax_of(x)
-        rows, halves = tables.by_parity(lmax), tables.to_half_grid(self.grid, lmax)
-        even, odd = (
-            apply_table(jnp.take(x, index, axis=-1), table, self.precision)
-            for index, table in zip(rows, halves, strict=True)
-        )
-        return even, odd
-
-    def multiply(self, f: Values, g: Values) -> Values:
-        """See `Transform`."""
-        (f_even, f_odd), (g_even, g_odd) = f, g
-        return f_even * g_even + f_odd * g_odd, f_even * g_odd + f_odd * g_even
-
-    def from_grid(self, values: Values, lmax: int) -> jax.Array:
-        """See `Transform`."""
-        halves = tables.from_half_grid(self.grid, lmax)
-        parts = [
-            apply_table(part, table, self.precision)
-            for part, table in zip(values, halves, strict=True)
-        ]
-        order = np.argsort(np.concatenate(tables.by_parity(lmax))).astype(np.int32)
-        return jnp.take(jnp.concatenate(parts, axis=-1), order, axis=-1)
 
 
 class Separable(Transform):
@@ -122,6 +121,8 @@ class Separable(Transform):
 
     `(L + 1)^2 n_beta + (2 L + 1) n_beta n_alpha` multiplications: O(L^3) for O(L^2) points.
     """
+
+    multiple = 1  # its tables are many and small
 
     def to_grid(self, x: jax.Array) -> Values:
         """Values `(..., n_beta, n_alpha)`."""
@@ -152,12 +153,6 @@ class Separable(Transform):
         return jnp.take(jnp.concatenate(parts, axis=-1), order, axis=-1)
 
 
-def _grid(grid: str | SphericalGrid, degree: int, transform: type[Transform]) -> SphericalGrid:
-    if isinstance(grid, SphericalGrid):
-        return grid
-    return get_grid(grid, degree, antipodal=transform is Antipodal)
-
-
 def gaunt_tensor_product(
     x: jax.Array,
     y: jax.Array,
@@ -180,12 +175,11 @@ def gaunt_tensor_product(
     Returns:
         `(..., (L3 + 1)^2)`.
     """
-    points = _grid(grid, lmax_of(x) + lmax_of(y) + lmax, transform)
-    through = transform(points, precision)
+    through = transform.on(grid, lmax_of(x) + lmax_of(y) + lmax, precision)
 
     @jax.checkpoint
     def product(x: jax.Array, y: jax.Array) -> jax.Array:
-        return through.from_grid(through.multiply(through.to_grid(x), through.to_grid(y)), lmax)
+        return through.from_grid(through.multiply(*through.both_to_grid(x, y)), lmax)
 
     return product(x, y)
 
@@ -212,7 +206,7 @@ def many_body_product(
     Returns:
         `(..., nu - 1, (lmax + 1)^2)`.
     """
-    through = transform(_grid(grid, order * lmax_of(x) + lmax, transform), precision)
+    through = transform.on(grid, order * lmax_of(x) + lmax, precision)
 
     @jax.checkpoint
     def powers(x: jax.Array) -> jax.Array:
@@ -226,7 +220,5 @@ def many_body_product(
     return powers(x)
 
 
-gaunt_tensor_product_antipodal = functools.partial(gaunt_tensor_product, transform=Antipodal)
 gaunt_tensor_product_separable = functools.partial(gaunt_tensor_product, transform=Separable)
-many_body_product_antipodal = functools.partial(many_body_product, transform=Antipodal)
 many_body_product_separable = functools.partial(many_body_product, transform=Separable)

@@ -37,6 +37,22 @@ def test_cuequivariance_computes_the_same(rng):
     assert_close("product", contender.run(*contender.prepare(*arrays)), run(*arrays), 1e-6)
 
 
+@pytest.mark.skipif(importlib.util.find_spec("e3j") is None, reason="needs e3j")
+def test_e3j_computes_the_same_with_channels_last(rng):
+    arrays = [jnp.asarray(rng.standard_normal((5, 8, n)), jnp.float32) for n in (16, 9)]
+    contender = MAKE["e3j"](spec((5, 8, 16), (5, 8, 9), lmax=3))
+    run = functools.partial(gaunt_tensor_product, lmax=3)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        found = contender.run(*contender.prepare(*arrays)).swapaxes(-1, -2)
+    assert_close("product", found, run(*arrays), 1e-6)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("e3j") is not None, reason="e3j is installed")
+def test_e3j_is_asked_for_where_it_is_not():
+    with pytest.raises(NotImplementedError, match="e3j is not installed"):
+        MAKE["e3j"](spec((5, 8, 9), (5, 8, 9)))
+
+
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [

@@ -1,0 +1,1 @@
+"""Times of tensor products by degree, raw and per degree of freedom."""
