@@ -14,6 +14,7 @@ from structlayers.gla.ops import (
     gated_linear_attention_step,
     sequence_parallel_gated_linear_attention,
     short_convolution,
+    states_in_place,
 )
 
 # Imported at first use (PEP 562): what needs Flax, and what only some programs call.
@@ -36,6 +37,7 @@ __all__ = [
     "gated_linear_attention_step",
     "sequence_parallel_gated_linear_attention",
     "short_convolution",
+    "states_in_place",
 ]
 
 

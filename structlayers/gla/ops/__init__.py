@@ -6,6 +6,7 @@ from structlayers.gla.ops.short_convolution import short_convolution
 from structlayers.gla.ops.step import (
     gated_linear_attention_decode,
     gated_linear_attention_step,
+    states_in_place,
 )
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "gated_linear_attention_step",
     "sequence_parallel_gated_linear_attention",
     "short_convolution",
+    "states_in_place",
 ]

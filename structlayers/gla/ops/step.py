@@ -33,9 +33,15 @@ def states_in_place() -> Generator[None]:
     cannot be seen from inside. It acts while a function is traced.
 
     Example:
-        >>> with states_in_place():
-        ...     decode_dispatcher.implementations[0].name
-        'xla'
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> def one(state: jax.Array, token: jax.Array) -> tuple[jax.Array, jax.Array]:
+        ...     with states_in_place():
+        ...         out, state = gated_linear_attention_step(token, token, token, -token, state)
+        ...     return state, out
+        >>> state, out = jax.lax.scan(one, jnp.zeros((1, 8, 8)), jnp.ones((5, 1, 8)))
+        >>> out.shape
+        (5, 1, 8)
     """
     token = _in_place.set(True)
     try:

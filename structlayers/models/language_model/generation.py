@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_choice, require_positive
+from structlayers.gla import states_in_place
 from structlayers.gla.layers.timewise import counted, time_index
-from structlayers.gla.ops.step import states_in_place
 from structlayers.models.language_model.model import LanguageModel, LanguageModelCache
 from structlayers.models.language_model.sampling import Sampler
 
