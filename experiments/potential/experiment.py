@@ -141,13 +141,12 @@ class TrainPotential:
             name: evaluate(self.trainer, state["best"], frames, chunk, shift)
             for name, frames in prepared.tests.items()
         }
-        leaves = jax.tree.leaves(state["parameters"])
         return {
             "dataset": self.data.dataset,
             "contraction": self.contraction,
             "tests": tests,
             "refitted_shift": shift.tolist(),
-            "parameters": sum(leaf[0].size for leaf in leaves),
+            "parameters": state["parameters"].shape[1],
             "validation_loss": np.asarray(state["best_loss"], float).tolist(),
             "steps": int(state["steps"][0]),
             "step_milliseconds": self._step_milliseconds(state),

@@ -217,11 +217,13 @@ def many_body_product(
     @jax.checkpoint
     def powers(x: jax.Array) -> jax.Array:
         values = power = through.to_grid(x)
-        projected = []
+        found = []
         for _ in range(order - 1):
             power = through.multiply(power, values)
-            projected.append(through.from_grid(power, lmax))
-        return jnp.stack(projected, axis=-2)
+            found.append(power)
+        # all powers by one product with the table
+        stacked = tuple(jnp.stack(part, axis=-2) for part in zip(*found, strict=True))
+        return through.from_grid(stacked, lmax)
 
     return powers(x)
 

@@ -127,18 +127,19 @@ def test_seeds_side_by_side_are_plain_amsgrad(prepared):
     trainer = trainer_of(prepared, weight_decay=0.0)
     keys, orders = jax.random.split(jax.random.key(3), (2, 2))
     state = initialize(trainer, keys)
-    wanted = jax.tree.map(lambda leaf: leaf[1], state["parameters"])
+    wanted = trainer.arrays(state["parameters"][1])
     state, logged = train_epochs(
         trainer, state, orders, jnp.int32(0), prepared.train, prepared.validation, num=2
     )
     assert logged["loss"].shape == (2,)
     optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.amsgrad(0.01))
     memory, average = optimizer.init(wanted), wanted
+    graphdef = nnx.split(trainer.potential(jax.random.key(0)))[0]
     mask = np.asarray(prepared.train.graph.atom_mask)
     assert mask.all()
 
     def loss(parameters, batch):
-        found = nnx.merge(trainer.graph, parameters).predict(batch.graph.flatten())
+        found = nnx.merge(graphdef, parameters).predict(batch.graph.flatten())
         energy = jnp.mean(((found.energy - batch.energy) / 5) ** 2)
         return energy + 10 * jnp.mean((found.forces - batch.forces.reshape(-1, 3)) ** 2)
 
@@ -163,7 +164,7 @@ def test_seeds_side_by_side_are_plain_amsgrad(prepared):
             count += 1
     np.testing.assert_allclose(logged["loss"][1], np.mean(values), rtol=1e-4)
     for name, other in (("parameters", wanted), ("average", average)):
-        found = jax.tree.map(lambda leaf: leaf[1], state[name])
+        found = trainer.arrays(state[name][1])
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, other
         )
@@ -184,20 +185,16 @@ def test_best_average_and_plateau(prepared):
     np.testing.assert_array_equal(state["best_loss"], state["plateau"].best_value)
     assert (state["best_loss"] <= logged["validation_loss"]).all()
     for seed in np.flatnonzero(state["best_loss"] == logged["validation_loss"]):
-        jax.tree.map(
-            lambda one, other, i=seed: np.testing.assert_array_equal(one[i], other[i]),
-            state["best"],
-            state["average"],
-        )
+        np.testing.assert_array_equal(state["best"][seed], state["average"][seed])
     # as if an unbeatable average had been found
-    kept = jax.tree.map(jnp.copy, state["best"])
+    kept = jnp.copy(state["best"])
     plateau = state["plateau"]._replace(best_value=jnp.zeros(2))
     state = {**state, "best_loss": jnp.zeros(2), "plateau": plateau}
     rates = []
     for first in (2, 4):
         state, logged = train(state, first)
         rates.append(logged["learning_rate"].tolist())
-    jax.tree.map(np.testing.assert_array_equal, state["best"], kept)
+    np.testing.assert_array_equal(state["best"], kept)
     np.testing.assert_array_equal(state["best_loss"], [0, 0])
     np.testing.assert_allclose(rates, [[0.005] * 2, [0.00125] * 2], rtol=1e-5)
 
@@ -209,9 +206,9 @@ def test_cosine_ends_at_zero(prepared):
 
 
 def test_weight_decay_acts_on_what_mixes_channels_after_the_sum(prepared):
-    parameters = jax.eval_shape(
-        lambda: initialize(trainer_of(prepared), jax.random.split(jax.random.key(0), 1))
-    )["parameters"]
+    trainer = trainer_of(prepared)
+    state = initialize(trainer, jax.random.split(jax.random.key(0), 1))
+    parameters = trainer.arrays(state["parameters"][0])
     chosen = jax.tree_util.tree_leaves_with_path(decayed(parameters))
     names = {jax.tree_util.keystr(path, simple=True, separator="/") for path, on in chosen if on}
     assert all(name.startswith("interactions/0/") for name in names)
