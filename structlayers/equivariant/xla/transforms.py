@@ -222,7 +222,8 @@ def many_body_product(
             power = through.multiply(power, values)
             found.append(power)
         # all powers by one product with the table
-        stacked = tuple(jnp.stack(part, axis=-2) for part in zip(*found, strict=True))
+        axis = x.ndim - 1  # behind them stand those of the grid
+        stacked = tuple(jnp.stack(part, axis) for part in zip(*found, strict=True))
         return through.from_grid(stacked, lmax)
 
     return powers(x)
