@@ -11,7 +11,9 @@ contraction, Table 2, and the recipe, there for 3BPA with 256 channels and up to
 Expected: force errors at most 8 meV/A at 300 K and 32 meV/A at 600 K (root mean square), Gaunt
 within 10 % of Clebsch-Gordan (there 4.5, 1.8 and 1.8 % on the three temperatures of 3BPA).
 Data: dataset_acac in $STRUCTLAYERS_DATA/botnet; the smoke preset makes its own molecule.
-Hardware: one GPU; the time of a step is in the result. Not yet run in full.
+Hardware: one H200, 9 minutes and a minute a contraction to compile (predicted from counts of
+kernels and bytes, experiments/potential/README.md). Not yet run in full; --contractions trains a
+part, stored as a --variant.
 Command: python -m experiments run configs/equivariant/acac.py
 """
 

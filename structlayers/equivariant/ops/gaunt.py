@@ -78,6 +78,7 @@ def check_separable(*args: Any, grid: str | SphericalGrid, **static: Any) -> Non
 
 
 def check_fourier(*args: Any, precision: Any, **static: Any) -> None:
+    """Refuses precisions that are not XLA's own."""
     del args, static
     if not isinstance(precision, jax.lax.Precision):
         raise NotImplementedError(f"transforms on the torus are not made in {precision!r}")

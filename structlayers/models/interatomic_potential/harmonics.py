@@ -53,8 +53,8 @@ def edge_harmonics(directions: jax.Array, lmax: int) -> jax.Array:
         `(E, (L + 1)^2)`; those of `e3nn_jax.spherical_harmonics`, normalization "component".
 
     Example:
-        >>> edge_harmonics(jnp.array([[0.0, 0.0, 1.0]]), 1).round(4).tolist()
-        [[1.0, 0.0, 0.0, 1.7321]]
+        >>> print(edge_harmonics(jnp.array([[0.6, 0.0, 0.8]]), 1).round(4))
+        [[1.     1.0392 0.     1.3856]]
     """
     table = harmonic_polynomials(lmax).reshape(-1, (lmax + 1) ** 2)
     powers = jnp.stack([directions**k for k in range(lmax + 1)], axis=2)  # E 3 L+1

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from typing import Any
 
 import jax
@@ -13,8 +14,15 @@ from experiments.data.molecules import MoleculeSet, synthetic_molecules
 from experiments.potential import plots
 from experiments.potential.config import PotentialConfig
 from experiments.potential.evaluate import errors, evaluate, mean_residual
-from experiments.potential.experiment import ERRORS, PotentialExperiment, TrainPotential
+from experiments.potential.experiment import (
+    ERRORS,
+    PotentialExperiment,
+    TrainPotential,
+    _ratios,
+)
 from experiments.potential.frames import make_frames, prepare, split, statistics, take
+from experiments.potential.speed import PotentialSpeedConfig
+from experiments.potential.stored import stored_metrics
 from experiments.potential.train import (
     Trainer,
     decayed,
@@ -300,6 +308,32 @@ def test_every_goal_names_a_metric(name, tmp_path):
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
+def test_ratio_to_what_another_run_stored(tmp_path):
+    """Of the same training, that is: other epochs, sizes or presets do not count."""
+    config = PotentialConfig()
+    metrics = {"acac/clebsch_gordan/300K/force_rmse": 5.0}
+    record = {"experiment": "acac", "preset": "full", "date": "2026-01-02", "metrics": metrics}
+    part = dataclasses.asdict(dataclasses.replace(config, contractions=("clebsch_gordan",)))
+    longer = {**record, "date": "2026-01-03", "config": {**part, "epochs": 1000}}
+    earlier = {**record, "date": "2026-01-01", "config": part}
+    earlier["metrics"] = dict.fromkeys((*metrics, "acac/gaunt/300K/force_rmse"), 7.0)
+    stored = {
+        "acac@cg": {**record, "config": part},
+        "acac@earlier": earlier,
+        "acac@longer": longer,
+        "acac@smoke": {**longer, "preset": "smoke", "config": part},
+    }
+    (tmp_path / "equivariant").mkdir()
+    for name, content in stored.items():
+        (tmp_path / "equivariant" / f"{name}.json").write_text(json.dumps(content))
+    gaunt = dataclasses.replace(config, contractions=("gaunt",))
+    found = stored_metrics(gaunt, tmp_path)
+    assert found == {**metrics, "acac/gaunt/300K/force_rmse": 7.0}
+    ratios = _ratios({"acac/gaunt/300K/force_rmse": 5.5}, gaunt, found)
+    assert ratios == {"acac/gaunt_over_clebsch_gordan/300K/force_rmse": pytest.approx(1.1)}
+    assert _ratios({"acac/gaunt/300K/force_rmse": 5.5}, gaunt, {}) == {}
+
+
 def test_a_phase_depends_on_its_state_alone():
     config = dataclasses.replace(
         PotentialConfig().smoke(), seeds=1, num_interactions=1, contractions=("gaunt",)
@@ -335,3 +369,31 @@ def test_config_refuses(change, message):
 def test_names():
     names = [phase.name for phase in PotentialConfig().build().phases()]
     assert names == [f"acac_{contraction}" for contraction in CONTRACTIONS]
+
+
+def test_goals_of_the_times_name_metrics(tmp_path):
+    config = PotentialSpeedConfig()
+    results = {
+        phase.name: {
+            "lmax": phase.lmax,
+            "variant": phase.variant,
+            "parameters": 7,
+            "step_milliseconds": [3.0 if phase.variant == "gaunt" else 4.0, 9.0, 1.0],
+            "energy_and_forces_milliseconds": [2.0],
+        }
+        for phase in config.build().phases()
+    }
+    assert len(results) == 15
+    metrics = config.build().finish(results)
+    assert {goal.metric for goal in config.goals()} <= metrics.keys()
+    assert len(config.goals()) == 6
+    assert metrics["l3/gaunt_over_gaunt_fourier/step_milliseconds"] == pytest.approx(0.75)
+    assert metrics["l3/gaunt_over_gaunt_rank/energy_and_forces_milliseconds"] == 1.0
+    config.build().plot(results, metrics, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match=r"variants must be among clebsch_gordan, .*'dense'"):
+        dataclasses.replace(config, variants=("dense",))
+    with pytest.raises(ValueError, match="dataset must be among acac"):
+        dataclasses.replace(config, dataset="qm9")
+    with pytest.raises(ValueError, match="repeats must be at least 1"):
+        dataclasses.replace(config, repeats=0)
