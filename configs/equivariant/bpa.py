@@ -9,7 +9,9 @@ Expected: force errors of the paper's MACE 8.8, 21.8 and 62.0 meV/A (root mean s
 MACE-Gaunt 9.2, 22.2 and 63.1; goals 13, 30 and 85, since independent reruns of MACE have 10.9 to
 12.7 at 300 K.
 Data: dataset_3BPA in $STRUCTLAYERS_DATA/botnet; the smoke preset makes its own molecule.
-Hardware: one GPU; the time of a step is in the result. Not yet run in full.
+Hardware: one H200, 17 minutes and a minute a contraction to compile (predicted from counts of
+kernels and bytes, experiments/potential/README.md). Not yet run in full; --contractions trains a
+part, stored as a --variant.
 Command: python -m experiments run configs/equivariant/bpa.py
 """
 

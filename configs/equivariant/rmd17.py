@@ -8,7 +8,9 @@ Expected: force errors of the paper's MACE 2.1 (ethanol), 6.6 (aspirin) and 1.3 
 goals 2.7, 8.9 and 1.9, which an independent rerun of 1,000 epochs reached with 256 channels and
 degrees up to 3 (github.com/kcheng0407/mace-rmd17-benchmark).
 Data: rmd17 in $STRUCTLAYERS_DATA; the smoke preset makes its own molecule.
-Hardware: one GPU; the time of a step is in the result. Not yet run in full.
+Hardware: one H200, about 40 minutes and a minute a training to compile (predicted from counts of
+kernels and bytes, experiments/potential/README.md). Not yet run in full; --datasets and
+--contractions train a part, stored as a --variant.
 Command: python -m experiments run configs/equivariant/rmd17.py
 """
 

@@ -77,7 +77,7 @@ class PotentialConfig:
     epochs: int = 500
     epochs_per_call: int = 10
     batch: int = 5
-    learning_rate: float = 0.01
+    learning_rate: float = 0.02
     schedule: Literal["plateau", "cosine"] = "plateau"
     factor: float = 0.8
     patience: int = 10

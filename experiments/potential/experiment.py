@@ -16,6 +16,7 @@ from experiments.experiment import Results
 from experiments.potential.config import PotentialConfig
 from experiments.potential.evaluate import evaluate, mean_residual
 from experiments.potential.frames import Prepared, prepare
+from experiments.potential.stored import stored_metrics
 from experiments.potential.train import State, Trainer, initialize, train_epochs
 from structlayers.models.interatomic_potential import InteratomicPotentialConfig
 
@@ -141,22 +142,21 @@ class TrainPotential:
             name: evaluate(self.trainer, state["best"], frames, chunk, shift)
             for name, frames in prepared.tests.items()
         }
-        leaves = jax.tree.leaves(state["parameters"])
         return {
             "dataset": self.data.dataset,
             "contraction": self.contraction,
             "tests": tests,
             "refitted_shift": shift.tolist(),
-            "parameters": sum(leaf[0].size for leaf in leaves),
+            "parameters": state["parameters"].shape[1],
             "validation_loss": np.asarray(state["best_loss"], float).tolist(),
             "steps": int(state["steps"][0]),
-            "step_milliseconds": self._step_milliseconds(state),
+            "step_milliseconds": self.step_milliseconds(state),
         }
 
-    def _step_milliseconds(self, state: State) -> float:
-        """Time of one step of all seeds: the faster of two further calls on copies of the state."""
+    def step_milliseconds(self, state: State, repeats: int = 2) -> float:
+        """Time of one step of all seeds: the fastest of further calls on copies of the state."""
         seconds = []
-        for _ in range(2):
+        for _ in range(repeats):
             copy = jax.block_until_ready(jax.tree.map(jnp.copy, state))
             start = time.perf_counter()
             jax.block_until_ready(self._train(copy, 0, self.chunk))
@@ -183,6 +183,7 @@ class PotentialExperiment:
         """Errors by DATASET/CONTRACTION/TEST, means over the seeds, and ratios of the contractions.
 
         `DATASET/CONTRACTION_over_clebsch_gordan/...` are ratios of those means, and of the times.
+        Where "clebsch_gordan" was trained in another run, they are to what that one stored.
         """
         metrics: dict[str, float] = {}
         for result in results.values():
@@ -195,7 +196,7 @@ class PotentialExperiment:
                         metrics[f"{key}/{test}/{name}_std"] = float(values.std(ddof=1))
             metrics[f"{key}/parameters"] = float(result["parameters"])
             metrics[f"{key}/step_milliseconds"] = result["step_milliseconds"]
-        return metrics | _ratios(metrics, self.config)
+        return metrics | _ratios(metrics, self.config, stored_metrics(self.config))
 
     def plot(self, results: Results, metrics: Mapping[str, Any], path: Path) -> None:
         """Predicted against reference forces and energies, a row a set and contraction."""
@@ -204,19 +205,25 @@ class PotentialExperiment:
         draw_parity(results, path)
 
 
-def _ratios(metrics: Mapping[str, float], config: PotentialConfig) -> dict[str, float]:
+def _ratios(
+    metrics: Mapping[str, float], config: PotentialConfig, stored: Mapping[str, float]
+) -> dict[str, float]:
     """Of every contraction's errors and times to those of "clebsch_gordan", where both are."""
     ratios = {}
     for dataset in config.datasets:
         base = f"{dataset}/clebsch_gordan/"
-        names = [key.removeprefix(base) for key in metrics if key.startswith(base)]
-        names = [name for name in names if not name.endswith("_std")]
+        known = metrics if "clebsch_gordan" in config.contractions else stored
+        bases = {
+            key.removeprefix(base): value
+            for key, value in known.items()
+            if key.startswith(base) and not key.endswith("_std")
+        }
         for contraction in config.contractions:
             if contraction != "clebsch_gordan":
                 ratios |= {
                     f"{dataset}/{contraction}_over_clebsch_gordan/{name}": (
-                        metrics[f"{dataset}/{contraction}/{name}"] / metrics[base + name]
+                        metrics[f"{dataset}/{contraction}/{name}"] / value
                     )
-                    for name in names
+                    for name, value in bases.items()
                 }
     return ratios

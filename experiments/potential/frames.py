@@ -100,6 +100,9 @@ def make_frames(
 ) -> Frames:
     """The frames as arrays, on the device."""
     graph = stack_graphs(structures, found.species, cutoff, dtype=np.dtype(dtype))
+    slots = graph.suited_slots()
+    if slots is not None:
+        graph = graph.with_slots(slots)
     forces = np.zeros(graph.positions.shape, dtype)
     for row, structure in zip(forces, structures, strict=True):
         row[: len(structure)] = structure.forces

@@ -1,6 +1,8 @@
-"""Parity plots of potentials."""
+"""Parity plots of potentials, and times of their steps."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -42,5 +44,19 @@ def draw_parity(results: Results, path: Path) -> None:
             )
             axes.set(xlabel=f"reference {UNITS[kind]}", ylabel="prediction")
         row[0].legend(fontsize=8, markerscale=3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_steps(
+    metrics: Mapping[str, Any], lmaxs: Sequence[int], variants: Sequence[str], path: Path
+) -> None:
+    """Milliseconds of a training step by largest degree, a line a variant."""
+    figure, axes = plt.subplots(figsize=(5, 3.6), layout="constrained")
+    for variant in variants:
+        times = [metrics[f"l{lmax}/{variant}/step_milliseconds"] for lmax in lmaxs]
+        axes.plot(lmaxs, times, "o-", label=variant)
+    axes.set(xlabel="largest degree", ylabel="training step, ms", xticks=lmaxs, yscale="log")
+    axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -22,7 +23,8 @@ from structlayers.models.interatomic_potential import (
 
 type State = dict[str, Any]
 """"parameters", "average" of them, "memory" of AMSGrad, "plateau", and "best", the average with the
-least loss on the validation frames, "best_loss", "steps"; each with a leading axis of seeds."""
+least loss on the validation frames, "best_loss", "steps"; each with a leading axis of seeds. The
+parameters of a seed are one vector: an update is a few kernels, not a few for every array."""
 
 # Parameters that weight decay acts on: those that mix channels after a sum over neighbours.
 DECAYED = ("mix", "weights", "update")
@@ -66,17 +68,34 @@ class Trainer:
         return InteratomicPotential(self.model, rngs=nnx.Rngs(key))
 
     @cached_property
-    def graph(self) -> Any:
-        """The potential without its parameters."""
-        return nnx.split(nnx.eval_shape(lambda: self.potential(jax.random.key(0))))[0]
+    def _abstract(self) -> tuple[Any, Any]:
+        """The potential without its parameters, and their shapes."""
+        graph, state = nnx.split(nnx.eval_shape(lambda: self.potential(jax.random.key(0))))
+        return graph, nnx.to_pure_dict(state)
+
+    def arrays(self, vector: jax.Array) -> Any:
+        """The parameters of one seed by name, from the vector of all."""
+        leaves, structure = jax.tree.flatten(self._abstract[1])
+        ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+        parts = zip(jnp.split(vector, ends), leaves, strict=True)
+        return jax.tree.unflatten(structure, [part.reshape(leaf.shape) for part, leaf in parts])
+
+    @cached_property
+    def _decayed(self) -> np.ndarray:
+        """Which entries of the vector weight decay acts on."""
+        shapes = self._abstract[1]
+        chosen = zip(jax.tree.leaves(decayed(shapes)), jax.tree.leaves(shapes), strict=True)
+        return np.concatenate([np.full(leaf.size, on) for on, leaf in chosen])
 
     @property
     def optimizer(self) -> Any:
         """AMSGrad without the learning rate, which comes with the step."""
+
+        def decay(updates: Any, parameters: Any) -> Any:
+            return updates + self.weight_decay * jnp.where(self._decayed, parameters, 0)
+
         return optax.chain(
-            optax.clip_by_global_norm(self.clip),
-            optax.add_decayed_weights(self.weight_decay, mask=decayed),
-            optax.scale_by_amsgrad(),
+            optax.clip_by_global_norm(self.clip), optax.stateless(decay), optax.scale_by_amsgrad()
         )
 
     @property
@@ -90,11 +109,12 @@ class Trainer:
             return self.learning_rate * plateau.scale
         return jnp.asarray(optax.cosine_decay_schedule(self.learning_rate, self.epochs)(epoch))
 
-    def predict(self, parameters: Any, frames: Frames) -> Prediction:
+    def predict(self, parameters: jax.Array, frames: Frames) -> Prediction:
         """Energies and forces of some frames, of one seed."""
-        return nnx.merge(self.graph, parameters).predict(frames.graph.flatten())
+        potential = nnx.merge(self._abstract[0], self.arrays(parameters))
+        return potential.predict(frames.graph.flatten())
 
-    def loss(self, parameters: Any, frames: Frames) -> jax.Array:
+    def loss(self, parameters: jax.Array, frames: Frames) -> jax.Array:
         """Weighted mean squared errors, of one seed."""
         found = self.predict(parameters, frames)
         mask = frames.graph.atom_mask
@@ -125,7 +145,8 @@ def initialize(trainer: Trainer, keys: jax.Array) -> State:
     """
 
     def one(key: jax.Array) -> State:
-        parameters = nnx.to_pure_dict(nnx.state(trainer.potential(key)))
+        found = nnx.to_pure_dict(nnx.state(trainer.potential(key)))
+        parameters = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(found)])
         return {
             "parameters": parameters,
             "average": parameters,
@@ -144,13 +165,10 @@ def _step(
 ) -> tuple[State, jax.Array]:
     value, gradients = jax.value_and_grad(trainer.loss)(state["parameters"], batch)
     updates, memory = trainer.optimizer.update(gradients, state["memory"], state["parameters"])
-    updates = jax.tree.map(lambda leaf: -rate.astype(leaf.dtype) * leaf, updates)
-    parameters = optax.apply_updates(state["parameters"], updates)
+    parameters = state["parameters"] - rate.astype(value.dtype) * updates
     steps = state["steps"].astype(value.dtype)
     decay = jnp.minimum(trainer.average_decay, (1 + steps) / (10 + steps)).astype(value.dtype)
-    average = jax.tree.map(
-        lambda old, new: decay * old + (1 - decay) * new, state["average"], parameters
-    )
+    average = decay * state["average"] + (1 - decay) * parameters
     changed = {"parameters": parameters, "average": average, "memory": memory}
     return {**state, **changed, "steps": state["steps"] + 1}, value
 
@@ -176,13 +194,10 @@ def _epoch(
     found = trainer.loss(state["average"], validation)
     _, plateau = trainer.plateau.update(state["parameters"], state["plateau"], value=found)
     better = found < state["best_loss"]
-    best = jax.tree.map(
-        lambda new, old: jnp.where(better, new, old), state["average"], state["best"]
-    )
     state = {
         **state,
         "plateau": plateau,
-        "best": best,
+        "best": jnp.where(better, state["average"], state["best"]),
         "best_loss": jnp.where(better, found, state["best_loss"]),
     }
     return state, {"loss": losses.mean(), "validation_loss": found, "learning_rate": rate}

@@ -17,7 +17,7 @@ from structlayers.equivariant import (
 from structlayers.testing import assert_close, assert_equivariant, error_ratio
 from tests.equivariant.cases import rotation, signal
 
-NAMES = ("xla", "antipodal", "separable")
+NAMES = ("xla", "antipodal", "separable", "fourier")
 
 
 @functools.cache

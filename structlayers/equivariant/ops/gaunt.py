@@ -75,7 +75,8 @@ def check_separable(*args: Any, grid: str | SphericalGrid, **static: Any) -> Non
         raise NotImplementedError("the grid is no product of polar angles and azimuths")
 
 
-def _check_fourier(*args: Any, precision: Any, **static: Any) -> None:
+def check_fourier(*args: Any, precision: Any, **static: Any) -> None:
+    """Refuses precisions that are not XLA's own."""
     del args, static
     if not isinstance(precision, jax.lax.Precision):
         raise NotImplementedError(f"transforms on the torus are not made in {precision!r}")
@@ -150,7 +151,7 @@ dispatcher = Dispatcher(
             check_separable,
         ),
         Implementation(
-            "fourier", "structlayers.equivariant.xla.fourier:gaunt_tensor_product", _check_fourier
+            "fourier", "structlayers.equivariant.xla.fourier:gaunt_tensor_product", check_fourier
         ),
         Implementation(
             "clebsch_gordan",

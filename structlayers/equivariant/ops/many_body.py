@@ -18,7 +18,12 @@ from structlayers.equivariant.ops.arguments import (
     scale_degrees,
     to_rank,
 )
-from structlayers.equivariant.ops.gaunt import TPU_KERNEL, check_antipodal, check_separable
+from structlayers.equivariant.ops.gaunt import (
+    TPU_KERNEL,
+    check_antipodal,
+    check_fourier,
+    check_separable,
+)
 from structlayers.equivariant.ops.narrow import dispatch
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import Parity, lmax_of, pack, unpack, widen
@@ -73,6 +78,9 @@ dispatcher = Dispatcher(
             "structlayers.equivariant.xla.transforms:many_body_product_separable",
             check_separable,
         ),
+        Implementation(
+            "fourier", "structlayers.equivariant.xla.fourier:many_body_product", check_fourier
+        ),
         Implementation("reference", "structlayers.equivariant.reference:many_body_product"),
         Implementation(
             "pallas_gpu",
@@ -117,9 +125,9 @@ def many_body_product(
             None: nothing is summed.
         grid: a kind of grid, or a `SphericalGrid` exact to T.
         precision: as in `gaunt_tensor_product`.
-        implementation: "xla" (one table each way), "antipodal", "separable", "reference" (products
-            of two, path by path), "pallas_gpu" (one kernel for Hopper), "pallas_tpu" (one for TPU),
-            or None to choose.
+        implementation: "xla" (one table each way), "antipodal", "separable", "fourier" (on the
+            torus), "reference" (products of two, path by path), "pallas_gpu" (one kernel for
+            Hopper), "pallas_tpu" (one for TPU), or None to choose.
 
     Returns:
         With weights z `(*B, (lmax + 1)^2)`, without them the powers `(*B, nu, (lmax + 1)^2)`, in

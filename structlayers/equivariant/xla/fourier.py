@@ -1,4 +1,4 @@
-"""The product as a convolution of Fourier coefficients on the torus: the paper's own route."""
+"""Products as convolutions of Fourier coefficients on the torus: the paper's own route."""
 
 import jax
 import jax.numpy as jnp
@@ -53,3 +53,44 @@ def gaunt_tensor_product(
         return real - apply_table(flat.imag, back.imag, precision)
 
     return product(x, y)
+
+
+def many_body_product(
+    x: jax.Array,
+    *,
+    order: int,
+    lmax: int,
+    grid: str | SphericalGrid,
+    precision: TablePrecision,
+) -> jax.Array:
+    """Powers 2 to nu of one signal, by powers of one spectrum; nothing but x is kept.
+
+    Args:
+        x: `(..., (L + 1)^2)`, float32 or float64.
+        order: nu, at least 2.
+        lmax: the largest degree of the results.
+        grid: not used.
+        precision: of the tables.
+
+    Returns:
+        `(..., nu - 1, (lmax + 1)^2)`.
+    """
+    del grid
+    degree = lmax_of(x)
+    size = 2 * order * degree + 1
+
+    @jax.checkpoint
+    def powers(x: jax.Array) -> jax.Array:
+        values = power = jnp.fft.fft2(_to_torus(x, precision), s=(size, size))
+        found = []
+        for exponent in range(2, order + 1):
+            power = power * values
+            bandwidth = exponent * degree
+            back = from_torus(bandwidth, lmax).reshape(-1, (lmax + 1) ** 2)
+            window = jnp.fft.ifft2(power)[..., : 2 * bandwidth + 1, : 2 * bandwidth + 1]
+            flat = window.reshape(*x.shape[:-1], len(back))
+            real = apply_table(flat.real, back.real, precision)
+            found.append(real - apply_table(flat.imag, back.imag, precision))
+        return jnp.stack(found, axis=-2)
+
+    return powers(x)

@@ -211,11 +211,14 @@ def many_body_product(
     @jax.checkpoint
     def powers(x: jax.Array) -> jax.Array:
         values = power = through.to_grid(x)
-        projected = []
+        found = []
         for _ in range(order - 1):
             power = through.multiply(power, values)
-            projected.append(through.from_grid(power, lmax))
-        return jnp.stack(projected, axis=-2)
+            found.append(power)
+        # all powers by one product with the table
+        axis = x.ndim - 1  # behind them stand those of the grid
+        stacked = tuple(jnp.stack(part, axis) for part in zip(*found, strict=True))
+        return through.from_grid(stacked, lmax)
 
     return powers(x)
 

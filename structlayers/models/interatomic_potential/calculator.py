@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from structlayers.models.interatomic_potential.graph import CapacityError, make_graph
+from structlayers.models.interatomic_potential.graph import CapacityError, Graph, make_graph
 from structlayers.models.interatomic_potential.model import InteratomicPotential
 from structlayers.models.interatomic_potential.structure import Structure, species_of
 
@@ -15,7 +15,8 @@ class Evaluator:
     """Energy, forces and stress of one structure after another, compiled for a number of edges.
 
     When neighbours outgrow the places for edges, they are given more and the potential is compiled
-    again; none is left out.
+    again; none is left out. The places are as many for each atom where that takes little memory
+    (`Graph.suited_slots`), else for all together.
 
     Args:
         potential: the potential.
@@ -36,7 +37,9 @@ class Evaluator:
     def __init__(self, potential: InteratomicPotential, *, headroom: float = 1.25):
         if headroom < 1:
             raise ValueError(f"headroom must be at least 1, got {headroom}")
-        self.config, self.headroom, self.num_edges = potential.config, headroom, 0
+        self.config, self.headroom = potential.config, headroom
+        self.num_edges = 0
+        self.num_slots: int | None = None
         graphdef, self._state = nnx.split(potential)
         self._predict = jax.jit(
             lambda state, graph, stress: nnx.merge(graphdef, state).predict(graph, stress=stress),
@@ -67,15 +70,21 @@ class Evaluator:
             results["stress"] = np.asarray(found.stress[0], np.float64)
         return results
 
-    def _graph(self, structure: Structure) -> Any:
+    def _graph(self, structure: Structure) -> Graph:
         config = self.config
         options = {"dtype": np.dtype(config.dtype)}
         exact = make_graph([structure], config.species, config.cutoff, **options)
         try:
-            return exact.with_edges(self.num_edges)
+            return self._placed(exact)
         except CapacityError:
+            self.num_slots = exact.suited_slots(headroom=self.headroom)
             self.num_edges = max(1, int(np.ceil(self.headroom * exact.num_edges)))
+            return self._placed(exact)
+
+    def _placed(self, exact: Graph) -> Graph:
+        if self.num_slots is None:
             return exact.with_edges(self.num_edges)
+        return exact.with_slots(self.num_slots)
 
 
 def ase_calculator(potential: InteratomicPotential, **options: Any) -> Any:

@@ -48,11 +48,25 @@ def symmetric_basis(lmax: int, lmax_out: int, power: int) -> np.ndarray:
 
 
 @functools.cache
-def _folded_basis(lmax: int, lmax_out: int, power: int) -> np.ndarray:
-    """The basis of a power >= 2 on the monomials of two factors: `(paths, pairs, rest)`.
+def _pairs(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of D components: each with those at most D / 2 places further on, cyclically.
 
-    Pairs are in the order of `_pairs`; each path is divided by the root of the number of paths into
-    its degree.
+    Returns:
+        The second of every pair, int64 `(D // 2 + 1, D)`, and how often it counts, float64: a pair
+        of two stands for both orders, and for even D those half way round are there twice.
+    """
+    shifts = np.arange(size // 2 + 1)
+    second = (np.arange(size) + shifts[:, None]) % size
+    twice = (2 * shifts == size) | (shifts == 0)
+    return second, np.broadcast_to(np.where(twice, 1.0, 2.0)[:, None], second.shape)
+
+
+@functools.cache
+def _folded_basis(lmax: int, lmax_out: int, power: int) -> np.ndarray:
+    """The basis of a power >= 2 on the products of two factors: `(paths, pairs, rest)`.
+
+    Pairs are those of `_pairs`; each path is divided by the root of the number of paths into its
+    degree.
     """
     basis = symmetric_basis(lmax, lmax_out, power)
     paths, size = basis.shape[:2]
@@ -61,22 +75,23 @@ def _folded_basis(lmax: int, lmax_out: int, power: int) -> np.ndarray:
         basis
         * (used @ (1 / used.sum(axis=0)) / used.sum(axis=1)).reshape(-1, *[1] * (power + 1)) ** 0.5
     )
-    rows = [np.arange(size - shift) for shift in range(size)]
-    first = np.concatenate(rows)
-    second = np.concatenate([row + shift for shift, row in enumerate(rows)])
-    folded = basis[:, first, second] * np.where(first == second, 1, 2).reshape(
-        -1, *[1] * (power - 1)
+    second, times = _pairs(size)
+    folded = basis[:, np.arange(size)[None], second] * times.reshape(
+        *times.shape, *[1] * (power - 1)
     )
-    return folded.reshape(paths, len(first), -1)
+    return folded.reshape(paths, times.size, -1)
 
 
-def _pairs(a: jax.Array) -> jax.Array:
-    """All products of two components, by diagonals: `(..., D)` to `(..., D (D + 1) / 2)`.
+def _products_of_two(a: jax.Array) -> jax.Array:
+    """Of every pair of components: `(..., D)` to `(..., D // 2 + 1, D)`.
 
-    Slices, not indices: their transpose is a sum of padded arrays instead of a scatter.
+    The second factors come by a product with ones and zeros, whose transpose is one as well, not a
+    scatter.
     """
-    size = a.shape[-1]
-    return jnp.concatenate([a[..., : size - k] * a[..., k:] for k in range(size)], axis=-1)
+    second = _pairs(a.shape[-1])[0]
+    chosen = np.arange(a.shape[-1])[:, None] == second.ravel()
+    others = jnp.matmul(a, jnp.asarray(chosen, a.dtype), precision="highest")
+    return a[..., None, :] * others.reshape(*a.shape[:-1], *second.shape)
 
 
 class ClebschGordanContraction(nnx.Module):
@@ -118,22 +133,27 @@ class ClebschGordanContraction(nnx.Module):
         if not powers:
             return result
         tables = [_folded_basis(self.lmax, self.lmax_out, power) for power in powers]
+        species, channels = self.weights[0].shape[:2]
         coefficients = [
             jnp.einsum(
-                "zcp,ptq->zctq",
+                "zcp,ptq->cztq",
                 self.weights[power - 1][...],
                 jnp.asarray(table, a.dtype),
                 precision=self.precision,
             )
             for power, table in zip(powers, tables, strict=True)
         ]
-        each = jnp.einsum(
-            "nct,zctq->nzcq",
-            _pairs(a),
-            jnp.concatenate(coefficients, axis=-1),
+        pairs = _products_of_two(a)
+        # of every element, 0 but for that of the atom: one product for all elements
+        pairs = pairs[:, :, None] * one_hot[:, None, :, None, None]
+        joined = jnp.einsum(
+            "nct,ctq->ncq",
+            pairs.reshape(*a.shape[:2], -1),
+            jnp.concatenate(coefficients, axis=-1).reshape(
+                channels, species * tables[0].shape[1], -1
+            ),
             precision=self.precision,
         )
-        joined = jnp.sum(each * one_hot[:, :, None, None], axis=1)
         sizes = [table.shape[-1] for table in tables]
         parts = jnp.split(joined, np.cumsum(sizes)[:-1], axis=-1)
         total = jnp.zeros_like(parts[-1])

@@ -1,6 +1,7 @@
 """The sum over neighbours: features of senders times harmonics of edges, by radial weights."""
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,8 @@ from flax import nnx
 
 from structlayers.equivariant import clebsch_gordan
 from structlayers.models.interatomic_potential.config import InteratomicPotentialConfig
-from structlayers.models.interatomic_potential.parts import DegreeLinear, PlainNetwork, normal
+from structlayers.models.interatomic_potential.edges import Edges
+from structlayers.models.interatomic_potential.parts import DegreeLinear, normal
 
 
 class Paths(NamedTuple):
@@ -56,13 +58,27 @@ def natural_paths(lmax: int, hidden_lmax: int) -> Paths:
     return Paths(tuple(counts), np.concatenate(blocks, axis=2))
 
 
+@functools.cache
+def _selection(lmax: int, counts: tuple[int, ...], channels: int) -> np.ndarray:
+    """Which weights mix the paths of every component: `((lmax + 1)^2, max_l P_l, sum_l P_l)`.
+
+    One where they do, divided by the root of the fan-in; the rest of the paths are padding.
+    """
+    result = np.zeros(((lmax + 1) ** 2, max(counts), sum(counts)))
+    for degree, (count, place) in enumerate(zip(counts, np.cumsum(counts) - counts, strict=True)):
+        for path in range(count):
+            result[degree**2 : (degree + 1) ** 2, path, place + path] = (count * channels) ** -0.5
+    return result
+
+
 class NeighbourSum(nnx.Module):
     r"""The one-particle basis of each atom: messages of its neighbours, summed, channels mixed.
 
-    .. math:: A_{n d l_3 m_3} = \sum_{p, c} W_{p c d} \frac{1}{\bar N} \sum_{e \to n} R_{p c}(r_e)
-              \sum_{m_1 m_2} C^{l_3 m_3}_{l_1 m_1 l_2 m_2} Y_{l_1 m_1}(e) \, (V h)_{s(e) c l_2 m_2}
+    .. math:: A_{n l_3 m_3 d} = \sum_{p, c} W_{p c d} \frac{1}{\bar N} \sum_{e \to n} R_{p c}(r_e)
+              \sum_{m_1 m_2} C^{l_3 m_3}_{l_1 m_1 l_2 m_2} Y_{l_1 m_1}(e) \, (V h)_{s(e) l_2 m_2 c}
 
-    over paths p = (l1, l2, l3) with an even sum, R a radial network, V a linear map by degree.
+    over paths p = (l1, l2, l3) with an even sum, R the last layer of a radial network, V a linear
+    map by degree.
 
     Args:
         config: sizes.
@@ -79,67 +95,62 @@ class NeighbourSum(nnx.Module):
         self.config, self.hidden_lmax = config, hidden_lmax
         self.precision = config.jax_precision
         options = {"dtype": config.dtype, "precision": self.precision, "rngs": rngs}
-        channels, counts = config.channels, natural_paths(config.lmax, hidden_lmax).counts
+        channels, paths = config.channels, sum(natural_paths(config.lmax, hidden_lmax).counts)
+        inner = (config.num_bessel, *config.radial_features)[-1]
         self.up = DegreeLinear(channels, hidden_lmax, **options)
-        self.radial = PlainNetwork(
-            (config.num_bessel, *config.radial_features, sum(counts) * channels), **options
-        )
-        self.mix = nnx.List(
-            [normal(rngs, (count, channels, channels), config.dtype) for count in counts]
-        )
+        self.radial = normal(rngs, (inner, paths, channels), config.dtype)
+        self.mix = normal(rngs, (paths, channels, channels), config.dtype)
 
     def __call__(
-        self,
-        features: jax.Array,
-        harmonics: jax.Array,
-        radial: jax.Array,
-        senders: jax.Array,
-        receivers: jax.Array,
+        self, features: jax.Array, harmonics: jax.Array, radial: jax.Array, edges: Edges
     ) -> jax.Array:
         """Sums over the edges of each atom.
 
         Args:
-            features: `(N, C, (hidden_lmax + 1)^2)`.
+            features: `(N, (hidden_lmax + 1)^2, C)`.
             harmonics: of the edges, `(E, (lmax + 1)^2)`, of unit mean square ("component").
-            radial: radial functions times the cutoff, `(E, num_bessel)`; 0 for padding.
-            senders: `(E,)`.
-            receivers: `(E,)`, ascending.
+            radial: functions of the distance, `(E, inner)`; 0 for padding.
+            edges: from whom to whom.
 
         Returns:
-            `(N, C, (lmax + 1)^2)`.
+            `(N, (lmax + 1)^2, C)`.
         """
-        config, counts = self.config, natural_paths(self.config.lmax, self.hidden_lmax).counts
-        table = natural_paths(config.lmax, self.hidden_lmax).table
-        edges, channels = len(senders), config.channels
-        table = jnp.asarray(table, features.dtype)
-        coupled = jnp.einsum("ei,ijq->ejq", harmonics, table, precision=self.precision)
-        sent = self.up(features)[senders]
-        products = jnp.einsum("ecj,ejq->ecq", sent, coupled, precision=self.precision)
-        weights = self.radial(radial).reshape(edges, channels, sum(counts))
-        messages, path, place = [], 0, 0
-        for degree, count in enumerate(counts):
-            orders = 2 * degree + 1
-            size = count * orders
-            part = products[:, :, place : place + size].reshape(edges, channels, count, orders)
-            part = part * weights[:, :, path : path + count, None]
-            messages.append(part.reshape(edges, channels, size))
-            path, place = path + count, place + size
-        total = jax.ops.segment_sum(
-            jnp.concatenate(messages, axis=2) / config.mean_neighbours,
-            receivers,
-            len(features),
-            indices_are_sorted=True,
+        counts = natural_paths(self.config.lmax, self.hidden_lmax).counts
+        scale = self.radial.shape[0] ** -0.5 / self.config.mean_neighbours
+        kernel = self.radial[...]
+        weights = jnp.einsum("eh,hpc->epc", radial, kernel, precision=self.precision) * scale
+        sent = edges.of_senders(self.up(features))
+        products = self._products(harmonics, sent)
+        ends = np.cumsum([count * (2 * degree + 1) for degree, count in enumerate(counts)])[:-1]
+        parts = zip(
+            jnp.split(products, ends, axis=1),
+            jnp.split(weights, np.cumsum(counts)[:-1], axis=1),
+            strict=True,
         )
-        return self._mix(total, counts)
+        messages = []
+        for degree, (part, weight) in enumerate(parts):
+            by_path = part.reshape(*weight.shape[:2], 2 * degree + 1, weight.shape[2])
+            messages.append((by_path * weight[:, :, None]).reshape(part.shape))
+        total = edges.sum(jnp.concatenate(messages, axis=1))
+        return self._mix(jnp.split(total, ends, axis=1), counts)
 
-    def _mix(self, total: jax.Array, counts: tuple[int, ...]) -> jax.Array:
-        """Mixes paths and channels of each degree: `(N, C, sum_l P_l (2 l + 1))`."""
-        mixed, place = [], 0
-        for degree, (count, kernel) in enumerate(zip(counts, self.mix, strict=True)):
-            orders = 2 * degree + 1
-            size = count * orders
-            part = total[:, :, place : place + size].reshape(*total.shape[:2], count, orders)
-            weights = kernel[...] * (count * self.config.channels) ** -0.5
-            mixed.append(jnp.einsum("ncpm,pcd->ndm", part, weights, precision=self.precision))
-            place += size
-        return jnp.concatenate(mixed, axis=2)
+    def _products(self, harmonics: jax.Array, sent: jax.Array) -> jax.Array:
+        """Of every edge, path by path: `(E, sum_l P_l (2 l + 1), C)`."""
+        if self.hidden_lmax == 0:  # the one coupling of each degree is the product itself
+            return harmonics[:, :, None] * sent
+        table = jnp.asarray(natural_paths(self.config.lmax, self.hidden_lmax).table, sent.dtype)
+        coupled = jnp.einsum("ei,ijq->eqj", harmonics, table, precision=self.precision)
+        return jnp.einsum("eqj,ejc->eqc", coupled, sent, precision=self.precision)
+
+    def _mix(self, totals: Sequence[jax.Array], counts: tuple[int, ...]) -> jax.Array:
+        """Mixes paths and channels of each degree l: of `(N, P_l (2 l + 1), C)`."""
+        most, padded = max(counts), []
+        for degree, (count, part) in enumerate(zip(counts, totals, strict=True)):
+            by_path = part.reshape(len(part), count, 2 * degree + 1, part.shape[-1])
+            gap = ((0, 0), (0, 0), (0, most - count), (0, 0))
+            padded.append(jnp.pad(jnp.swapaxes(by_path, 1, 2), gap))
+        joined = jnp.concatenate(padded, axis=1)
+        selection = _selection(self.config.lmax, counts, joined.shape[-1])
+        selection = jnp.asarray(selection, joined.dtype)
+        kernel = jnp.einsum("isp,pcd->iscd", selection, self.mix[...], precision="highest")
+        return jnp.einsum("nisc,iscd->nid", joined, kernel, precision=self.precision)

@@ -1,7 +1,7 @@
 """Symmetric contractions by products on the sphere: Gaunt couplings, and odd ones beside them."""
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -91,24 +91,27 @@ class GauntContraction(nnx.Module):
         """Contracts `a (N, C, (lmax + 1)^2)` for elements `one_hot (N, Z)`."""
         config, signal = self.config, a[:, None]
         if self.factors is not None:
-            factors = jnp.einsum(
-                "nz,zrcl,il->nrci",
-                one_hot,
-                self.factors[...],
-                degrees_of(config.lmax, a.dtype),
-                precision=self.precision,
-            )
+            degrees = degrees_of(config.lmax, a.dtype)
+            factors = jnp.einsum("zrcl,il->zrci", self.factors[...], degrees, precision="highest")
+            factors = jnp.einsum("nz,zrci->nrci", one_hot, factors, precision=self.precision)
             signal = signal * factors
         scales = gaunt_scales(config.lmax, self.lmax_out, config.correlation) * self.rank**-0.5
-        weights = self.weights[...] * jnp.asarray(scales, a.dtype)[None, None, None]
-        result = many_body_product(
+        spread = scales[:, :, None] * degrees_of(self.lmax_out, np.float64).T
+        weights = jnp.einsum(
+            "zrcpl,pli->zrcpi",
+            self.weights[...],
+            jnp.asarray(spread, a.dtype),
+            precision="highest",
+        )
+        powers = many_body_product(
             signal,
+            order=config.correlation,
             lmax=self.lmax_out,
-            weights=jnp.einsum("nz,zrcpl->nrcpl", one_hot, weights, precision=self.precision),
             precision=config.precision,
             implementation=config.implementation,
         )
-        return result.sum(axis=1)
+        weights = jnp.einsum("nz,zrcpi->nrcpi", one_hot, weights, precision=self.precision)
+        return jnp.sum(powers * weights, axis=(1, 3))
 
 
 def _dense_vector_product(lmax_in: int, lmax_out: int) -> np.ndarray:
@@ -189,22 +192,16 @@ class VectorSignalContraction(nnx.Module):
             return result
         config = self.config
         precision = config.jax_precision
-        factors = jnp.einsum("nz,zcfl->fncl", one_hot, self.factors[...], precision=precision)
-        scales = jnp.asarray(vector_signal_scales(config.lmax, self.lmax_out), a.dtype)
-        weights = jnp.einsum(
-            "nz,zcl->ncl", one_hot, self.weights[...] * scales[None, None], precision=precision
-        )
-        pseudo = vector_signal_tensor_product(
-            a,
-            a,
-            lmax=config.lmax,
-            weights=(factors[0], factors[1], None),
-            precision=config.precision,
-        )
-        return result + vector_signal_tensor_product(
-            pseudo,
-            a,
-            lmax=self.lmax_out,
-            weights=(None, factors[2], weights),
-            precision=config.precision,
-        )
+
+        def by_component(weights: jax.Array, scales: Any, lmax: int) -> jax.Array:
+            """Of every atom, from `(Z, C, F, L + 1)`: `(F, N, C, (L + 1)^2)`."""
+            table = jnp.asarray(degrees_of(lmax, np.float64) * scales, a.dtype)
+            spread = jnp.einsum("zcfl,il->zcfi", weights, table, precision="highest")
+            return jnp.einsum("nz,zcfi->fnci", one_hot, spread, precision=precision)
+
+        first, second, third = by_component(self.factors[...], 1.0, config.lmax)
+        scales = vector_signal_scales(config.lmax, self.lmax_out)
+        (weights,) = by_component(self.weights[...][:, :, None], scales, self.lmax_out)
+        product = functools.partial(vector_signal_tensor_product, precision=config.precision)
+        pseudo = product(first * a, second * a, lmax=config.lmax)
+        return result + weights * product(pseudo, third * a, lmax=self.lmax_out)

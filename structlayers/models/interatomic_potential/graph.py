@@ -32,9 +32,13 @@ class Graph:
         senders: `(E,)` int32.
         receivers: `(E,)` int32.
         images: `(E, 3)`; the neighbour stands at `positions[sender] + image @ cell`.
-        edge_mask: `(E,)`, False for padding. Such edges are at the last atom: receivers ascend.
+        edge_mask: `(E,)`, False for padding, edges from an atom to itself; receivers ascend.
+        reverse: `(E,)` int32, place of the edge of the same pair the other way; padding has its
+            own.
         cell: `(G, 3, 3)`, rows are lattice vectors; 0 where there is none.
         graph_mask: `(G,)`, False for padding.
+        num_slots: K, where edges stand in K places for each atom, `E = N K`; None where they stand
+            one after the other.
     """
 
     positions: Any
@@ -45,8 +49,10 @@ class Graph:
     receivers: Any
     images: Any
     edge_mask: Any
+    reverse: Any
     cell: Any
     graph_mask: Any
+    num_slots: int | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def num_atoms(self) -> int:
@@ -64,20 +70,70 @@ class Graph:
         return self.graph_mask.shape[-1]
 
     def with_edges(self, num_edges: int) -> "Graph":
-        """The same graph of NumPy arrays with another number of places for edges.
+        """The same graph of NumPy arrays with a number of places for edges, one after the other.
 
         Raises:
             CapacityError: fewer places than edges; none is left out.
         """
         found = int(np.sum(self.edge_mask))
         _capacity("num_edges", "edges", found, num_edges)
-        last = self.num_atoms - 1
+        last = np.full(num_edges, self.num_atoms - 1, np.int32)
+        return self._placed(np.arange(found), last, None)
+
+    def with_slots(self, num_slots: int) -> "Graph":
+        """The same graph of NumPy arrays, or stack of such, with K places for edges of each atom.
+
+        A sum over neighbours is then a sum over an axis.
+
+        Raises:
+            CapacityError: an atom has more neighbours than places; none is left out.
+        """
+        if self.species.ndim > 1:
+            rows = [
+                jax.tree.map(lambda leaf, i=i: leaf[i], self).with_slots(num_slots)
+                for i in range(len(self.species))
+            ]
+            return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+        receivers = np.asarray(self.receivers)[np.asarray(self.edge_mask)]
+        counts = np.bincount(receivers, minlength=self.num_atoms)
+        _capacity("num_slots", "neighbours of one atom", int(counts.max()), num_slots)
+        slot = np.arange(len(receivers)) - np.repeat(np.cumsum(counts) - counts, counts)
+        own = np.repeat(np.arange(self.num_atoms, dtype=np.int32), num_slots)
+        return self._placed(receivers * num_slots + slot, own, num_slots)
+
+    def suited_slots(self, *, most: float = 2.0, headroom: float = 1.0) -> int | None:
+        """Places by atom for its neighbours, or None where that takes too much memory.
+
+        Args:
+            most: N K may be this multiple of the edges; of the most edges that a graph of a stack
+                has.
+            headroom: the places are this multiple of the most neighbours that an atom has.
+        """
+        receivers, mask = np.atleast_2d(self.receivers, self.edge_mask)
+        rows = [row[on] for row, on in zip(receivers, mask, strict=True)]
+        neighbours = max(np.bincount(row, minlength=1).max() for row in rows)
+        slots = max(1, int(np.ceil(headroom * neighbours)))
+        edges = headroom * max(map(len, rows))
+        return slots if self.num_atoms * slots <= most * edges else None
+
+    def _placed(self, places: np.ndarray, own: np.ndarray, num_slots: int | None) -> "Graph":
+        """Edges at some places; `own` is the atom of an edge of padding at each place."""
+        mask = np.asarray(self.edge_mask)
+        order = np.cumsum(mask) - 1
+        reverse = np.arange(len(own), dtype=np.int32)
+        reverse[places] = places[order[np.asarray(self.reverse)[mask]]]
+        senders, receivers, images = own.copy(), own.copy(), np.zeros((len(own), 3))
+        edge_mask = np.zeros(len(own), bool)
+        senders[places], receivers[places] = self.senders[mask], self.receivers[mask]
+        images[places], edge_mask[places] = self.images[mask], True
         return dataclasses.replace(
             self,
-            senders=_padded(self.senders[:found], num_edges, last),
-            receivers=_padded(self.receivers[:found], num_edges, last),
-            images=_padded(self.images[:found], num_edges),
-            edge_mask=np.arange(num_edges) < found,
+            senders=senders,
+            receivers=receivers,
+            images=images.astype(self.images.dtype),
+            edge_mask=edge_mask,
+            reverse=reverse,
+            num_slots=num_slots,
         )
 
     def flatten(self) -> "Graph":
@@ -96,6 +152,7 @@ class Graph:
             atom_graph=self.atom_graph + self.num_graphs * step,
             senders=self.senders + self.num_atoms * step,
             receivers=self.receivers + self.num_atoms * step,
+            reverse=self.reverse + self.num_edges * step,
         )
         return jax.tree.map(lambda a: a.reshape((-1, *a.shape[2:])), shifted)
 
@@ -170,6 +227,7 @@ def _pack(
     sizes = np.array([len(structure) for structure in structures])
     starts = np.cumsum(sizes) - sizes
     shifted = list(zip(lists, starts, strict=True))
+    first = np.cumsum([0, *(len(edges.senders) for edges in lists)])[:-1]
     indices = [species_of(s.numbers, species) for s in structures]
     cells = np.stack([np.zeros((3, 3)) if s.cell is None else s.cell for s in structures])
     positions = np.concatenate([s.positions for s in structures]).astype(dtype)
@@ -182,6 +240,7 @@ def _pack(
         receivers=np.concatenate([e.receivers + start for e, start in shifted]).astype(np.int32),
         images=np.concatenate([edges.images for edges in lists]).astype(dtype),
         edge_mask=np.ones(sum(len(edges.senders) for edges in lists), bool),
+        reverse=np.concatenate([e.reverse + start for e, start in zip(lists, first, strict=True)]),
         cell=_padded(cells.astype(dtype), num_graphs),
         graph_mask=np.arange(num_graphs) < len(structures),
     )

@@ -1,9 +1,8 @@
 """The potential: energy of atoms, and forces and stress as its derivatives."""
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -13,8 +12,15 @@ from structlayers.equivariant.ops.radial import bessel_basis, polynomial_cutoff
 from structlayers.models.interatomic_potential.config import InteratomicPotentialConfig
 from structlayers.models.interatomic_potential.contractions import CONTRACTIONS
 from structlayers.models.interatomic_potential.convolution import NeighbourSum
+from structlayers.models.interatomic_potential.edges import Edges
 from structlayers.models.interatomic_potential.graph import Graph
-from structlayers.models.interatomic_potential.parts import DegreeLinear, PlainNetwork, normal
+from structlayers.models.interatomic_potential.harmonics import edge_harmonics
+from structlayers.models.interatomic_potential.parts import (
+    DegreeLinear,
+    PlainNetwork,
+    RadialNetworks,
+    normal,
+)
 
 
 class Prediction(NamedTuple):
@@ -62,12 +68,13 @@ class Interaction(nnx.Module):
             config.channels, self.shared, num_species=len(config.species), **options
         )
 
-    def __call__(self, features: jax.Array, one_hot: jax.Array, *edges: jax.Array) -> jax.Array:
-        """Features `(N, C, (lmax_out + 1)^2)`; `edges` as `NeighbourSum` takes them."""
-        message = self.contraction(self.neighbour_sum(features, *edges), one_hot)
-        kept = self.skip(features[:, :, : (self.shared + 1) ** 2], one_hot)
-        missing = (self.lmax_out + 1) ** 2 - kept.shape[-1]
-        return self.update(message) + jnp.pad(kept, ((0, 0), (0, 0), (0, missing)))
+    def __call__(self, features: jax.Array, one_hot: jax.Array, *edges: Any) -> jax.Array:
+        """Features `(N, (lmax_out + 1)^2, C)`; `edges` as `NeighbourSum` takes them."""
+        summed = jnp.swapaxes(self.neighbour_sum(features, *edges), 1, 2)
+        message = jnp.swapaxes(self.contraction(summed, one_hot), 1, 2)
+        kept = self.skip(features[:, : (self.shared + 1) ** 2], one_hot)
+        missing = (self.lmax_out + 1) ** 2 - kept.shape[1]
+        return self.update(message) + jnp.pad(kept, ((0, 0), (0, missing), (0, 0)))
 
 
 class InteratomicPotential(nnx.Module):
@@ -114,6 +121,8 @@ class InteratomicPotential(nnx.Module):
             ]
         )
         options = {"dtype": config.dtype, "precision": config.jax_precision, "rngs": rngs}
+        inner = (config.num_bessel, *config.radial_features)
+        self.radial = RadialNetworks(config.num_interactions, inner, **options)
         linear = [PlainNetwork((config.channels, 1), **options) for _ in range(last)]
         sizes = (config.channels, config.readout_features, 1)
         self.readouts = nnx.List([*linear, PlainNetwork(sizes, **options)])
@@ -153,16 +162,18 @@ class InteratomicPotential(nnx.Module):
         if stress and is_known(volume) and bool(jnp.any((volume == 0) & graph.graph_mask)):
             raise ValueError("stress needs a cell of volume in every structure, got one without")
 
-        def total(positions: jax.Array, strain: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def total(
+            positions: jax.Array, strain: jax.Array | None = None
+        ) -> tuple[jax.Array, jax.Array]:
             vectors = self._vectors(graph, positions, strain)
             energy = self._by_graph(graph, self._atom_energies(graph, vectors))
             return energy.sum(), energy
 
-        strain = jnp.zeros_like(graph.cell)
-        derivative = jax.grad(total, argnums=(0, 1) if stress else 0, has_aux=True)
-        slopes, energy = derivative(graph.positions, strain)
         if not stress:
+            slopes, energy = jax.grad(total, has_aux=True)(graph.positions)
             return Prediction(energy, -slopes)
+        derivative = jax.grad(total, argnums=(0, 1), has_aux=True)
+        slopes, energy = derivative(graph.positions, jnp.zeros_like(graph.cell))
         by_strain = jnp.where(graph.graph_mask[:, None, None], slopes[1], 0)
         divisor = jnp.where(graph.graph_mask, volume, 1)[:, None, None]
         return Prediction(energy, -slopes[0], by_strain / divisor)
@@ -175,13 +186,14 @@ class InteratomicPotential(nnx.Module):
     ) -> jax.Array:
         """From receiver to sender, `(E, 3)`; padding stands at the cutoff."""
         positions = graph.positions if positions is None else positions
-        structure = graph.atom_graph[graph.receivers]
-        shifts = jnp.einsum("ek,ekx->ex", graph.images, graph.cell[structure], precision="highest")
-        vectors = positions[graph.senders] - positions[graph.receivers] + shifts
+        edges = Edges.of(graph)
+        cell = edges.of_receivers(graph.cell[graph.atom_graph])
+        shifts = jnp.sum(graph.images[:, :, None] * cell, axis=1)
+        vectors = edges.of_senders(positions) - edges.of_receivers(positions) + shifts
         if strain is not None:
             symmetric = (strain + jnp.swapaxes(strain, -1, -2)) / 2
-            turned = jnp.einsum("ex,exy->ey", vectors, symmetric[structure], precision="highest")
-            vectors = vectors + turned
+            turn = edges.of_receivers(symmetric[graph.atom_graph])
+            vectors = vectors + jnp.sum(vectors[:, :, None] * turn, axis=1)
         aside = jnp.asarray([self.config.cutoff, 0.0, 0.0], vectors.dtype)
         return jnp.where(graph.edge_mask[:, None], vectors, aside[None])
 
@@ -192,19 +204,15 @@ class InteratomicPotential(nnx.Module):
         distances = jnp.linalg.norm(vectors, axis=-1)
         envelope = polynomial_cutoff(distances, config.cutoff, p=config.cutoff_power)
         radial = bessel_basis(distances, config.num_bessel, config.cutoff) * envelope[:, None]
-        radial = jnp.where(graph.edge_mask[:, None], radial, 0)
-        harmonics = e3nn.spherical_harmonics(
-            e3nn.s2_irreps(config.lmax),
-            e3nn.IrrepsArray("1o", vectors),
-            normalize=True,
-            normalization="component",
-        ).array
-        edges = (harmonics, radial, graph.senders, graph.receivers)
+        hidden = self.radial(jnp.where(graph.edge_mask[:, None], radial, 0))
+        harmonics = edge_harmonics(vectors / distances[:, None], config.lmax)
+        edges = Edges.of(graph)
         embedded = jnp.matmul(one_hot, self.embedding[...], precision="highest")
-        features, total = embedded[:, :, None], jnp.zeros_like(distances, shape=len(one_hot))
-        for interaction, readout in zip(self.interactions, self.readouts, strict=True):
-            features = interaction(features, one_hot, *edges)
-            total = total + readout(features[:, :, 0])[:, 0]
+        features, total = embedded[:, None], jnp.zeros_like(distances, shape=len(one_hot))
+        layers = zip(self.interactions, self.readouts, hidden, strict=True)
+        for interaction, readout, radial in layers:
+            features = interaction(features, one_hot, harmonics, radial, edges)
+            total = total + readout(features[:, 0])[:, 0]
         return jnp.where(graph.atom_mask, config.scale * total + config.shift, 0)
 
     def _by_graph(self, graph: Graph, values: jax.Array) -> jax.Array:

@@ -15,11 +15,13 @@ class NeighbourList(NamedTuple):
         senders: `(E,)` int32, the neighbour of each edge.
         receivers: `(E,)` int32, the atom whose neighbour it is.
         images: `(E, 3)` int32; the neighbour stands at `positions[sender] + image @ cell`.
+        reverse: `(E,)` int32, place of the edge of the same pair from receiver to sender.
     """
 
     senders: np.ndarray
     receivers: np.ndarray
     images: np.ndarray
+    reverse: np.ndarray
 
 
 def neighbour_list(
@@ -51,13 +53,18 @@ def neighbour_list(
         raise ValueError(f"cutoff must be positive, got {cutoff}")
     positions = structure.positions
     atoms, images, places = _images_within(structure, cutoff)
-    found = KDTree(positions).query_ball_tree(KDTree(places), cutoff)
+    # a little further than the cutoff: what counts is the distance below
+    found = KDTree(positions).query_ball_tree(KDTree(places), cutoff * (1 + 1e-9))
     counts = [len(row) for row in found]
     receivers = np.repeat(np.arange(len(found)), counts)
     near = np.fromiter(itertools.chain.from_iterable(found), np.int64, sum(counts))
     senders, offsets = atoms[near], images[near]
     itself = (senders == receivers) & ~offsets.any(axis=1)
-    distances = np.linalg.norm(places[near] - positions[receivers], axis=1)
+    # each step only changes sign from an edge to its reverse: both are within the cutoff, or none
+    apart = positions[senders] - positions[receivers]
+    if structure.cell is not None:
+        apart = apart + offsets.astype(float) @ structure.cell
+    distances = np.linalg.norm(apart, axis=1)
     close = np.flatnonzero(~itself & (distances <= min_distance))
     if close.size:
         first = close[0]
@@ -68,10 +75,12 @@ def neighbour_list(
     kept = np.flatnonzero(~itself & (distances < cutoff))
     senders, receivers, offsets = senders[kept], receivers[kept], offsets[kept]
     order = np.lexsort((*offsets.T[::-1], senders, receivers))
+    senders, receivers, offsets = senders[order], receivers[order], offsets[order]
+    reverse = np.empty(len(order), np.int32)
+    # sorted by what the reverse edge is sorted by
+    reverse[np.lexsort((*-offsets.T[::-1], receivers, senders))] = np.arange(len(order))
     return NeighbourList(
-        senders[order].astype(np.int32),
-        receivers[order].astype(np.int32),
-        offsets[order].astype(np.int32),
+        senders.astype(np.int32), receivers.astype(np.int32), offsets.astype(np.int32), reverse
     )
 
 

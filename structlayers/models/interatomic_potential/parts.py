@@ -34,7 +34,7 @@ def degrees_of(lmax: int, dtype: Dtype) -> np.ndarray:
 class DegreeLinear(nnx.Module):
     r"""Mixes channels, with other weights for each degree, and for each element where asked.
 
-    .. math:: y_{n d l m} = C^{-1/2} \sum_c W_{[z_n] l c d} \, x_{n c l m}
+    .. math:: y_{n l m d} = C^{-1/2} \sum_c W_{[z_n] l c d} \, x_{n l m c}
 
     Args:
         channels: C, in and out.
@@ -56,20 +56,64 @@ class DegreeLinear(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.lmax, self.precision = lmax, precision
-        self.scale = channels**-0.5
         species = () if num_species is None else (num_species,)
         self.kernel = normal(rngs, (*species, lmax + 1, channels, channels), dtype)
 
     def __call__(self, x: jax.Array, one_hot: jax.Array | None = None) -> jax.Array:
-        """Maps `(N, C, (lmax + 1)^2)`; `one_hot` are the elements, `(N, Z)`."""
-        kernel = self.kernel[...] * self.scale
-        by_component = jnp.einsum(
-            "il,...lcd->...icd", degrees_of(self.lmax, kernel.dtype), kernel, precision="highest"
+        """Maps `(N, (lmax + 1)^2, C)`; `one_hot` are the elements, `(N, Z)`."""
+        kernel = self.kernel[...]
+        if one_hot is not None:
+            # channels of every element, 0 but for that of the atom: one product for all elements
+            x = (x[:, :, None] * one_hot[:, None, :, None]).reshape(*x.shape[:2], -1)
+            kernel = jnp.swapaxes(kernel, 0, 1).reshape(self.lmax + 1, -1, kernel.shape[-1])
+        scale = self.kernel.shape[-1] ** -0.5
+        if self.lmax == 0:
+            return jnp.matmul(x[:, 0], kernel[0], precision=self.precision)[:, None] * scale
+        degrees = degrees_of(self.lmax, kernel.dtype) * scale
+        by_component = jnp.einsum("il,lcd->icd", degrees, kernel, precision="highest")
+        return jnp.einsum("nic,icd->nid", x, by_component, precision=self.precision)
+
+
+class RadialNetworks(nnx.Module):
+    """Hidden functions of the radial ones, one network for each of T interactions.
+
+    All are evaluated at once. No biases, silu scaled to unit mean square after each layer.
+
+    Args:
+        num_networks: T.
+        sizes: of input and hidden layers; without a hidden layer the result is the input.
+        dtype: of the weights.
+        precision: of the products.
+        rngs: key for the weights.
+    """
+
+    def __init__(
+        self,
+        num_networks: int,
+        sizes: Sequence[int],
+        *,
+        dtype: Dtype,
+        precision: jax.lax.Precision,
+        rngs: nnx.Rngs,
+    ):
+        self.num_networks, self.precision = num_networks, precision
+        self.kernels = nnx.List(
+            [normal(rngs, (num_networks, *pair), dtype) for pair in pairwise(sizes)]
         )
-        if one_hot is None:
-            return jnp.einsum("nci,icd->ndi", x, by_component, precision=self.precision)
-        each = jnp.einsum("nci,zicd->nzdi", x, by_component, precision=self.precision)
-        return jnp.sum(each * one_hot[:, :, None, None], axis=1)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `(E, sizes[0])` to `(T, E, sizes[-1])`; 0 to 0."""
+        hidden = jnp.broadcast_to(x[None], (self.num_networks, *x.shape))
+        for kernel in self.kernels:
+            weights = kernel[...]
+            hidden = jnp.einsum("teh,thk->tek", hidden, weights, precision=self.precision)
+            hidden = scaled_silu(hidden * weights.shape[1] ** -0.5)
+        return hidden
+
+
+def scaled_silu(x: jax.Array) -> jax.Array:
+    """Of unit mean square for a standard normal argument; 0 at 0."""
+    return jax.nn.silu(x) * (1 / _SILU_RMS)
 
 
 class PlainNetwork(nnx.Module):
@@ -96,8 +140,6 @@ class PlainNetwork(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `(N, sizes[0])` to `(N, sizes[-1])`; 0 to 0."""
         for index, kernel in enumerate(self.kernels):
-            if index:
-                x = jax.nn.silu(x) / _SILU_RMS
-            weights = kernel[...] * (kernel.shape[0] ** -0.5)
-            x = jnp.matmul(x, weights, precision=self.precision)
+            x = scaled_silu(x) if index else x
+            x = jnp.matmul(x, kernel[...], precision=self.precision) * kernel.shape[0] ** -0.5
         return x

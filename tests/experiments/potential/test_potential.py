@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from typing import Any
 
 import jax
@@ -13,8 +14,15 @@ from experiments.data.molecules import MoleculeSet, synthetic_molecules
 from experiments.potential import plots
 from experiments.potential.config import PotentialConfig
 from experiments.potential.evaluate import errors, evaluate, mean_residual
-from experiments.potential.experiment import ERRORS, PotentialExperiment, TrainPotential
+from experiments.potential.experiment import (
+    ERRORS,
+    PotentialExperiment,
+    TrainPotential,
+    _ratios,
+)
 from experiments.potential.frames import make_frames, prepare, split, statistics, take
+from experiments.potential.speed import PotentialSpeedConfig
+from experiments.potential.stored import stored_metrics
 from experiments.potential.train import (
     Trainer,
     decayed,
@@ -127,18 +135,19 @@ def test_seeds_side_by_side_are_plain_amsgrad(prepared):
     trainer = trainer_of(prepared, weight_decay=0.0)
     keys, orders = jax.random.split(jax.random.key(3), (2, 2))
     state = initialize(trainer, keys)
-    wanted = jax.tree.map(lambda leaf: leaf[1], state["parameters"])
+    wanted = trainer.arrays(state["parameters"][1])
     state, logged = train_epochs(
         trainer, state, orders, jnp.int32(0), prepared.train, prepared.validation, num=2
     )
     assert logged["loss"].shape == (2,)
     optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.amsgrad(0.01))
     memory, average = optimizer.init(wanted), wanted
+    graphdef = nnx.split(trainer.potential(jax.random.key(0)))[0]
     mask = np.asarray(prepared.train.graph.atom_mask)
     assert mask.all()
 
     def loss(parameters, batch):
-        found = nnx.merge(trainer.graph, parameters).predict(batch.graph.flatten())
+        found = nnx.merge(graphdef, parameters).predict(batch.graph.flatten())
         energy = jnp.mean(((found.energy - batch.energy) / 5) ** 2)
         return energy + 10 * jnp.mean((found.forces - batch.forces.reshape(-1, 3)) ** 2)
 
@@ -163,7 +172,7 @@ def test_seeds_side_by_side_are_plain_amsgrad(prepared):
             count += 1
     np.testing.assert_allclose(logged["loss"][1], np.mean(values), rtol=1e-4)
     for name, other in (("parameters", wanted), ("average", average)):
-        found = jax.tree.map(lambda leaf: leaf[1], state[name])
+        found = trainer.arrays(state[name][1])
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, other
         )
@@ -184,20 +193,16 @@ def test_best_average_and_plateau(prepared):
     np.testing.assert_array_equal(state["best_loss"], state["plateau"].best_value)
     assert (state["best_loss"] <= logged["validation_loss"]).all()
     for seed in np.flatnonzero(state["best_loss"] == logged["validation_loss"]):
-        jax.tree.map(
-            lambda one, other, i=seed: np.testing.assert_array_equal(one[i], other[i]),
-            state["best"],
-            state["average"],
-        )
+        np.testing.assert_array_equal(state["best"][seed], state["average"][seed])
     # as if an unbeatable average had been found
-    kept = jax.tree.map(jnp.copy, state["best"])
+    kept = jnp.copy(state["best"])
     plateau = state["plateau"]._replace(best_value=jnp.zeros(2))
     state = {**state, "best_loss": jnp.zeros(2), "plateau": plateau}
     rates = []
     for first in (2, 4):
         state, logged = train(state, first)
         rates.append(logged["learning_rate"].tolist())
-    jax.tree.map(np.testing.assert_array_equal, state["best"], kept)
+    np.testing.assert_array_equal(state["best"], kept)
     np.testing.assert_array_equal(state["best_loss"], [0, 0])
     np.testing.assert_allclose(rates, [[0.005] * 2, [0.00125] * 2], rtol=1e-5)
 
@@ -209,9 +214,9 @@ def test_cosine_ends_at_zero(prepared):
 
 
 def test_weight_decay_acts_on_what_mixes_channels_after_the_sum(prepared):
-    parameters = jax.eval_shape(
-        lambda: initialize(trainer_of(prepared), jax.random.split(jax.random.key(0), 1))
-    )["parameters"]
+    trainer = trainer_of(prepared)
+    state = initialize(trainer, jax.random.split(jax.random.key(0), 1))
+    parameters = trainer.arrays(state["parameters"][0])
     chosen = jax.tree_util.tree_leaves_with_path(decayed(parameters))
     names = {jax.tree_util.keystr(path, simple=True, separator="/") for path, on in chosen if on}
     assert all(name.startswith("interactions/0/") for name in names)
@@ -303,6 +308,32 @@ def test_every_goal_names_a_metric(name, tmp_path):
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
+def test_ratio_to_what_another_run_stored(tmp_path):
+    """Of the same training, that is: other epochs, sizes or presets do not count."""
+    config = PotentialConfig()
+    metrics = {"acac/clebsch_gordan/300K/force_rmse": 5.0}
+    record = {"experiment": "acac", "preset": "full", "date": "2026-01-02", "metrics": metrics}
+    part = dataclasses.asdict(dataclasses.replace(config, contractions=("clebsch_gordan",)))
+    longer = {**record, "date": "2026-01-03", "config": {**part, "epochs": 1000}}
+    earlier = {**record, "date": "2026-01-01", "config": part}
+    earlier["metrics"] = dict.fromkeys((*metrics, "acac/gaunt/300K/force_rmse"), 7.0)
+    stored = {
+        "acac@cg": {**record, "config": part},
+        "acac@earlier": earlier,
+        "acac@longer": longer,
+        "acac@smoke": {**longer, "preset": "smoke", "config": part},
+    }
+    (tmp_path / "equivariant").mkdir()
+    for name, content in stored.items():
+        (tmp_path / "equivariant" / f"{name}.json").write_text(json.dumps(content))
+    gaunt = dataclasses.replace(config, contractions=("gaunt",))
+    found = stored_metrics(gaunt, tmp_path)
+    assert found == {**metrics, "acac/gaunt/300K/force_rmse": 7.0}
+    ratios = _ratios({"acac/gaunt/300K/force_rmse": 5.5}, gaunt, found)
+    assert ratios == {"acac/gaunt_over_clebsch_gordan/300K/force_rmse": pytest.approx(1.1)}
+    assert _ratios({"acac/gaunt/300K/force_rmse": 5.5}, gaunt, {}) == {}
+
+
 def test_a_phase_depends_on_its_state_alone():
     config = dataclasses.replace(
         PotentialConfig().smoke(), seeds=1, num_interactions=1, contractions=("gaunt",)
@@ -338,3 +369,31 @@ def test_config_refuses(change, message):
 def test_names():
     names = [phase.name for phase in PotentialConfig().build().phases()]
     assert names == [f"acac_{contraction}" for contraction in CONTRACTIONS]
+
+
+def test_goals_of_the_times_name_metrics(tmp_path):
+    config = PotentialSpeedConfig()
+    results = {
+        phase.name: {
+            "lmax": phase.lmax,
+            "variant": phase.variant,
+            "parameters": 7,
+            "step_milliseconds": [3.0 if phase.variant == "gaunt" else 4.0, 9.0, 1.0],
+            "energy_and_forces_milliseconds": [2.0],
+        }
+        for phase in config.build().phases()
+    }
+    assert len(results) == 15
+    metrics = config.build().finish(results)
+    assert {goal.metric for goal in config.goals()} <= metrics.keys()
+    assert len(config.goals()) == 6
+    assert metrics["l3/gaunt_over_gaunt_fourier/step_milliseconds"] == pytest.approx(0.75)
+    assert metrics["l3/gaunt_over_gaunt_rank/energy_and_forces_milliseconds"] == 1.0
+    config.build().plot(results, metrics, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match=r"variants must be among clebsch_gordan, .*'dense'"):
+        dataclasses.replace(config, variants=("dense",))
+    with pytest.raises(ValueError, match="dataset must be among acac"):
+        dataclasses.replace(config, dataset="qm9")
+    with pytest.raises(ValueError, match="repeats must be at least 1"):
+        dataclasses.replace(config, repeats=0)

@@ -68,10 +68,11 @@ def test_receivers_ascend_with_padding():
     assert graph.atom_graph[:10].tolist() == [0] * 6 + [1] * 4
 
 
-def test_flattened_stack_is_one_graph():
+@pytest.mark.parametrize("slots", [None, 70])
+def test_flattened_stack_is_one_graph(slots):
     structures = [cluster(0), cluster(1, count=4), crystal()]
     stack = stack_graphs(structures, SPECIES, 4.0)
-    flat = stack.flatten()
+    flat = (stack if slots is None else stack.with_slots(slots)).flatten()
     assert flat.species.shape == (18,)
     assert (np.diff(flat.receivers) >= 0).all()
     graphdef, state = nnx.split(tiny_potential())
@@ -92,3 +93,61 @@ def test_graphs_are_pytrees():
     stack = stack_graphs([cluster(0), cluster(1)], SPECIES, 4.0)
     second = jax.tree.map(lambda leaf: leaf[1:], stack)
     np.testing.assert_array_equal(second.positions[0], np.float32(cluster(1).positions))
+
+
+def _edges(graph):
+    mask = graph.edge_mask
+    return np.column_stack([graph.receivers[mask], graph.senders[mask], graph.images[mask]])
+
+
+@pytest.mark.parametrize("places", [{"num_slots": 60}, {"num_edges": 300}, {}])
+def test_reverse_edges(places):
+    """The reverse of an edge is the same pair from the other end, image and all."""
+    graph = make_graph([cluster(), crystal()], SPECIES, 4.0, num_atoms=12)
+    if "num_slots" in places:
+        graph = graph.with_slots(places["num_slots"])
+    if "num_edges" in places:
+        graph = graph.with_edges(places["num_edges"])
+    assert (graph.reverse[graph.reverse] == np.arange(graph.num_edges)).all()
+    np.testing.assert_array_equal(graph.receivers[graph.reverse], graph.senders)
+    np.testing.assert_array_equal(graph.images[graph.reverse], -graph.images)
+    np.testing.assert_array_equal(graph.edge_mask[graph.reverse], graph.edge_mask)
+    assert (graph.images[graph.edge_mask].any(axis=1) & (graph.reverse[graph.edge_mask] > 0)).any()
+
+
+def test_slots_hold_the_same_edges():
+    graph = make_graph([cluster(), crystal()], SPECIES, 4.0, num_atoms=12)
+    slots = graph.with_slots(61)
+    assert slots.num_edges == 12 * 61
+    np.testing.assert_array_equal(slots.receivers, np.repeat(np.arange(12), 61))
+    np.testing.assert_array_equal(_edges(slots), _edges(graph))
+    back = slots.with_edges(graph.num_edges)
+    assert back.num_slots is None
+    jax.tree.map(np.testing.assert_array_equal, back, graph)
+
+
+def test_fewer_slots_than_neighbours():
+    graph = make_graph([cluster()], SPECIES, 4.0)
+    most = int(np.bincount(graph.receivers).max())
+    assert graph.with_slots(most).num_slots == most
+    with pytest.raises(
+        CapacityError, match=f"{most} neighbours of one atom do not fit into num_sl"
+    ):
+        graph.with_slots(most - 1)
+
+
+def test_slots_where_they_take_little_memory():
+    stack = stack_graphs([cluster(0), cluster(1, count=5)], SPECIES, 4.0)
+    most = max(np.bincount(row.receivers[row.edge_mask]).max() for row in _rows(stack))
+    assert stack.suited_slots() == most
+    assert stack.suited_slots(headroom=1.5) == int(np.ceil(1.5 * most))
+    assert stack.suited_slots(most=0.9) is None
+    # one atom with many neighbours among many without
+    lone = 50.0 + 20.0 * np.arange(30)[:, None] * np.ones(3)
+    crowd = Structure([6] * 36, np.concatenate([cluster(0).positions, lone]))
+    assert make_graph([crowd], SPECIES, 4.0).suited_slots() is None
+    assert make_graph([Structure([6], [[0.0, 0, 0]])], SPECIES, 4.0).suited_slots() is None
+
+
+def _rows(stack):
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], stack) for i in range(len(stack.species))]

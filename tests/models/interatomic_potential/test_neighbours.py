@@ -115,3 +115,18 @@ def test_structures_that_are_refused(change, message):
     values: dict[str, Any] = {"numbers": [1, 6], "positions": [[0.0, 0, 0], [1, 0, 0]], **change}
     with pytest.raises(ValueError, match=message):
         Structure(**values)
+
+
+def test_every_edge_has_its_reverse_at_the_very_cutoff():
+    """Rounding never leaves one of the two edges of a pair outside."""
+    for seed in range(3):
+        structure = crystal(seed)
+        found = neighbour_list(structure, 4.0)
+        apart = structure.positions[found.senders] - structure.positions[found.receivers]
+        distances = np.linalg.norm(apart + found.images @ structure.cell, axis=1)
+        for cutoff in np.unique(distances)[::7]:
+            for around in (np.nextafter(cutoff, 0), cutoff, np.nextafter(cutoff, 9)):
+                edges = neighbour_list(structure, around)
+                np.testing.assert_array_equal(edges.receivers[edges.reverse], edges.senders)
+                np.testing.assert_array_equal(edges.senders[edges.reverse], edges.receivers)
+                np.testing.assert_array_equal(edges.images[edges.reverse], -edges.images)
