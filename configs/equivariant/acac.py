@@ -14,7 +14,7 @@ within 10 % of Clebsch-Gordan (there 4.5, 1.8 and 1.8 % on the three temperature
 Data: dataset_acac in $STRUCTLAYERS_DATA/botnet; the smoke preset makes its own molecule.
 Hardware: one H200, 9 minutes and a minute a contraction to compile (predicted from counts of
 kernels and bytes, experiments/potential/README.md). Not yet run in full; --contractions trains a
-part, stored as a --variant.
+part, `join` makes one result of them.
 Command: python -m experiments run configs/equivariant/acac.py
 """
 

@@ -11,7 +11,7 @@ MACE-Gaunt 9.2, 22.2 and 63.1; goals 13, 30 and 85, since independent reruns of 
 Data: dataset_3BPA in $STRUCTLAYERS_DATA/botnet; the smoke preset makes its own molecule.
 Hardware: one H200, 17 minutes and a minute a contraction to compile (predicted from counts of
 kernels and bytes, experiments/potential/README.md). Not yet run in full; --contractions trains a
-part, stored as a --variant.
+part, `join` makes one result of them.
 Command: python -m experiments run configs/equivariant/bpa.py
 """
 

@@ -10,7 +10,7 @@ degrees up to 3 (github.com/kcheng0407/mace-rmd17-benchmark).
 Data: rmd17 in $STRUCTLAYERS_DATA; the smoke preset makes its own molecule.
 Hardware: one H200, about 40 minutes and a minute a training to compile (predicted from counts of
 kernels and bytes, experiments/potential/README.md). Not yet run in full; --datasets and
---contractions train a part, stored as a --variant.
+--contractions train a part, `join` makes one result of them.
 Command: python -m experiments run configs/equivariant/rmd17.py
 """
 

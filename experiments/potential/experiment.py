@@ -16,7 +16,6 @@ from experiments.experiment import Results
 from experiments.potential.config import PotentialConfig
 from experiments.potential.evaluate import evaluate, mean_residual
 from experiments.potential.frames import Prepared, prepare
-from experiments.potential.stored import stored_metrics
 from experiments.potential.train import State, Trainer, initialize, train_epochs
 from structlayers.models.interatomic_potential import InteratomicPotentialConfig
 
@@ -183,7 +182,6 @@ class PotentialExperiment:
         """Errors by DATASET/CONTRACTION/TEST, means over the seeds, and ratios of the contractions.
 
         `DATASET/CONTRACTION_over_clebsch_gordan/...` are ratios of those means, and of the times.
-        Where "clebsch_gordan" was trained in another run, they are to what that one stored.
         """
         metrics: dict[str, float] = {}
         for result in results.values():
@@ -196,7 +194,7 @@ class PotentialExperiment:
                         metrics[f"{key}/{test}/{name}_std"] = float(values.std(ddof=1))
             metrics[f"{key}/parameters"] = float(result["parameters"])
             metrics[f"{key}/step_milliseconds"] = result["step_milliseconds"]
-        return metrics | _ratios(metrics, self.config, stored_metrics(self.config))
+        return metrics | _ratios(metrics, self.config)
 
     def plot(self, results: Results, metrics: Mapping[str, Any], path: Path) -> None:
         """Predicted against reference forces and energies, a row a set and contraction."""
@@ -205,25 +203,19 @@ class PotentialExperiment:
         draw_parity(results, path)
 
 
-def _ratios(
-    metrics: Mapping[str, float], config: PotentialConfig, stored: Mapping[str, float]
-) -> dict[str, float]:
+def _ratios(metrics: Mapping[str, float], config: PotentialConfig) -> dict[str, float]:
     """Of every contraction's errors and times to those of "clebsch_gordan", where both are."""
     ratios = {}
     for dataset in config.datasets:
         base = f"{dataset}/clebsch_gordan/"
-        known = metrics if "clebsch_gordan" in config.contractions else stored
-        bases = {
-            key.removeprefix(base): value
-            for key, value in known.items()
-            if key.startswith(base) and not key.endswith("_std")
-        }
+        names = [key.removeprefix(base) for key in metrics if key.startswith(base)]
+        names = [name for name in names if not name.endswith("_std")]
         for contraction in config.contractions:
             if contraction != "clebsch_gordan":
                 ratios |= {
                     f"{dataset}/{contraction}_over_clebsch_gordan/{name}": (
-                        metrics[f"{dataset}/{contraction}/{name}"] / value
+                        metrics[f"{dataset}/{contraction}/{name}"] / metrics[base + name]
                     )
-                    for name, value in bases.items()
+                    for name in names
                 }
     return ratios

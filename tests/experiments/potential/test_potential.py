@@ -1,5 +1,4 @@
 import dataclasses
-import json
 from typing import Any
 
 import jax
@@ -18,11 +17,9 @@ from experiments.potential.experiment import (
     ERRORS,
     PotentialExperiment,
     TrainPotential,
-    _ratios,
 )
 from experiments.potential.frames import make_frames, prepare, split, statistics, take
 from experiments.potential.speed import PotentialSpeedConfig
-from experiments.potential.stored import stored_metrics
 from experiments.potential.train import (
     Trainer,
     decayed,
@@ -306,32 +303,6 @@ def test_every_goal_names_a_metric(name, tmp_path):
     assert metrics[f"{key}/step_milliseconds"] == pytest.approx(1.2)
     plots.draw_parity(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
-
-
-def test_ratio_to_what_another_run_stored(tmp_path):
-    """Of the same training, that is: other epochs, sizes or presets do not count."""
-    config = PotentialConfig()
-    metrics = {"acac/clebsch_gordan/300K/force_rmse": 5.0}
-    record = {"experiment": "acac", "preset": "full", "date": "2026-01-02", "metrics": metrics}
-    part = dataclasses.asdict(dataclasses.replace(config, contractions=("clebsch_gordan",)))
-    longer = {**record, "date": "2026-01-03", "config": {**part, "epochs": 1000}}
-    earlier = {**record, "date": "2026-01-01", "config": part}
-    earlier["metrics"] = dict.fromkeys((*metrics, "acac/gaunt/300K/force_rmse"), 7.0)
-    stored = {
-        "acac@cg": {**record, "config": part},
-        "acac@earlier": earlier,
-        "acac@longer": longer,
-        "acac@smoke": {**longer, "preset": "smoke", "config": part},
-    }
-    (tmp_path / "equivariant").mkdir()
-    for name, content in stored.items():
-        (tmp_path / "equivariant" / f"{name}.json").write_text(json.dumps(content))
-    gaunt = dataclasses.replace(config, contractions=("gaunt",))
-    found = stored_metrics(gaunt, tmp_path)
-    assert found == {**metrics, "acac/gaunt/300K/force_rmse": 7.0}
-    ratios = _ratios({"acac/gaunt/300K/force_rmse": 5.5}, gaunt, found)
-    assert ratios == {"acac/gaunt_over_clebsch_gordan/300K/force_rmse": pytest.approx(1.1)}
-    assert _ratios({"acac/gaunt/300K/force_rmse": 5.5}, gaunt, {}) == {}
 
 
 def test_a_phase_depends_on_its_state_alone():
