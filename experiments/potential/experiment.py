@@ -1,6 +1,5 @@
 """Potentials on molecules: a phase a set and contraction, an epoch a step."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from experiments.potential.config import PotentialConfig
 from experiments.potential.evaluate import evaluate, mean_residual
 from experiments.potential.frames import Prepared, prepare
 from experiments.potential.train import State, Trainer, initialize, train_epochs
+from experiments.seeds import call_milliseconds
 from structlayers.models.interatomic_potential import InteratomicPotentialConfig
 
 ERRORS = ("energy_rmse", "energy_mae", "force_rmse", "force_mae")
@@ -152,16 +152,11 @@ class TrainPotential:
             "step_milliseconds": self.step_milliseconds(state),
         }
 
-    def step_milliseconds(self, state: State, repeats: int = 2) -> float:
-        """Time of one step of all seeds: the fastest of further calls on copies of the state."""
-        seconds = []
-        for _ in range(repeats):
-            copy = jax.block_until_ready(jax.tree.map(jnp.copy, state))
-            start = time.perf_counter()
-            jax.block_until_ready(self._train(copy, 0, self.chunk))
-            seconds.append(time.perf_counter() - start)
+    def step_milliseconds(self, state: State) -> float:
+        """Time of one step of all seeds, in further epochs."""
         steps = self.data.prepared.train.size // self.config.batch
-        return 1000 * min(seconds) / (steps * self.chunk)
+        call = call_milliseconds(lambda state: self._train(state, 0, self.chunk), state)
+        return call / (steps * self.chunk)
 
 
 @dataclass(frozen=True)

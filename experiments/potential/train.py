@@ -15,6 +15,7 @@ import optax
 from flax import nnx
 
 from experiments.potential.frames import Frames, take
+from experiments.seeds import ParameterVector, batch_indices, keep_best, scan_epochs
 from structlayers.models.interatomic_potential import (
     InteratomicPotential,
     InteratomicPotentialConfig,
@@ -68,22 +69,14 @@ class Trainer:
         return InteratomicPotential(self.model, rngs=nnx.Rngs(key))
 
     @cached_property
-    def _abstract(self) -> tuple[Any, Any]:
-        """The potential without its parameters, and their shapes."""
-        graph, state = nnx.split(nnx.eval_shape(lambda: self.potential(jax.random.key(0))))
-        return graph, nnx.to_pure_dict(state)
-
-    def arrays(self, vector: jax.Array) -> Any:
-        """The parameters of one seed by name, from the vector of all."""
-        leaves, structure = jax.tree.flatten(self._abstract[1])
-        ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
-        parts = zip(jnp.split(vector, ends), leaves, strict=True)
-        return jax.tree.unflatten(structure, [part.reshape(leaf.shape) for part, leaf in parts])
+    def vector(self) -> ParameterVector[InteratomicPotential]:
+        """The parameters of one seed as one vector."""
+        return ParameterVector(self.potential)
 
     @cached_property
     def _decayed(self) -> np.ndarray:
         """Which entries of the vector weight decay acts on."""
-        shapes = self._abstract[1]
+        shapes = self.vector.shapes
         chosen = zip(jax.tree.leaves(decayed(shapes)), jax.tree.leaves(shapes), strict=True)
         return np.concatenate([np.full(leaf.size, on) for on, leaf in chosen])
 
@@ -111,8 +104,7 @@ class Trainer:
 
     def predict(self, parameters: jax.Array, frames: Frames) -> Prediction:
         """Energies and forces of some frames, of one seed."""
-        potential = nnx.merge(self._abstract[0], self.arrays(parameters))
-        return potential.predict(frames.graph.flatten())
+        return self.vector.merge(parameters).predict(frames.graph.flatten())
 
     def loss(self, parameters: jax.Array, frames: Frames) -> jax.Array:
         """Weighted mean squared errors, of one seed."""
@@ -145,8 +137,7 @@ def initialize(trainer: Trainer, keys: jax.Array) -> State:
     """
 
     def one(key: jax.Array) -> State:
-        found = nnx.to_pure_dict(nnx.state(trainer.potential(key)))
-        parameters = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(found)])
+        parameters = trainer.vector.init(key)
         return {
             "parameters": parameters,
             "average": parameters,
@@ -182,9 +173,7 @@ def _epoch(
     epoch: jax.Array,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One pass over the training frames of one seed, then validation of the average."""
-    steps = train.size // trainer.batch
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), train.size)
-    order = order[: steps * trainer.batch].reshape(steps, trainer.batch)
+    order = batch_indices(key, epoch, train.size, trainer.batch)
     rate = trainer.rate(epoch, state["plateau"])
 
     def step(state: State, index: jax.Array) -> tuple[State, jax.Array]:
@@ -193,13 +182,7 @@ def _epoch(
     state, losses = jax.lax.scan(step, state, order)
     found = trainer.loss(state["average"], validation)
     _, plateau = trainer.plateau.update(state["parameters"], state["plateau"], value=found)
-    better = found < state["best_loss"]
-    state = {
-        **state,
-        "plateau": plateau,
-        "best": jnp.where(better, state["average"], state["best"]),
-        "best_loss": jnp.where(better, found, state["best_loss"]),
-    }
+    state = {**state, "plateau": plateau, **keep_best(state, state["average"], found)}
     return state, {"loss": losses.mean(), "validation_loss": found, "learning_rate": rate}
 
 
@@ -228,13 +211,8 @@ def train_epochs(
     Returns:
         The new state; "loss", "validation_loss", "learning_rate" of the last epoch, `(seeds,)`.
     """
-
-    def one(state: State, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
-        epochs = first + jnp.arange(num, dtype=jnp.int32)
-        return jax.lax.scan(partial(_epoch, trainer, train, validation, key), state, epochs)
-
-    state, logged = jax.vmap(one)(state, keys)
-    return state, jax.tree.map(lambda values: values[:, -1], logged)
+    epoch = partial(_epoch, trainer, train, validation)
+    return scan_epochs(epoch, state, keys, first, num)
 
 
 @partial(jax.jit, static_argnames=("trainer", "chunk"))

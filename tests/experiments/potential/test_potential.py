@@ -132,7 +132,7 @@ def test_seeds_side_by_side_are_plain_amsgrad(prepared):
     trainer = trainer_of(prepared, weight_decay=0.0)
     keys, orders = jax.random.split(jax.random.key(3), (2, 2))
     state = initialize(trainer, keys)
-    wanted = trainer.arrays(state["parameters"][1])
+    wanted = trainer.vector.arrays(state["parameters"][1])
     state, logged = train_epochs(
         trainer, state, orders, jnp.int32(0), prepared.train, prepared.validation, num=2
     )
@@ -169,7 +169,7 @@ def test_seeds_side_by_side_are_plain_amsgrad(prepared):
             count += 1
     np.testing.assert_allclose(logged["loss"][1], np.mean(values), rtol=1e-4)
     for name, other in (("parameters", wanted), ("average", average)):
-        found = trainer.arrays(state[name][1])
+        found = trainer.vector.arrays(state[name][1])
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, other
         )
@@ -213,7 +213,7 @@ def test_cosine_ends_at_zero(prepared):
 def test_weight_decay_acts_on_what_mixes_channels_after_the_sum(prepared):
     trainer = trainer_of(prepared)
     state = initialize(trainer, jax.random.split(jax.random.key(0), 1))
-    parameters = trainer.arrays(state["parameters"][0])
+    parameters = trainer.vector.arrays(state["parameters"][0])
     chosen = jax.tree_util.tree_leaves_with_path(decayed(parameters))
     names = {jax.tree_util.keystr(path, simple=True, separator="/") for path, on in chosen if on}
     assert all(name.startswith("interactions/0/") for name in names)

@@ -1,0 +1,150 @@
+"""Training of all seeds of one network at once: Adam on the squared error, scanned epochs."""
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from experiments.equivariant.nbody.network import ParticleNetwork
+from experiments.equivariant.nbody.systems import Systems, take
+from experiments.seeds import ParameterVector, batch_indices, keep_best, scan_epochs
+
+type State = dict[str, Any]
+""""parameters", "memory" of Adam, and "best", the parameters with the least error on the validation
+systems, "best_loss"; each with a leading axis of seeds. The parameters of a seed are one vector."""
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """One network and how it is trained.
+
+    Attributes:
+        product: see `ParticleNetwork`.
+        channels: see `ParticleNetwork`.
+        lmax: see `ParticleNetwork`.
+        attribute_lmax: see `ParticleNetwork`.
+        layers: see `ParticleNetwork`.
+        precision: see `ParticleNetwork`.
+        batch: systems of a step.
+        epochs: of the whole training; where the cosine ends.
+        learning_rate: of Adam, at the start.
+        schedule: "constant", or "cosine", which lets the rate fall to 0 over all epochs.
+    """
+
+    product: str
+    channels: int
+    lmax: int
+    attribute_lmax: int
+    layers: int
+    precision: str
+    batch: int
+    epochs: int
+    learning_rate: float
+    schedule: str
+
+    def network(self, key: jax.Array) -> ParticleNetwork:
+        """A network with random parameters."""
+        return ParticleNetwork(
+            self.product,
+            self.channels,
+            self.lmax,
+            self.attribute_lmax,
+            self.layers,
+            precision=self.precision,
+            rngs=nnx.Rngs(key),
+        )
+
+    @cached_property
+    def vector(self) -> ParameterVector[ParticleNetwork]:
+        """The parameters of one seed as one vector."""
+        return ParameterVector(self.network)
+
+    def rate(self, epoch: jax.Array) -> jax.Array:
+        """Learning rate of an epoch."""
+        if self.schedule == "constant":
+            return jnp.asarray(self.learning_rate)
+        return jnp.asarray(optax.cosine_decay_schedule(self.learning_rate, self.epochs)(epoch))
+
+    def loss(self, parameters: jax.Array, systems: Systems) -> jax.Array:
+        """Mean squared error of all components, of one seed."""
+        return jnp.mean((self.vector.merge(parameters)(systems) - systems.displacement) ** 2)
+
+
+@partial(jax.jit, static_argnames="trainer")
+def initialize(trainer: Trainer, keys: jax.Array) -> State:
+    """First state of every seed, from `(seeds,)` random keys."""
+
+    def one(key: jax.Array) -> State:
+        parameters = trainer.vector.init(key)
+        return {
+            "parameters": parameters,
+            "memory": optax.scale_by_adam().init(parameters),
+            "best": parameters,
+            "best_loss": jnp.asarray(jnp.inf, parameters.dtype),
+        }
+
+    return jax.vmap(one)(keys)
+
+
+def _epoch(
+    trainer: Trainer,
+    train: Systems,
+    validation: Systems,
+    key: jax.Array,
+    state: State,
+    epoch: jax.Array,
+) -> tuple[State, dict[str, jax.Array]]:
+    """One pass over the training systems of one seed, then validation."""
+    rate = trainer.rate(epoch)
+
+    def step(carry: tuple[jax.Array, Any], index: jax.Array) -> tuple[Any, jax.Array]:
+        parameters, memory = carry
+        value, gradient = jax.value_and_grad(trainer.loss)(parameters, take(train, index))
+        updates, memory = optax.scale_by_adam().update(gradient, memory)
+        return (parameters - rate.astype(value.dtype) * updates, memory), value
+
+    order = batch_indices(key, epoch, train.size, trainer.batch)
+    carry = (state["parameters"], state["memory"])
+    (parameters, memory), losses = jax.lax.scan(step, carry, order)
+    found = trainer.loss(parameters, validation)
+    state = {"parameters": parameters, "memory": memory, **keep_best(state, parameters, found)}
+    return state, {"loss": losses.mean(), "validation_loss": found}
+
+
+@partial(jax.jit, static_argnames=("trainer", "num"), donate_argnames="state")
+def train_epochs(
+    trainer: Trainer,
+    state: State,
+    keys: jax.Array,
+    first: jax.Array,
+    train: Systems,
+    validation: Systems,
+    *,
+    num: int,
+) -> tuple[State, dict[str, jax.Array]]:
+    """Some epochs of all seeds; systems beyond a whole number of batches rest in an epoch.
+
+    Args:
+        trainer: the network.
+        state: of all seeds.
+        keys: `(seeds,)` random keys of the orders.
+        first: number of the first epoch; with the key it gives the order of the systems.
+        train: systems to train on.
+        validation: systems to validate on.
+        num: epochs.
+
+    Returns:
+        The new state; "loss" and "validation_loss" of the last epoch, `(seeds,)`.
+    """
+    epoch = partial(_epoch, trainer, train, validation)
+    return scan_epochs(epoch, state, keys, first, num)
+
+
+@partial(jax.jit, static_argnames="trainer")
+def losses(trainer: Trainer, parameters: jax.Array, systems: Systems) -> jax.Array:
+    """Mean squared errors `(seeds,)` of all seeds."""
+    return jax.vmap(trainer.loss, in_axes=(0, None))(parameters, systems)
