@@ -17,6 +17,7 @@ MODULES = [
     "experiments.data.images",
     "experiments.data.mnist",
     "experiments.data.molecules",
+    "experiments.equivariant.nbody.simulate",
     "experiments.experiment",
     "experiments.report.entries",
     "experiments.report.render",
@@ -24,6 +25,7 @@ MODULES = [
     "experiments.runner.json_files",
     "experiments.runner.nonfinite",
     "experiments.runner.result",
+    "experiments.seeds",
 ]
 
 

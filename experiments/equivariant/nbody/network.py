@@ -97,8 +97,9 @@ class Layer(nnx.Module):
         for steer in self.message:
             message = steer(message, edges)
         particles = x.shape[1]
-        others = (1 - np.eye(particles, dtype=np.float32)) / np.sqrt(particles - 1)
-        total = (message.array * others.astype(np.float32)[None, :, :, None]).sum(axis=2)
+        others = (1 - np.eye(particles)) / np.sqrt(particles - 1)
+        others = jnp.asarray(others, message.array.dtype)[None, :, :, None]
+        total = (message.array * others).sum(axis=2)
         kept = self.keep(x).array + self.take(e3nn.IrrepsArray(x.irreps, total)).array
         update = e3nn.IrrepsArray(x.irreps, half * kept)
         for steer in self.update:

@@ -74,16 +74,18 @@ class Trainer:
         return jnp.mean((self.vector.merge(parameters)(systems) - systems.displacement) ** 2)
 
 
-@partial(jax.jit, static_argnames="trainer")
 def initialize(trainer: Trainer, keys: jax.Array) -> State:
-    """First state of every seed, from `(seeds,)` random keys."""
+    """First state of every seed, from `(seeds,)` random keys.
+
+    Not compiled as a whole: many small random arrays of few shapes.
+    """
 
     def one(key: jax.Array) -> State:
         parameters = trainer.vector.init(key)
         return {
             "parameters": parameters,
             "memory": optax.scale_by_adam().init(parameters),
-            "best": parameters,
+            "best": jnp.copy(parameters),  # not the same buffer: both are donated
             "best_loss": jnp.asarray(jnp.inf, parameters.dtype),
         }
 
@@ -105,7 +107,8 @@ def _epoch(
         parameters, memory = carry
         value, gradient = jax.value_and_grad(trainer.loss)(parameters, take(train, index))
         updates, memory = optax.scale_by_adam().update(gradient, memory)
-        return (parameters - rate.astype(value.dtype) * updates, memory), value
+        change = rate.astype(value.dtype) * jnp.asarray(updates)
+        return (parameters - change, memory), value
 
     order = batch_indices(key, epoch, train.size, trainer.batch)
     carry = (state["parameters"], state["memory"])
