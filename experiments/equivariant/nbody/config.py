@@ -53,7 +53,7 @@ class ParticleConfig:
     family: str = "equivariant"
     experiment: str = "nbody"
     products: tuple[str, ...] = tuple(PRODUCTS)
-    channels: int = 44
+    channels: int = 42
     lmax: int = 1
     attribute_lmax: int = 1
     layers: int = 4

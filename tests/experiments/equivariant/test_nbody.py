@@ -23,7 +23,7 @@ from experiments.equivariant.nbody.simulate import (
     start,
 )
 from experiments.equivariant.nbody.systems import make_sets, systems_of, take
-from experiments.equivariant.nbody.train import Trainer, initialize, losses, train_epochs
+from experiments.equivariant.nbody.train import initialize, losses, train_epochs
 from experiments.equivariant.tetris import random_rotations
 
 CONFIG: Any = load(CONFIGS / "equivariant" / "nbody.py").config
@@ -197,20 +197,23 @@ def test_both_products_have_the_same_couplings(lmax, rng):
     assert len(found["gaunt"]) == {1: 4, 2: 11}[lmax]
 
 
-def trainer_of(**changes: Any) -> Trainer:
-    options: dict[str, Any] = {
-        "batch": 5,
-        "epochs": 4,
-        "learning_rate": 0.01,
-        "schedule": "constant",
-    }
-    return Trainer("gaunt", 2, 1, 1, 1, "highest", **options | changes)
+# one program for all tests that train
+SMALL = dataclasses.replace(
+    CONFIG.smoke(),
+    products=("gaunt",),
+    channels=2,
+    train_systems=11,
+    validation_systems=4,
+    test_systems=4,
+    batch=5,
+    learning_rate=0.01,
+)
 
 
 def test_seeds_side_by_side_are_plain_adam():
     """Two epochs of one of two seeds against a loop with optax's own Adam."""
-    sets = make_sets((11, 4, 3), 1, 3, warm_up=50, horizon=100)
-    trainer = trainer_of()
+    (phase,) = SMALL.build().phases()
+    sets, trainer = phase.data.sets, phase.trainer
     keys, orders = jax.random.split(jax.random.key(3), (2, 2))
     state = initialize(trainer, keys)
     wanted = state["parameters"][1] + 0  # the state is donated
@@ -237,14 +240,14 @@ def test_seeds_side_by_side_are_plain_adam():
 
 
 def test_rates():
-    assert float(trainer_of().rate(jnp.int32(3))) == pytest.approx(0.01)
-    cosine = trainer_of(schedule="cosine")
+    (phase,) = SMALL.build().phases()
+    assert float(phase.trainer.rate(jnp.int32(3))) == pytest.approx(0.01)
+    cosine = dataclasses.replace(phase.trainer, schedule="cosine")
     assert float(cosine.rate(jnp.int32(2))) == pytest.approx(0.005)
 
 
 def test_a_phase_depends_on_its_state_alone():
-    config = dataclasses.replace(CONFIG.smoke(), products=("gaunt",), channels=2)
-    phase, anew = (config.build().phases()[0] for _ in range(2))
+    phase, anew = (SMALL.build().phases()[0] for _ in range(2))
     state, _ = phase.advance(phase.init(), 0, 2)
     kept = jax.tree.map(jnp.copy, state)
     one, logged = phase.advance(state, 2, 2)
