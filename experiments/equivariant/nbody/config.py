@@ -65,7 +65,7 @@ class ParticleConfig:
     epochs: int = 1000
     epochs_per_call: int = 20
     batch: int = 100
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     schedule: Literal["constant", "cosine"] = "constant"
     seeds: int = 3
     precision: Literal["default", "high", "highest"] = "highest"
