@@ -39,9 +39,9 @@ from structlayers.equivariant.signals import Parity, lmax_of, pack, unpack, wide
 #   4096   4  3  4     16   1.12/3.99    1.15/3.21    2.17/6.97
 _ANTIPODAL_PAYS = 11
 
-# Rows from which the kernel of Hopper GPUs is taken, where it serves the precision: on one H200 82 us
-# in TF32 and 111 in 3xTF32, one table each way by XLA 459 and 995 (pallas_gpu/kernels.md). L, nu and
-# lmax that were timed; fewer rows and float32 signals in bf16 were not.
+# Rows from which the kernel of Hopper GPUs is taken, where it serves the precision, by L, nu and
+# lmax: on one H200 82 us in TF32 and 111 in 3xTF32, one table each way by XLA 459 and 995
+# (pallas_gpu/kernels.md). Fewer rows, other degrees and float32 signals in bf16 are not timed.
 _KERNEL_FROM_ROWS = {(3, 3, 2): 640_000}
 
 
