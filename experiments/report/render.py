@@ -41,8 +41,8 @@ def short_commit(commit: str | None) -> str:
     """
     if commit is None:
         return "-"
-    head, plus, dirty = commit.partition("+")
-    return head[:12] + plus + dirty
+    parts = [one.partition("+") for one in commit.split(" + ")]
+    return " + ".join(head[:12] + plus + dirty for head, plus, dirty in parts)
 
 
 def summary(entries: Sequence[Entry]) -> str:

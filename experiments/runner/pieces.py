@@ -94,7 +94,7 @@ def join(
         pieces: of one device and with the same versions; together they hold every phase once.
 
     Returns:
-        as of one run; "pieces" says where each phase comes from, commit and date are the latest's.
+        as of one run, with all commits and the latest date; "pieces" says which phases are whose.
 
     Raises:
         CommandError: a piece is of another experiment, device or other versions, a smoke run, or
@@ -124,7 +124,8 @@ def join(
         fields=fields,
         total_seconds=sum(piece.seconds for piece in pieces),
         source={
-            **{key: latest.source[key] for key in ("device", "versions", "commit", "date")},
+            **{key: latest.source[key] for key in ("device", "versions", "date")},
+            "commit": " + ".join(dict.fromkeys(piece.source["commit"] for piece in pieces)),
             "starts": sum(piece.source["starts"] for piece in pieces),
             "command": " && ".join(piece.source["command"] for piece in pieces),
         },

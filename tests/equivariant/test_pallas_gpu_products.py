@@ -11,6 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 from structlayers._core.dispatch import assume_platform
 from structlayers.equivariant import differentiable, gaunt_tensor_product, many_body_product
 from structlayers.equivariant.ops.gaunt import dispatcher
+from structlayers.equivariant.ops.many_body import dispatcher as many_body_dispatcher
 from structlayers.equivariant.pallas_gpu import apply, support
 from structlayers.equivariant.pointwise import (
     powers,
@@ -229,6 +230,18 @@ def test_none_takes_the_kernel_where_it_was_measured():
     assert choice(5000, "bf16") == "xla"
     assert choice(4999, "tf32") == choice(5000, "tf32", lmax=4) == "xla"
     assert choice(5000, "tf32", platform="tpu") == "xla"
+    assert choice(5000, jax.lax.Precision.HIGHEST) == "xla"
+
+
+def test_none_takes_the_kernel_of_powers_where_it_was_measured():
+    def choice(rows, precision, platform="gpu", order=3, dtype="float32"):
+        x = jax.ShapeDtypeStruct((rows, 128, 16), dtype)
+        static = {"order": order, "lmax": 2, "grid": "gauss_legendre", "precision": precision}
+        return many_body_dispatcher.choose(x, platform=platform, **static).name
+
+    assert choice(5000, "tf32") == choice(5000, "3xtf32") == "pallas_gpu"
+    assert choice(5000, "bf16", dtype="bfloat16") == "pallas_gpu"
+    assert choice(5000, "bf16") == choice(4999, "tf32") == choice(5000, "tf32", order=2) == "xla"
     assert choice(5000, jax.lax.Precision.HIGHEST) == "xla"
 
 

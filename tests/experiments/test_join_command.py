@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from experiments.report.render import short_commit
 from tests.experiments.conftest import TRIAL_CONFIGS
 
 PARTS = TRIAL_CONFIGS / "trial" / "parts.py"
@@ -48,6 +49,17 @@ def test_pieces_make_the_whole(piece, join, command, tmp_path, read):
     assert "--parts three one" in record["command"]
     assert "--parts two" in record["command"]
     assert (tmp_path / "results" / "trial" / "parts.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_all_commits_are_named(piece, join, tmp_path, read):
+    first, second = piece("one")[0], piece("two", "three")[0]
+    for path, commit in ((first, "a" * 40), (second, "b" * 40 + "+dirty")):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": commit}))
+    code, _, err = join(first, second)
+    assert code == 0, err
+    record = read(tmp_path / "results" / "trial" / "parts.json")
+    assert record["commit"] == "a" * 40 + " + " + "b" * 40 + "+dirty"
+    assert short_commit(record["commit"]) == "aaaaaaaaaaaa + bbbbbbbbbbbb+dirty"
 
 
 def test_a_stopped_run_is_a_piece_of_less(piece, join, tmp_path, read):

@@ -10,7 +10,6 @@ from jax.typing import ArrayLike
 
 from structlayers._core.checks import is_known, require_choice, require_real
 from structlayers.equivariant.grids import KINDS, SphericalGrid
-from structlayers.equivariant.harmonics import degrees_of
 from structlayers.equivariant.wigner import require_degree
 
 
@@ -91,8 +90,12 @@ def scale_degrees(x: jax.Array, weights: jax.Array | None) -> jax.Array:
     if weights is None:
         return x
     rank = check_leading(x=x, weights=weights)
-    spread = jnp.take(weights, degrees_of(weights.shape[-1] - 1).astype("int32"), axis=-1)
-    return to_rank(x, rank) * to_rank(spread, rank)
+    # pieces, as the gradient of a gather adds up by scatters, on a GPU in no fixed order
+    pieces = [
+        jnp.broadcast_to(weights[..., degree, None], (*weights.shape[:-1], 2 * degree + 1))
+        for degree in range(weights.shape[-1])
+    ]
+    return to_rank(x, rank) * to_rank(jnp.concatenate(pieces, axis=-1), rank)
 
 
 def check_triple(weights: Any, name: str = "weights") -> Sequence[ArrayLike | None]:

@@ -43,7 +43,9 @@ _DENSE_TABLE = 2**24
 #   2048   12 12 12     8.65/15.5    4.60/12.1    5.47/15.6
 #   1024   16 16 16     13.6/21.9    8.24/14.7    6.79/16.4
 #
-# 2 x 2 -> 4 is even, and listing its 162 coefficients takes longer to compile.
+# 2 x 2 -> 4 is even, and listing its 162 coefficients takes longer to compile. On an H200 half of
+# the points took 230 us, all 237 (10 x 10 -> 20, TF32); in aligned rows, as now, 70 and 75 are
+# predicted (xla/gpu.md).
 _SPARSE = 512
 _SPARSE_PAYS = 100
 _SMALL_TABLE = 2**13
@@ -52,8 +54,6 @@ _ANTIPODAL_PAYS = 36
 # Rows from which the kernel of Hopper GPUs is taken, where it serves the precision. On one H200 it
 # is 4 to 12 times as fast as one table each way by XLA at L1 = L2 = L3 = 2, 3, 4, 6, 8
 # (pallas_gpu/kernels.md). Fewer rows, other degrees and float32 signals in bf16 are not timed.
-# From T = 36 on half of the points are taken as on a CPU: 230 us against 237 at 10 x 10 -> 20, and
-# estimated to be better by far in aligned rows (xla/gpu.md).
 _KERNEL_FROM_ROWS = 640_000
 
 # pallas_tpu/kernels.md has the figures.

@@ -1,5 +1,6 @@
 """`many_body_product`: all powers of a signal on one grid, projected and summed."""
 
+import math
 from typing import Any
 
 import jax
@@ -38,6 +39,11 @@ from structlayers.equivariant.signals import Parity, lmax_of, pack, unpack, wide
 #   4096   4  3  4     16   1.12/3.99    1.15/3.21    2.17/6.97
 _ANTIPODAL_PAYS = 11
 
+# Rows from which the kernel of Hopper GPUs is taken, where it serves the precision, by L, nu and
+# lmax: on one H200 82 us in TF32 and 111 in 3xTF32, one table each way by XLA 459 and 995
+# (pallas_gpu/kernels.md). Fewer rows, other degrees and float32 signals in bf16 are not timed.
+_KERNEL_FROM_ROWS = {(3, 3, 2): 640_000}
+
 
 def _check_pallas_gpu(*args: Any, **static: Any) -> None:
     from structlayers.equivariant.pallas_gpu.support import check_many_body
@@ -52,9 +58,13 @@ def _check_pallas_tpu(*args: Any, **static: Any) -> None:
 
 
 def _prefer(
-    x: Any, *, order: int, lmax: int, platform: str, **static: Any
+    x: Any, *, order: int, lmax: int, precision: Any, platform: str, **static: Any
 ) -> tuple[tuple[str, str], ...]:
     del static
+    if platform == "gpu" and (precision != "bf16" or x.dtype == jnp.bfloat16):
+        enough = _KERNEL_FROM_ROWS.get((lmax_of("x", x), order, lmax))
+        if enough is not None and math.prod(x.shape[:-1]) >= enough:
+            return (("pallas_gpu", f"one kernel, faster from {enough} rows on"),)
     if platform == "tpu" and batch_sharding_is_known():
         return (TPU_KERNEL,)
     if platform == "cpu" and order * lmax_of("x", x) + lmax >= _ANTIPODAL_PAYS:
