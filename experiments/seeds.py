@@ -4,16 +4,19 @@ Arrays of a state have a leading axis of seeds. An epoch is one scan on the devi
 over epochs; the host sees the end of the last.
 """
 
+import abc
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+type State = dict[str, Any]
 type Scalars = dict[str, jax.Array]
 
 
@@ -75,28 +78,35 @@ def keep_best(state: dict[str, Any], candidate: jax.Array, loss: jax.Array) -> d
     }
 
 
-def scan_epochs[State](
-    epoch: Callable[[jax.Array, State, jax.Array], tuple[State, Scalars]],
+@partial(jax.jit, static_argnames=("trainer", "num"), donate_argnames="state")
+def train_epochs(
+    trainer: Any,
     state: State,
     keys: jax.Array,
     first: jax.Array,
+    train: Any,
+    validation: Any,
+    *,
     num: int,
 ) -> tuple[State, Scalars]:
-    """Some epochs of all seeds.
+    """Some epochs of all seeds; examples beyond a whole number of batches rest in an epoch.
 
     Args:
-        epoch: one of one seed, from its key, its state and the number of the epoch.
+        trainer: its `run_epoch(train, validation, key, state, epoch)` is one epoch of one seed.
         state: of all seeds.
-        keys: `(seeds,)` random keys.
-        first: number of the first epoch.
+        keys: `(seeds,)` random keys of the orders.
+        first: number of the first epoch; with the key it gives the order of the examples.
+        train: examples to train on.
+        validation: examples to validate on.
         num: epochs.
 
     Returns:
         The new state, and what the last epoch logs, `(seeds,)` each.
     """
+    run = partial(trainer.run_epoch, train, validation)
 
     def one(state: State, key: jax.Array) -> tuple[State, Scalars]:
-        return jax.lax.scan(partial(epoch, key), state, first + jnp.arange(num, dtype=jnp.int32))
+        return jax.lax.scan(partial(run, key), state, first + jnp.arange(num, dtype=jnp.int32))
 
     state, logged = jax.vmap(one)(state, keys)
     return state, jax.tree.map(lambda values: values[:, -1], logged)
@@ -111,3 +121,84 @@ def call_milliseconds(train: Callable[[Any], Any], state: Any, repeats: int = 2)
         jax.block_until_ready(train(copy))
         seconds.append(time.perf_counter() - start)
     return 1000 * min(seconds)
+
+
+class SeedsConfig(Protocol):
+    """What a config says of such a training."""
+
+    @property
+    def seed(self) -> int:
+        """Of all random keys."""
+        ...
+
+    @property
+    def seeds(self) -> int:
+        """Trainings side by side."""
+        ...
+
+    @property
+    def epochs(self) -> int:
+        """Of the whole training."""
+        ...
+
+    @property
+    def epochs_per_call(self) -> int:
+        """Between two looks of the host."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Examples of a step."""
+        ...
+
+
+@dataclass(frozen=True)
+class SeedsPhase[Config: SeedsConfig](abc.ABC):
+    """All seeds of one training as a phase of an experiment: an epoch is a step.
+
+    Attributes:
+        config: see `SeedsConfig`.
+    """
+
+    config: Config
+
+    @property
+    @abc.abstractmethod
+    def trainer(self) -> Any:
+        """See `train_epochs`."""
+
+    @property
+    @abc.abstractmethod
+    def examples(self) -> tuple[Any, Any]:
+        """To train on and to validate on."""
+
+    @property
+    def num_steps(self) -> int:
+        """Epochs."""
+        return self.config.epochs
+
+    @property
+    def chunk(self) -> int:
+        """Epochs of one call."""
+        return self.config.epochs_per_call
+
+    @property
+    def keys(self) -> jax.Array:
+        """Two keys a seed: of the parameters and of the order of examples, (2, seeds)."""
+        return jax.random.split(jax.random.key(self.config.seed), (2, self.config.seeds))
+
+    def _train(self, state: State, step: int, num: int) -> tuple[State, Scalars]:
+        return train_epochs(
+            self.trainer, state, self.keys[1], jnp.int32(step), *self.examples, num=num
+        )
+
+    def advance(self, state: State, step: int, num: int) -> tuple[State, dict[str, float]]:
+        """The next epochs; logs the means over the seeds of the last."""
+        state, logged = self._train(state, step, num)
+        return state, {name: float(np.mean(values)) for name, values in logged.items()}
+
+    def step_milliseconds(self, state: State, repeats: int = 2) -> float:
+        """Time of one step of all seeds: the fastest of further calls on copies of the state."""
+        steps = self.examples[0].size // self.config.batch
+        call = call_milliseconds(lambda state: self._train(state, 0, self.chunk), state, repeats)
+        return call / (steps * self.chunk)

@@ -4,19 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.data.molecules import load_molecules
 from experiments.experiment import Results
 from experiments.potential.config import PotentialConfig
 from experiments.potential.evaluate import evaluate, mean_residual
-from experiments.potential.frames import Prepared, prepare
-from experiments.potential.train import State, Trainer, initialize, train_epochs
-from experiments.seeds import call_milliseconds
+from experiments.potential.frames import Frames, Prepared, prepare
+from experiments.potential.train import Trainer, initialize
+from experiments.seeds import SeedsPhase, State
 from structlayers.models.interatomic_potential import InteratomicPotentialConfig
 
 ERRORS = ("energy_rmse", "energy_mae", "force_rmse", "force_mae")
@@ -43,10 +41,9 @@ class Data:
 
 
 @dataclass(frozen=True)
-class TrainPotential:
+class TrainPotential(SeedsPhase[PotentialConfig]):
     """All seeds of one potential on one set, side by side."""
 
-    config: PotentialConfig
     data: Data
     contraction: str
     # infinite until the first validation
@@ -57,17 +54,8 @@ class TrainPotential:
         """E.g. "acac_gaunt"."""
         return f"{self.data.dataset}_{self.contraction}"
 
-    @property
-    def num_steps(self) -> int:
-        """Epochs."""
-        return self.config.epochs
-
-    @property
-    def chunk(self) -> int:
-        """Epochs of one call."""
-        return self.config.epochs_per_call
-
     @cached_property
+    @override
     def trainer(self) -> Trainer:
         """The potential and its update."""
         config, found = self.config, self.data.prepared.found
@@ -106,30 +94,15 @@ class TrainPotential:
         )
 
     @property
-    def keys(self) -> jax.Array:
-        """Two keys a seed: of the parameters and of the order of frames, (2, seeds)."""
-        return jax.random.split(jax.random.key(self.config.seed), (2, self.config.seeds))
+    @override
+    def examples(self) -> tuple[Frames, Frames]:
+        """The frames."""
+        prepared = self.data.prepared
+        return prepared.train, prepared.validation
 
     def init(self) -> State:
         """Random parameters of every seed."""
         return initialize(self.trainer, self.keys[0])
-
-    def _train(self, state: State, step: int, num: int) -> tuple[State, dict[str, jax.Array]]:
-        prepared = self.data.prepared
-        return train_epochs(
-            self.trainer,
-            state,
-            self.keys[1],
-            jnp.int32(step),
-            prepared.train,
-            prepared.validation,
-            num=num,
-        )
-
-    def advance(self, state: State, step: int, num: int) -> tuple[State, dict[str, float]]:
-        """The next epochs; logs the means over the seeds of the last."""
-        state, logged = self._train(state, step, num)
-        return state, {name: float(np.mean(values)) for name, values in logged.items()}
 
     def finish(self, state: State) -> dict[str, Any]:
         """Errors of the best average of every seed on every test set, and the time of a step."""
@@ -151,12 +124,6 @@ class TrainPotential:
             "steps": int(state["steps"][0]),
             "step_milliseconds": self.step_milliseconds(state),
         }
-
-    def step_milliseconds(self, state: State, repeats: int = 2) -> float:
-        """Time of one step of all seeds: the fastest of further calls on copies of the state."""
-        steps = self.data.prepared.train.size // self.config.batch
-        call = call_milliseconds(lambda state: self._train(state, 0, self.chunk), state, repeats)
-        return call / (steps * self.chunk)
 
 
 @dataclass(frozen=True)

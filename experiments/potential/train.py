@@ -15,17 +15,17 @@ import optax
 from flax import nnx
 
 from experiments.potential.frames import Frames, take
-from experiments.seeds import ParameterVector, batch_indices, keep_best, scan_epochs
+from experiments.seeds import ParameterVector, State, batch_indices, keep_best
 from structlayers.models.interatomic_potential import (
     InteratomicPotential,
     InteratomicPotentialConfig,
     Prediction,
 )
 
-type State = dict[str, Any]
-""""parameters", "average" of them, "memory" of AMSGrad, "plateau", and "best", the average with the
-least loss on the validation frames, "best_loss", "steps"; each with a leading axis of seeds. The
-parameters of a seed are one vector: an update is a few kernels, not a few for every array."""
+# A state holds "parameters", "average" of them, "memory" of AMSGrad, "plateau", and "best", the
+# average with the least loss on the validation frames, "best_loss", "steps"; each with a leading
+# axis of seeds. The parameters of a seed are one vector: an update is a few kernels, not a few for
+# every array.
 
 # Parameters that weight decay acts on: those that mix channels after a sum over neighbours.
 DECAYED = ("mix", "weights", "update")
@@ -116,6 +116,27 @@ class Trainer:
         forces = jnp.sum(errors * mask.reshape(-1, 1)) / (3 * atoms.sum())
         return self.energy_weight * energy + self.force_weight * forces
 
+    def run_epoch(
+        self,
+        train: Frames,
+        validation: Frames,
+        key: jax.Array,
+        state: State,
+        epoch: jax.Array,
+    ) -> tuple[State, dict[str, jax.Array]]:
+        """One pass over the training frames of one seed, then validation of the average."""
+        order = batch_indices(key, epoch, train.size, self.batch)
+        rate = self.rate(epoch, state["plateau"])
+
+        def step(state: State, index: jax.Array) -> tuple[State, jax.Array]:
+            return _step(self, rate, state, take(train, index))
+
+        state, losses = jax.lax.scan(step, state, order)
+        found = self.loss(state["average"], validation)
+        _, plateau = self.plateau.update(state["parameters"], state["plateau"], value=found)
+        state = {**state, "plateau": plateau, **keep_best(state, state["average"], found)}
+        return state, {"loss": losses.mean(), "validation_loss": found, "learning_rate": rate}
+
 
 def decayed(parameters: Any) -> Any:
     """Whether weight decay acts on each parameter."""
@@ -162,57 +183,6 @@ def _step(
     average = decay * state["average"] + (1 - decay) * parameters
     changed = {"parameters": parameters, "average": average, "memory": memory}
     return {**state, **changed, "steps": state["steps"] + 1}, value
-
-
-def _epoch(
-    trainer: Trainer,
-    train: Frames,
-    validation: Frames,
-    key: jax.Array,
-    state: State,
-    epoch: jax.Array,
-) -> tuple[State, dict[str, jax.Array]]:
-    """One pass over the training frames of one seed, then validation of the average."""
-    order = batch_indices(key, epoch, train.size, trainer.batch)
-    rate = trainer.rate(epoch, state["plateau"])
-
-    def step(state: State, index: jax.Array) -> tuple[State, jax.Array]:
-        return _step(trainer, rate, state, take(train, index))
-
-    state, losses = jax.lax.scan(step, state, order)
-    found = trainer.loss(state["average"], validation)
-    _, plateau = trainer.plateau.update(state["parameters"], state["plateau"], value=found)
-    state = {**state, "plateau": plateau, **keep_best(state, state["average"], found)}
-    return state, {"loss": losses.mean(), "validation_loss": found, "learning_rate": rate}
-
-
-@partial(jax.jit, static_argnames=("trainer", "num"), donate_argnames="state")
-def train_epochs(
-    trainer: Trainer,
-    state: State,
-    keys: jax.Array,
-    first: jax.Array,
-    train: Frames,
-    validation: Frames,
-    *,
-    num: int,
-) -> tuple[State, dict[str, jax.Array]]:
-    """Some epochs of all seeds; frames beyond a whole number of batches rest in an epoch.
-
-    Args:
-        trainer: the potential.
-        state: of all seeds.
-        keys: `(seeds,)` random keys of the orders.
-        first: number of the first epoch; with the key it gives the order of the frames.
-        train: frames to train on.
-        validation: frames to validate on.
-        num: epochs.
-
-    Returns:
-        The new state; "loss", "validation_loss", "learning_rate" of the last epoch, `(seeds,)`.
-    """
-    epoch = partial(_epoch, trainer, train, validation)
-    return scan_epochs(epoch, state, keys, first, num)
 
 
 @partial(jax.jit, static_argnames=("trainer", "chunk"))

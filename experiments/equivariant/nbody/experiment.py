@@ -3,18 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, override
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.equivariant.nbody.config import ParticleConfig
 from experiments.equivariant.nbody.simulate import TIME_STEP
-from experiments.equivariant.nbody.systems import Sets, make_sets
-from experiments.equivariant.nbody.train import State, Trainer, initialize, losses, train_epochs
+from experiments.equivariant.nbody.systems import Sets, Systems, make_sets
+from experiments.equivariant.nbody.train import Trainer, initialize, losses
 from experiments.experiment import Results
-from experiments.seeds import call_milliseconds
+from experiments.seeds import SeedsPhase, State
 
 
 @dataclass(frozen=True)
@@ -38,10 +36,9 @@ class Data:
 
 
 @dataclass(frozen=True)
-class TrainParticles:
+class TrainParticles(SeedsPhase[ParticleConfig]):
     """All seeds of the network with one product, side by side."""
 
-    config: ParticleConfig
     data: Data
     product: str
     # infinite until the first validation
@@ -52,17 +49,8 @@ class TrainParticles:
         """The product."""
         return self.product
 
-    @property
-    def num_steps(self) -> int:
-        """Epochs."""
-        return self.config.epochs
-
-    @property
-    def chunk(self) -> int:
-        """Epochs of one call."""
-        return self.config.epochs_per_call
-
     @cached_property
+    @override
     def trainer(self) -> Trainer:
         """The network and its update."""
         config = self.config
@@ -80,30 +68,15 @@ class TrainParticles:
         )
 
     @property
-    def keys(self) -> jax.Array:
-        """Two keys a seed: of the parameters and of the order of systems, (2, seeds)."""
-        return jax.random.split(jax.random.key(self.config.seed), (2, self.config.seeds))
+    @override
+    def examples(self) -> tuple[Systems, Systems]:
+        """The systems."""
+        sets = self.data.sets
+        return sets.train, sets.validation
 
     def init(self) -> State:
         """Random parameters of every seed."""
         return initialize(self.trainer, self.keys[0])
-
-    def _train(self, state: State, step: int, num: int) -> tuple[State, dict[str, jax.Array]]:
-        sets = self.data.sets
-        return train_epochs(
-            self.trainer,
-            state,
-            self.keys[1],
-            jnp.int32(step),
-            sets.train,
-            sets.validation,
-            num=num,
-        )
-
-    def advance(self, state: State, step: int, num: int) -> tuple[State, dict[str, float]]:
-        """The next epochs; logs the means over the seeds of the last."""
-        state, logged = self._train(state, step, num)
-        return state, {name: float(np.mean(values)) for name, values in logged.items()}
 
     def finish(self, state: State) -> dict[str, Any]:
         """Test errors of the best parameters of every seed, and the time of a step.
@@ -113,15 +86,13 @@ class TrainParticles:
         test = self.data.sets.test
         straight = TIME_STEP * self.config.horizon * np.asarray(test.vectors)[:, :, 1]
         found = losses(self.trainer, state["best"], test)
-        steps = self.data.sets.train.size // self.config.batch * self.chunk
-        call = call_milliseconds(lambda state: self._train(state, 0, self.chunk), state)
         return {
             "product": self.product,
             "mse": np.asarray(found, float).tolist(),
             "validation_mse": np.asarray(state["best_loss"], float).tolist(),
             "constant_velocity_mse": float(np.mean((straight - test.displacement) ** 2)),
             "parameters": state["parameters"].shape[1],
-            "step_milliseconds": call / steps,
+            "step_milliseconds": self.step_milliseconds(state),
         }
 
 

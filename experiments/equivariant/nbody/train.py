@@ -11,11 +11,11 @@ from flax import nnx
 
 from experiments.equivariant.nbody.network import ParticleNetwork
 from experiments.equivariant.nbody.systems import Systems, take
-from experiments.seeds import ParameterVector, batch_indices, keep_best, scan_epochs
+from experiments.seeds import ParameterVector, State, batch_indices, keep_best
 
-type State = dict[str, Any]
-""""parameters", "memory" of Adam, and "best", the parameters with the least error on the validation
-systems, "best_loss"; each with a leading axis of seeds. The parameters of a seed are one vector."""
+# A state holds "parameters", "memory" of Adam, and "best", the parameters with the least error on
+# the validation systems, "best_loss"; each with a leading axis of seeds. The parameters of a seed
+# are one vector.
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,31 @@ class Trainer:
         """Mean squared error of all components, of one seed."""
         return jnp.mean((self.vector.merge(parameters)(systems) - systems.displacement) ** 2)
 
+    def run_epoch(
+        self,
+        train: Systems,
+        validation: Systems,
+        key: jax.Array,
+        state: State,
+        epoch: jax.Array,
+    ) -> tuple[State, dict[str, jax.Array]]:
+        """One pass over the training systems of one seed, then validation."""
+        rate = self.rate(epoch)
+
+        def step(carry: tuple[jax.Array, Any], index: jax.Array) -> tuple[Any, jax.Array]:
+            parameters, memory = carry
+            value, gradient = jax.value_and_grad(self.loss)(parameters, take(train, index))
+            updates, memory = optax.scale_by_adam().update(gradient, memory)
+            change = rate.astype(value.dtype) * jnp.asarray(updates)
+            return (parameters - change, memory), value
+
+        order = batch_indices(key, epoch, train.size, self.batch)
+        carry = (state["parameters"], state["memory"])
+        (parameters, memory), losses = jax.lax.scan(step, carry, order)
+        found = self.loss(parameters, validation)
+        state = {"parameters": parameters, "memory": memory, **keep_best(state, parameters, found)}
+        return state, {"loss": losses.mean(), "validation_loss": found}
+
 
 def initialize(trainer: Trainer, keys: jax.Array) -> State:
     """First state of every seed, from `(seeds,)` random keys.
@@ -90,61 +115,6 @@ def initialize(trainer: Trainer, keys: jax.Array) -> State:
         }
 
     return jax.vmap(one)(keys)
-
-
-def _epoch(
-    trainer: Trainer,
-    train: Systems,
-    validation: Systems,
-    key: jax.Array,
-    state: State,
-    epoch: jax.Array,
-) -> tuple[State, dict[str, jax.Array]]:
-    """One pass over the training systems of one seed, then validation."""
-    rate = trainer.rate(epoch)
-
-    def step(carry: tuple[jax.Array, Any], index: jax.Array) -> tuple[Any, jax.Array]:
-        parameters, memory = carry
-        value, gradient = jax.value_and_grad(trainer.loss)(parameters, take(train, index))
-        updates, memory = optax.scale_by_adam().update(gradient, memory)
-        change = rate.astype(value.dtype) * jnp.asarray(updates)
-        return (parameters - change, memory), value
-
-    order = batch_indices(key, epoch, train.size, trainer.batch)
-    carry = (state["parameters"], state["memory"])
-    (parameters, memory), losses = jax.lax.scan(step, carry, order)
-    found = trainer.loss(parameters, validation)
-    state = {"parameters": parameters, "memory": memory, **keep_best(state, parameters, found)}
-    return state, {"loss": losses.mean(), "validation_loss": found}
-
-
-@partial(jax.jit, static_argnames=("trainer", "num"), donate_argnames="state")
-def train_epochs(
-    trainer: Trainer,
-    state: State,
-    keys: jax.Array,
-    first: jax.Array,
-    train: Systems,
-    validation: Systems,
-    *,
-    num: int,
-) -> tuple[State, dict[str, jax.Array]]:
-    """Some epochs of all seeds; systems beyond a whole number of batches rest in an epoch.
-
-    Args:
-        trainer: the network.
-        state: of all seeds.
-        keys: `(seeds,)` random keys of the orders.
-        first: number of the first epoch; with the key it gives the order of the systems.
-        train: systems to train on.
-        validation: systems to validate on.
-        num: epochs.
-
-    Returns:
-        The new state; "loss" and "validation_loss" of the last epoch, `(seeds,)`.
-    """
-    epoch = partial(_epoch, trainer, train, validation)
-    return scan_epochs(epoch, state, keys, first, num)
 
 
 @partial(jax.jit, static_argnames="trainer")

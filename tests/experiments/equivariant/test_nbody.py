@@ -23,8 +23,9 @@ from experiments.equivariant.nbody.simulate import (
     start,
 )
 from experiments.equivariant.nbody.systems import make_sets, systems_of, take
-from experiments.equivariant.nbody.train import initialize, losses, train_epochs
+from experiments.equivariant.nbody.train import initialize, losses
 from experiments.equivariant.tetris import random_rotations
+from experiments.seeds import train_epochs
 
 CONFIG: Any = load(CONFIGS / "equivariant" / "nbody.py").config
 

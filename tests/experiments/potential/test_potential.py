@@ -25,8 +25,8 @@ from experiments.potential.train import (
     decayed,
     initialize,
     predict_all,
-    train_epochs,
 )
+from experiments.seeds import train_epochs
 from structlayers.models.interatomic_potential import (
     CONTRACTIONS,
     InteratomicPotentialConfig,
