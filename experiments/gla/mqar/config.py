@@ -55,6 +55,7 @@ class RecallConfig:
         num_heads: of every mixer.
         hidden_features: of the SwiGLU layers; None is the model's own choice, at least 256.
         vocab_size: half of it keys, half of it values.
+        tie_embeddings: whether the output layer is the transposed embedding.
         gate_logit_normalizer: tau of "gla".
         learning_rates: grid, the same for every network.
         epochs: at most; the learning rate has fallen to 0 by then.
@@ -85,6 +86,7 @@ class RecallConfig:
     num_heads: int = 2
     hidden_features: int | None = None
     vocab_size: int = 8192
+    tie_embeddings: bool = True
     gate_logit_normalizer: float = 16.0
     learning_rates: tuple[float, ...] = (1e-4, 4.6416e-4, 2.1544e-3, 1e-2)
     epochs: int = 64

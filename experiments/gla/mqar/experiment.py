@@ -76,6 +76,7 @@ class TrainNetwork:
             num_layers=config.num_layers,
             num_heads=config.num_heads,
             hidden_features=config.hidden_features,
+            tie_embeddings=config.tie_embeddings,
             mixer=self.mixer,
             gate_logit_normalizer=config.gate_logit_normalizer,
             dtype=jnp.dtype(config.dtype),
