@@ -118,6 +118,27 @@ def test_bfloat16_is_as_close_as_the_model_here(on_cpu):
     assert 1e-3 < error < 2 * own_error
 
 
+def test_bfloat16_gradients_are_as_close_as_those_here(on_cpu, as_in_a_run):
+    """The average of gradients after a step from zero is a tenth of the gradient."""
+    examples, keys = examples_of(4), jax.random.split(jax.random.key(2), 1)
+    arguments = (keys, jnp.array(RATES[:1]), examples, examples)
+
+    def averages(trainer: Trainer, control: bool) -> dict[str, np.ndarray]:
+        states = both(trainer, 1, 1)
+        if control:
+            state, _ = fla_control.train_epoch(trainer, states[1], *arguments)
+            return jax.tree.map(lambda leaf: leaf[0, 0], state["optimizer"]["first"])
+        state, _ = train.train_epoch(trainer, states[0], *arguments)
+        return named(trainer, state["optimizer"][0].mu, 0, 0)
+
+    exact, rounded = trainer_of(), trainer_of(dtype=jnp.bfloat16)
+    wanted = averages(exact, False)
+    own, found = averages(rounded, False), averages(rounded, True)
+    for name, value in wanted.items():
+        error, own_error = (error_ratio(each[name], value) for each in (found, own))
+        assert 1e-4 < error < max(2 * own_error, 1e-2), name
+
+
 def test_first_parameters_are_those_of_the_model_here(on_cpu):
     trainer = trainer_of()
     ours, control = both(trainer, 2, 2)
