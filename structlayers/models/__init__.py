@@ -18,6 +18,7 @@ from structlayers.models.interatomic_potential import (
     Structure,
     ase_calculator,
     make_graph,
+    read_extxyz,
     stack_graphs,
 )
 from structlayers.models.language_model import (
@@ -51,5 +52,6 @@ __all__ = [
     "make_graph",
     "model_from_fla",
     "model_to_fla",
+    "read_extxyz",
     "stack_graphs",
 ]

@@ -3,6 +3,7 @@
 from structlayers.models.interatomic_potential.calculator import Evaluator, ase_calculator
 from structlayers.models.interatomic_potential.config import InteratomicPotentialConfig
 from structlayers.models.interatomic_potential.contractions import CONTRACTIONS
+from structlayers.models.interatomic_potential.extxyz import read_extxyz
 from structlayers.models.interatomic_potential.graph import (
     CapacityError,
     Graph,
@@ -31,5 +32,6 @@ __all__ = [
     "ase_calculator",
     "make_graph",
     "neighbour_list",
+    "read_extxyz",
     "stack_graphs",
 ]
