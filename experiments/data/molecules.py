@@ -1,7 +1,6 @@
 """Molecules with energies and forces: acetylacetone, 3BPA and revised MD17, in eV and angstrom."""
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ase.units
@@ -77,7 +76,8 @@ def _frames(file: DataFile, **keys: str | None) -> list[Structure]:
 
 def _isolated(file: DataFile) -> dict[int, float]:
     """Energy by atomic number, from frames of one atom."""
-    return {int(s.numbers[0]): s.energy for s in _frames(file, forces=None)}
+    frames = _frames(file, forces=None)
+    return {int(s.numbers[0]): s.energy for s in frames if s.energy is not None}
 
 
 def load_acac() -> MoleculeSet:

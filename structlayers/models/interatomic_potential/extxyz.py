@@ -14,7 +14,7 @@ def read_extxyz(
     forces: str | None = "forces",
     stress: str | None = None,
 ) -> list[Structure]:
-    """All frames of an extended xyz file, read by ASE; needs the extra "potentials".
+    r"""All frames of an extended xyz file, read by ASE; needs the extra "potentials".
 
     A value that is asked for has to be in every frame: none is left out or zero for want of a
     name. Numbers are taken as they are, in the units of the file.
@@ -34,7 +34,7 @@ def read_extxyz(
 
     Example:
         >>> import io
-        >>> file = io.StringIO("1\\nProperties=species:S:1:pos:R:3 E=-13.6\\nH 0 0 0\\n")
+        >>> file = io.StringIO("1\nProperties=species:S:1:pos:R:3 E=-13.6\nH 0 0 0\n")
         >>> read_extxyz(file, energy="E", forces=None)[0].energy
         -13.6
     """
@@ -52,7 +52,7 @@ def read_extxyz(
                 f"or {name}=None to read none"
             )
         values = {name: known[key] for name, key in wanted.items()}
-        if np.size(values.get("stress")) == 9:
+        if stress is not None and np.size(values["stress"]) == 9:
             values["stress"] = np.reshape(values["stress"], (3, 3))
         try:
             found.append(Structure.from_ase(atoms, **values))

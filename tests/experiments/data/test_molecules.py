@@ -4,6 +4,7 @@ import pytest
 from experiments.data import molecules
 from experiments.data.files import DataError
 
+
 def test_synthetic_forces_are_derivatives():
     """A step against the forces changes the energy by their square, to second order."""
     frames = molecules.synthetic_molecules(count=2)

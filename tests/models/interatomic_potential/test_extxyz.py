@@ -53,7 +53,11 @@ def test_stress_under_its_usual_name():
         (FRAMES, {"stress": "virial"}, "frame 0 has no 'virial' for stress"),
         (FRAMES.replace(" energy=-13.6", ""), {}, "frame 1 has no 'energy'"),
         (FRAMES.replace("-13.6", "nan"), {}, "frame 1: energy must be finite, got nan"),
-        (RENAMED.replace("2.0", "inf"), {"energy": "E", "forces": "F"}, "frame 0: forces must be f"),
+        (
+            RENAMED.replace("2.0", "inf"),
+            {"energy": "E", "forces": "F"},
+            "frame 0: forces must be f",
+        ),
         ("", {}, "source must hold at least one frame"),
     ],
 )
