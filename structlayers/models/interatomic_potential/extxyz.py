@@ -72,4 +72,5 @@ def _values(atoms: Any) -> dict[str, Any]:
         known["stress"] = voigt_6_to_full_3x3_stress(np.asarray(known["stress"]))
     geometry = ("numbers", "positions")
     columns = {name: column for name, column in atoms.arrays.items() if name not in geometry}
-    return {**atoms.info, **columns, **known}
+    values = {**atoms.info, **columns, **known}
+    return {n: v.item() if isinstance(v, np.generic) else v for n, v in values.items()}
