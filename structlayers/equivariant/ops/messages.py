@@ -66,6 +66,7 @@ def gaunt_message_passing(
             shapes that do not fit.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> x = jnp.array([[1.0, 0, 0, 0], [3.0, 0, 0, 0]])
         >>> one = jnp.full((2, 1), (4 * jnp.pi) ** 0.5)
         >>> z = gaunt_message_passing(x, one, jnp.array([0, 1]), jnp.array([1, 1]))

@@ -32,7 +32,7 @@ def save_potential(potential: InteratomicPotential, path: str | Path) -> None:
         ...     load_potential(f"{folder}/p.npz").config.channels
         2
     """
-    fields = {
+    fields: dict[str, Any] = {
         field.name: getattr(potential.config, field.name)
         for field in dataclasses.fields(potential.config)
     }
@@ -40,12 +40,12 @@ def save_potential(potential: InteratomicPotential, path: str | Path) -> None:
     if isinstance(fields["precision"], jax.lax.Precision):
         fields["precision"] = fields["precision"].name.lower()
     # NumPy's archives know no bfloat16; float32 holds it exactly
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.asarray(leaf, leaf.dtype if leaf.dtype.name == "float64" else np.float32)
         for name, leaf in _leaves(nnx.state(potential)).items()
     }
     with Path(path).open("wb") as file:
-        np.savez(file, **arrays, **{_CONFIG: np.asarray(json.dumps(fields))})
+        np.savez(file, **arrays | {_CONFIG: np.asarray(json.dumps(fields))})
 
 
 def load_potential(path: str | Path) -> InteratomicPotential:
@@ -76,9 +76,10 @@ def load_potential(path: str | Path) -> InteratomicPotential:
             arrays = dict(archive)
     if _CONFIG not in arrays:
         raise ValueError(f"path must be a file of save_potential, got {path} without a config")
-    fields = json.loads(str(arrays.pop(_CONFIG)))
-    fields = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-    config = InteratomicPotentialConfig(**fields | {"dtype": jnp.dtype(fields["dtype"])})
+    stored: dict[str, Any] = json.loads(str(arrays.pop(_CONFIG)))
+    fields: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in stored.items()}
+    fields["dtype"] = jnp.dtype(fields["dtype"])
+    config = InteratomicPotentialConfig(**fields)
     graphdef, state = nnx.split(
         nnx.eval_shape(lambda: InteratomicPotential(config, rngs=nnx.Rngs(0)))
     )
