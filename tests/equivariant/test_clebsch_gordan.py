@@ -203,7 +203,7 @@ NOTHING = e3nn.IrrepsArray("0x0e", jnp.ones((2, 0)))
         ((X, IRREPS), {}, TypeError, "x and y must both be IrrepsArray, or both"),
         ((IRREPS, SCALARS), {}, ValueError, "x must have irreps of one multiplicity, got 4x0e"),
         ((SCALARS, e3nn.IrrepsArray("3x1o", jnp.ones((2, 9)))), {}, ValueError, "got 2 and 3"),
-        ((NOTHING, NOTHING), {}, ValueError, "of one multiplicity, at least 1, got 0x0e"),
+        ((NOTHING, NOTHING), {}, ValueError, "x must have irreps of one multiplicity, got 0x0e"),
         ((SCALARS, SCALARS), {"irreps_out": "1o"}, ValueError, "nothing is left of the product"),
         ((SCALARS, SCALARS), {"paths": [(0, 0, 0)]}, ValueError, "paths is for arrays"),
     ],

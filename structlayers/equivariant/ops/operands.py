@@ -99,8 +99,8 @@ def common_multiplicity(name: str, irreps: Any) -> int:
     multiplicities = {mul for mul, _ in irreps}
     if len(multiplicities) != 1 or 0 in multiplicities:
         raise ValueError(
-            f"{name} must have irreps of one multiplicity, at least 1, got {irreps}; a linear "
-            "layer can give them one"
+            f"{name} must have irreps of one multiplicity, got {irreps}; a linear layer can "
+            "give them one"
         )
     return multiplicities.pop()
 
