@@ -38,6 +38,7 @@ class Phase(Protocol):
       failure, e.g. vmapped seeds that may diverge. "*" allows all of them.
     - `host_state() -> dict`, `set_host_state(dict) -> None`: JSON-able state outside the pytree,
       e.g. of a data iterator; saved and restored with the arrays.
+    - `keep(state, folder)`: writes what is of use after the run.
     """
 
     @property
@@ -76,6 +77,15 @@ class HostState(Protocol):
 
     def set_host_state(self, state: dict[str, Any]) -> None:
         """Takes back what `host_state` returned; called before the next `advance`."""
+        ...
+
+
+@runtime_checkable
+class Keeps(Protocol):
+    """What a phase offers when something of its last state is of use after the run."""
+
+    def keep(self, state: State, folder: Path) -> None:
+        """Writes files, such as a trained model, into the work folder; called after `finish`."""
         ...
 
 
