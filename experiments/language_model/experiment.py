@@ -49,6 +49,7 @@ class TrainModel:
         self.config, self.name, self.texts = config, variant, texts
         self.num_steps, self.chunk = config.steps, config.chunk
         self.speeds: list[float] = []
+        self.curve: dict[str, list[float]] = {"step": [], "loss": []}
         self._compiled = False
 
     @cached_property
@@ -88,13 +89,15 @@ class TrainModel:
         return initialize(self.trainer, jax.random.key(self.config.seed))
 
     def host_state(self) -> dict[str, Any]:
-        """Where the batches are, and the speeds so far."""
-        return {"batches": self.batches.iterator.get_state(), "speeds": self.speeds}
+        """Where the batches are, and the speeds and losses so far."""
+        batches = self.batches.iterator.get_state()
+        return {"batches": batches, "speeds": self.speeds, "curve": self.curve}
 
     def set_host_state(self, state: dict[str, Any]) -> None:
         """Goes on with the batches from there."""
         self.batches.iterator.set_state(state["batches"])
         self.speeds = list(state["speeds"])
+        self.curve = {name: list(values) for name, values in state["curve"].items()}
 
     def advance(self, state: State, step: int, num: int) -> tuple[State, dict[str, float]]:
         """The next steps; logs their mean loss, and what a part of the held-out text says after."""
@@ -108,6 +111,8 @@ class TrainModel:
         if self._compiled:  # else it is not the speed of steps alone
             self.speeds.append(speed)
         self._compiled = True
+        self.curve["step"].append(step + num)
+        self.curve["loss"].append(loss)
         scalars = {
             "loss": loss,
             "gradient_norm": float(logged["gradient_norm"]),
@@ -134,12 +139,13 @@ class TrainModel:
         )
 
     def finish(self, state: State) -> dict[str, Any]:
-        """Perplexities, bits per byte, sizes and speed."""
+        """Perplexities, bits per byte, the curve of losses, sizes and speed."""
         config = self.config
         results: dict[str, Any] = {
             "parameters": self.trainer.sizes["parameters"],
             "tokens": config.steps * config.batch * config.context,
             "train_perplexity": float(np.exp(recent_loss(state))),
+            "curve": self.curve,
         }
         if self.speeds:
             speed = float(np.median(self.speeds))
@@ -192,7 +198,7 @@ class LanguageModelExperiment:
         return metrics
 
     def plot(self, results: Results, metrics: Mapping[str, Any], path: Path) -> None:
-        """Perplexities of the models."""
+        """Perplexities of the models, and their losses while they were trained."""
         from experiments.language_model.plots import draw
 
         draw(self.config, results, path)

@@ -8,21 +8,41 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 
 from experiments.experiment import Results
 from experiments.language_model.config import LanguageModelRun
 
 
 def draw(config: LanguageModelRun, results: Results, path: Path) -> None:
-    """Bars of held-out perplexity, or, where longer windows were read, curves by place in them."""
+    """Losses of training, and beside them the perplexities of the config's texts.
+
+    These are bars for the training and the held-out text or, where longer windows were read, curves
+    by place in them.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
+    _draw_losses(config, results, left)
     if config.test_contexts:
-        _draw_places(config, results, path)
+        _draw_places(config, results, right)
     else:
-        _draw_bars(config, results, path)
+        _draw_bars(config, results, right)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
 
 
-def _draw_bars(config: LanguageModelRun, results: Results, path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+def _draw_losses(config: LanguageModelRun, results: Results, axes: Axes) -> None:
+    for name, result in results.items():
+        curve = result["curve"]
+        axes.plot(curve["step"], curve["loss"], marker="o", ms=2, lw=1, label=name)
+    axes.set(
+        xlabel="steps",
+        ylabel=f"training loss, nats a token, mean of {config.chunk} steps",
+        title=f"{config.corpus}, {config.batch * config.context} tokens a step",
+    )
+    axes.legend(fontsize=8)
+
+
+def _draw_bars(config: LanguageModelRun, results: Results, axes: Axes) -> None:
     places = np.arange(len(results))
     for offset, name in ((-0.2, "train"), (0.2, "valid")):
         values = [result[f"{name}_perplexity"] for result in results.values()]
@@ -32,12 +52,9 @@ def _draw_bars(config: LanguageModelRun, results: Results, path: Path) -> None:
     tokens = next(iter(results.values()))["tokens"]
     axes.set(ylabel="perplexity", title=f"{config.corpus}, {tokens / 1e6:.3g} million tokens")
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
-def _draw_places(config: LanguageModelRun, results: Results, path: Path) -> None:
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+def _draw_places(config: LanguageModelRun, results: Results, axes: Axes) -> None:
     longest = str(max(config.test_contexts))
     width = config.context
     for name, result in results.items():
@@ -50,5 +67,3 @@ def _draw_places(config: LanguageModelRun, results: Results, path: Path) -> None
         title=f"Trained on windows of {config.context} tokens, {config.corpus}",
     )
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)

@@ -238,8 +238,8 @@ class LanguageModel(nnx.Module):
         Args:
             tokens: integers `(*B, T)`, T at least 1.
             cache: of the tokens before.
-            lengths: integers `(*B,)` from 1 to T: the tokens that count, from the left; see
-                `align_left` for prompts padded at the left. None is T.
+            lengths: integers `(*B,)` from 1 to T: the tokens that count, from the left; the others
+                may be any integers. See `align_left` for prompts padded at the left. None is T.
 
         Returns:
             Logits of the word after each prompt, `(*B, vocab_size)`, and the next cache.
@@ -252,10 +252,11 @@ class LanguageModel(nnx.Module):
             tokens = _tokens(tokens, 1)
             name = self.config.sequence_axis
             axis = None if name is None else SequenceAxis(name)
-            counts, _ = timewise.counted(lengths, tokens.shape, axis)
+            counts, valid = timewise.counted(lengths, tokens.shape, axis)
             if is_known(counts) and bool(np.any(np.asarray(counts) < 1)):
                 raise ValueError(f"lengths must be at least 1, got {np.asarray(counts).tolist()}")
-            x, states = self._embed(tokens), []
+            # padding may be outside the vocabulary, and NaN spreads through products with zeros
+            x, states = timewise.zero_uncounted(self._embed(tokens), valid), []
             for block, state in zip(self.blocks, cache.layers, strict=True):
                 x, state = block.prefill(x, state, lengths=lengths)
                 states.append(state)
