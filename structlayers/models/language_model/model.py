@@ -1,6 +1,7 @@
 """A decoder of pre-norm blocks, with the token mixer and the channel mixer of a configuration."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -213,6 +214,7 @@ class LanguageModel(nnx.Module):
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         """Rounded after the look-up: a frequent word's gradients are added up in `param_dtype`."""
+        tokens = jnp.where(tokens < 0, self.config.vocab_size, tokens)  # not counted from the end
         return self.embedding(tokens).astype(self.config.compute_dtype)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
@@ -257,7 +259,7 @@ class LanguageModel(nnx.Module):
                 raise ValueError(f"lengths must be at least 1, got {np.asarray(counts).tolist()}")
             # padding may be outside the vocabulary, and NaN spreads through products with zeros
             x, states = timewise.zero_uncounted(self._embed(tokens), valid), []
-            for block, state in zip(self.blocks, cache.layers, strict=True):
+            for block, state in self._with_states(cache):
                 x, state = block.prefill(x, state, lengths=lengths)
                 states.append(state)
             last = timewise.take_tokens(x, counts[..., None] - 1, axis)[..., 0, :]
@@ -282,11 +284,19 @@ class LanguageModel(nnx.Module):
         """
         with jax.named_scope("structlayers.LanguageModel"):
             x, states = self._embed(_tokens(tokens, 0)), []
-            for block, state in zip(self.blocks, cache.layers, strict=True):
+            for block, state in self._with_states(cache):
                 x, state = block.step(x, state)
                 states.append(state)
             logits = self.logits(timewise.normalize(self.norm, x))
             return logits, LanguageModelCache(tuple(states))
+
+    def _with_states(self, cache: LanguageModelCache) -> Iterator[tuple[DecoderBlock, Any]]:
+        """Blocks, each with the state of its token mixer."""
+        if len(cache.layers) != len(self.blocks):
+            raise ValueError(
+                f"cache must hold the states of {len(self.blocks)} layers, got {len(cache.layers)}"
+            )
+        return zip(self.blocks, cache.layers, strict=True)
 
     def initial_cache(self, *batch: int, max_length: int) -> LanguageModelCache:
         """The cache before the first token.
