@@ -49,7 +49,8 @@ class TrainModel:
         self.config, self.name, self.texts = config, variant, texts
         self.num_steps, self.chunk = config.steps, config.chunk
         self.speeds: list[float] = []
-        self.curve: dict[str, list[float]] = {"step": [], "loss": []}
+        names = ("step", "loss", *(("valid_perplexity",) if config.valid_windows else ()))
+        self.curve: dict[str, list[float]] = {name: [] for name in names}
         self._compiled = False
 
     @cached_property
@@ -90,8 +91,11 @@ class TrainModel:
 
     def host_state(self) -> dict[str, Any]:
         """Where the batches are, and the speeds and losses so far."""
-        batches = self.batches.iterator.get_state()
-        return {"batches": batches, "speeds": self.speeds, "curve": self.curve}
+        return {
+            "batches": self.batches.iterator.get_state(),
+            "speeds": self.speeds,
+            "curve": self.curve,
+        }
 
     def set_host_state(self, state: dict[str, Any]) -> None:
         """Goes on with the batches from there."""
@@ -111,8 +115,6 @@ class TrainModel:
         if self._compiled:  # else it is not the speed of steps alone
             self.speeds.append(speed)
         self._compiled = True
-        self.curve["step"].append(step + num)
-        self.curve["loss"].append(loss)
         scalars = {
             "loss": loss,
             "gradient_norm": float(logged["gradient_norm"]),
@@ -123,6 +125,8 @@ class TrainModel:
         if self.config.valid_windows:
             found = self.evaluate(state, self.config.corpus, windows=self.config.valid_windows)
             scalars["valid_perplexity"] = found.perplexity
+        for name, values in self.curve.items():
+            values.append(scalars.get(name, step + num))
         return state, scalars
 
     def evaluate(
@@ -139,7 +143,7 @@ class TrainModel:
         )
 
     def finish(self, state: State) -> dict[str, Any]:
-        """Perplexities, bits per byte, the curve of losses, sizes and speed."""
+        """Perplexities, bits per byte, sizes and speed."""
         config = self.config
         results: dict[str, Any] = {
             "parameters": self.trainer.sizes["parameters"],
@@ -198,7 +202,7 @@ class LanguageModelExperiment:
         return metrics
 
     def plot(self, results: Results, metrics: Mapping[str, Any], path: Path) -> None:
-        """Perplexities of the models, and their losses while they were trained."""
+        """Perplexities of the models."""
         from experiments.language_model.plots import draw
 
         draw(self.config, results, path)
