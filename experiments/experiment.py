@@ -111,6 +111,11 @@ class Plots(Protocol):
         ...
 
 
+ONLY_GOALS = {"only_goals": True}
+"""Metadata of a config's field that says what is wanted of a run, and nothing of what it does: a
+stored result is not out of date when it changes."""
+
+
 @dataclass(frozen=True)
 class Goal:
     """A figure to reach: `metric` `direction` `goal`, beside the paper's own value.
