@@ -71,7 +71,7 @@ LAZY_PACKAGES = {
     "testing": {"libtpu", "pytest"},
     "models": {"ase", "safetensors", "scipy", "tokamax"},
 }
-# Module that nothing imports but within functions -> packages of rivals that it needs for its classes.
+# Module that only functions import -> packages of rivals that its classes need.
 RIVAL_MODULES = {"experiments.gla.mqar.fla_network": {"fla", "torch"}}
 PALLAS = "jax.experimental.pallas"
 PALLAS_MODULES = {"structlayers._core.simt.mosaic.kernel"}  # what the kernels of all families share
