@@ -118,7 +118,8 @@ def ase_calculator(potential: InteratomicPotential, **options: Any) -> Any:
     class PotentialCalculator(Calculator):
         """Energy, forces and stress by an `InteratomicPotential`."""
 
-        implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012, ASE's
+        # a list of the class, in ASE's own form
+        implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012
 
         def calculate(
             self,
