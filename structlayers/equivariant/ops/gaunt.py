@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from structlayers._core.dispatch import Dispatcher, Implementation
 from structlayers._core.partitioning import batch_sharding_is_known
 from structlayers._core.precision import PrecisionLike
-from structlayers.equivariant.grids import SphericalGrid
+from structlayers.equivariant.grids import GridLike, SphericalGrid
 from structlayers.equivariant.ops.arguments import (
     check_grid,
     check_lmax,
@@ -60,17 +60,20 @@ _KERNEL_FROM_ROWS = 640_000
 TPU_KERNEL = ("pallas_tpu", "by compiled estimates faster than the grid in device memory")
 
 
-def check_antipodal(*args: Any, grid: str | SphericalGrid, **static: Any) -> None:
+def check_antipodal(*args: Any, grid: GridLike, **static: Any) -> None:
     """Refuses a grid without opposite points."""
     del args, static
     if isinstance(grid, SphericalGrid) and grid.opposites is None:
         raise NotImplementedError("the points of the grid do not come in opposite pairs")
 
 
-def check_separable(*args: Any, grid: str | SphericalGrid, **static: Any) -> None:
+def check_separable(*args: Any, grid: GridLike, **static: Any) -> None:
     """Refuses a grid that is no product of polar angles and azimuths."""
     del args, static
-    product = grid != "design" if isinstance(grid, str) else grid.cos_beta is not None
+    if isinstance(grid, SphericalGrid):
+        product = grid.cos_beta is not None
+    else:
+        product = grid not in ("design", "lebedev")
     if not product:
         raise NotImplementedError("the grid is no product of polar angles and azimuths")
 
@@ -123,7 +126,7 @@ def _prefer(
             return (("pallas_gpu", f"one kernel, faster from {_KERNEL_FROM_ROWS} rows on"),)
     if platform == "tpu" and batch_sharding_is_known():
         return (TPU_KERNEL,)
-    if platform in ("cpu", "gpu") and sum(degrees) >= _ANTIPODAL_PAYS:
+    if platform == "cpu" and sum(degrees) >= _ANTIPODAL_PAYS:
         return (("antipodal", f"half of the points, faster from T = {_ANTIPODAL_PAYS} on"),)
     if platform != "cpu":
         return ()
@@ -184,7 +187,7 @@ def gaunt_tensor_product(
     lmax: int | None = None,
     weights: Sequence[ArrayLike | None] | None = None,
     weighting: str = "channelwise",
-    grid: str | SphericalGrid = "gauss_legendre",
+    grid: GridLike = None,
     precision: PrecisionLike = None,
     implementation: str | None = None,
 ) -> Any:
@@ -213,8 +216,10 @@ def gaunt_tensor_product(
             `(..., C2, G, L2 + 1)` and `(..., G, C3, L3 + 1)`, for G products of mixed channels
             (None mixes none; x and y need an axis of channels); axes in front for edges and
             species as before.
-        grid: "gauss_legendre", "equiangular", "design", of the smallest size that is exact, or a
-            `SphericalGrid` exact to T = L1 + L2 + L3.
+        grid: "gauss_legendre", "equiangular", "design", "lebedev", of the smallest size that is
+            exact, or a `SphericalGrid` exact to T = L1 + L2 + L3. None: the fewest points, of a
+            Lebedev rule nearly always; for "separable" those of a Gauss-Legendre product. Kernels
+            have a grid of their own.
         precision: None or "highest" (true float32), "tf32", "3xtf32", "bf16", or a word of JAX;
             what they mean where is said in `structlayers.equivariant.precision`. Half-precision
             signals are computed in float32.

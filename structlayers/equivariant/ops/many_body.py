@@ -11,7 +11,7 @@ from structlayers._core.checks import require_positive, require_real
 from structlayers._core.dispatch import Dispatcher, Implementation
 from structlayers._core.partitioning import batch_sharding_is_known
 from structlayers._core.precision import PrecisionLike
-from structlayers.equivariant.grids import SphericalGrid
+from structlayers.equivariant.grids import GridLike
 from structlayers.equivariant.ops.arguments import (
     check_grid,
     check_leading,
@@ -113,7 +113,7 @@ def many_body_product(
     order: int | None = None,
     lmax: int | None = None,
     weights: ArrayLike | None = None,
-    grid: str | SphericalGrid = "gauss_legendre",
+    grid: GridLike = None,
     precision: PrecisionLike = None,
     implementation: str | None = None,
 ) -> Any:
@@ -133,7 +133,7 @@ def many_body_product(
         weights: of powers and degrees, `(..., nu, lmax + 1)`; leading axes broadcast against `*B`:
             `(C, nu, lmax + 1)` for channels, `w[species]` of `(N, C, nu, lmax + 1)` for species.
             None: nothing is summed.
-        grid: a kind of grid, or a `SphericalGrid` exact to T.
+        grid: as in `gaunt_tensor_product`; a `SphericalGrid` must be exact to T.
         precision: as in `gaunt_tensor_product`.
         implementation: "xla" (one table each way), "antipodal", "separable", "fourier" (on the
             torus), "reference" (products of two, path by path), "pallas_gpu" (one kernel for
