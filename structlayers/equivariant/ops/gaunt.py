@@ -27,25 +27,28 @@ _DENSE_TABLE = 2**24
 
 # Non-zero coefficients up to which the program may list them, and up to which that is the fastest
 # on a CPU. Milliseconds of the forward pass / of both gradients, float32, two shared cores, the
-# least of 9 to 15, Gauss-Legendre grids:
+# least of 12, grids of the fewest points:
 #
 #   rows   L1 L2 L3     xla          antipodal    separable    clebsch_gordan  sparse
-#   10000  1  1  1      0.09/0.14    0.10/0.28    0.27/0.59    0.07/0.40       0.04/0.04
-#   10000  1  1  2      0.22/0.44    0.32/0.54    0.72/1.44    0.13/0.45       0.07/0.05
-#   10000  2  1  2      0.21/0.34    0.38/0.54    0.76/1.32    0.14/0.48       0.10/0.07
-#   10000  2  2  2      0.37/0.72    0.49/1.04    1.10/2.15    0.41/1.61       0.30/0.51
-#   10000  2  2  4      0.64/1.15    0.80/1.68    1.99/3.43    0.59/1.84       0.61/1.01
-#   10000  3  3  3      0.76/1.25    1.20/2.01    2.18/6.27    1.13/1.40       1.08/2.82
-#   10000  4  4  4      1.18/2.26    1.31/2.88    3.32/5.63    3.84/6.93
-#   10000  4  4  8      2.59/3.24    1.93/4.76    3.28/7.16    8.64/9.38
-#   10000  6  6  6      5.52/9.12    4.73/22.4    4.77/15.4    78.7/70.0
-#   4096   8  8  8      3.87/6.82    3.73/7.91    6.02/11.9
-#   2048   12 12 12     8.65/15.5    4.60/12.1    5.47/15.6
-#   1024   16 16 16     13.6/21.9    8.24/14.7    6.79/16.4
+#   10000  1  1  1      0.16/0.30    0.09/0.18    0.28/0.53    0.08/0.32       0.05/0.03
+#   10000  1  1  2      0.20/0.25    0.19/0.39    0.55/0.89    0.12/0.33       0.05/0.06
+#   10000  2  1  2      0.22/0.35    0.31/0.56    0.59/1.03    0.17/0.43       0.11/0.21
+#   10000  2  2  2      0.29/0.45    0.41/0.61    0.77/1.44    0.26/0.89       0.20/0.36
+#   10000  2  2  4      0.49/0.86    0.76/1.50    2.02/3.66    0.65/1.87       0.61/0.99
+#   10000  3  3  3      0.52/0.95    1.00/1.57    2.07/3.96    0.96/1.45       1.09/2.84
+#   10000  4  4  4      1.56/2.44    1.86/3.51    3.76/7.49    7.73/9.23
+#   10000  4  4  8      1.97/3.41    2.47/5.41    4.87/10.7    10.9/11.0
+#   10000  6  6  6      4.30/6.47    3.61/9.14    7.00/14.1    66.3/63.8
+#   4096   8  8  8      4.36/6.99    3.31/6.69    5.91/13.0
+#   2048   12 12 12     8.16/13.7    5.98/11.3    6.88/16.5
+#   1024   16 16 16     8.26/17.7    6.10/9.05    6.40/13.3
 #
-# 2 x 2 -> 4 is even, and listing its 162 coefficients takes longer to compile. On an H200 half of
-# the points took 230 us, all 237 (10 x 10 -> 20, TF32); in aligned rows, as now, 70 and 75 are
-# predicted (xla/gpu.md).
+# Listing the 162 coefficients of 2 x 2 -> 4 takes longer to compile. Runs differ by up to two times
+# as other work does; in eight of them half of the points took less for values and gradients
+# together at T = 36 always, at 24 to 33 in some.
+#
+# On one H200 10 x 10 -> 20 (TF32, 10,000 rows, Gauss-Legendre points) took 124 us with one table
+# each way and 158 with half of the points, which is not chosen there (xla/gpu.md).
 _SPARSE = 512
 _SPARSE_PAYS = 100
 _SMALL_TABLE = 2**13
