@@ -15,7 +15,7 @@ Paper: Luo et al. 2024, arXiv:2401.10216 (the product, and the torus).
 Expected: float64 1e-12, derivatives and path weights 1e-10; float32 3e-7 and equivariance 1e-6;
 3xTF32 1e-6, TF32 1e-3 and 1.2e-3, bfloat16 8e-3; equal bits in two runs; no small grid accepted;
 odd sums exactly 0; nothing transcendental; 2 seconds of processor time to compile.
-Hardware: any; 2 minutes on a 2-core CPU, where reduced precisions are those of rounded operands.
+Hardware: any; 4 minutes on a 2-core CPU, where reduced precisions are those of rounded operands.
 The kernel alone, on an H100 or H200:
 python -m experiments run configs/equivariant/op_numerics.py --parts kernel --variant gpu --store
 Command: python -m experiments run configs/equivariant/op_numerics.py --store

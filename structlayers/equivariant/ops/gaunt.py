@@ -48,7 +48,8 @@ _DENSE_TABLE = 2**24
 # together at T = 36 always, at 24 to 33 in some.
 #
 # On one H200 10 x 10 -> 20 (TF32, 10,000 rows, Gauss-Legendre points) took 124 us with one table
-# each way and 158 with half of the points, which is not chosen there (xla/gpu.md).
+# each way and 158 with half of the points, which is not chosen there; in true float32, which was
+# not timed, half of the products are expected to save more than that costs (xla/gpu.md).
 _SPARSE = 512
 _SPARSE_PAYS = 100
 _SMALL_TABLE = 2**13
@@ -129,7 +130,9 @@ def _prefer(
             return (("pallas_gpu", f"one kernel, faster from {_KERNEL_FROM_ROWS} rows on"),)
     if platform == "tpu" and batch_sharding_is_known():
         return (TPU_KERNEL,)
-    if platform == "cpu" and sum(degrees) >= _ANTIPODAL_PAYS:
+    # on a GPU where products bound, not bytes: only in true float32
+    halved = platform == "cpu" or (platform == "gpu" and precision == jax.lax.Precision.HIGHEST)
+    if halved and sum(degrees) >= _ANTIPODAL_PAYS:
         return (("antipodal", f"half of the points, faster from T = {_ANTIPODAL_PAYS} on"),)
     if platform != "cpu":
         return ()
