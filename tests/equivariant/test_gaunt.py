@@ -356,6 +356,11 @@ def test_bad_input_is_refused():
         NotImplementedError, match="'separable' cannot serve: the grid is no product"
     ):
         gaunt_tensor_product(x, x, grid="design", implementation="separable")
+    with pytest.raises(NotImplementedError, match="the grid is no product"):
+        gaunt_tensor_product(x, x, grid="lebedev", implementation="separable")
+    large = jnp.ones((1, 67**2))
+    with pytest.raises(ValueError, match=r"grid of kind lebedev .* 131 at most, .* T = 132"):
+        gaunt_tensor_product(large, large, lmax=0, grid="lebedev", implementation="xla")
     with pytest.raises(NotImplementedError, match=r"'fourier' cannot serve.*'tf32'"):
         gaunt_tensor_product(x, x, precision="tf32", implementation="fourier")
     with pytest.raises(TypeError, match="both be IrrepsArray, or both plain"):
