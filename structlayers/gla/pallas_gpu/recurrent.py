@@ -138,6 +138,7 @@ class Program:
         m.synchronize()
         state = self.load_state()
         state = m.loop(0, sizes.chunks, 1, self.step, state)
+        self.write(m.constant(sizes.chunks - 1))
         self.store_state(state)
         if plan.keeps:
             m.wait_out(0)
@@ -241,26 +242,39 @@ class Program:
         start = stage * plan.stage_bytes
         m.barrier_wait(stage * 8 + plan.barriers_at, step.divide(plan.stages) & 1)
         values = self.load_values(start + sizes.image_bytes)
-        kept = (step & 1) * plan.state_bytes + plan.states_at
+        packed = [self.pack(state[i : i + 8]) for i in range(0, len(state), 8)]
         if plan.keeps:
-            self.stage_state(state, kept)
-        out = (step & 1) * _OUT_BYTES + plan.outputs_at
-        found = self.attend(state, values, start) if plan.reads else []
-        state = self.next_state(state, values, start)
+            self.stage_state(packed, self.state_of(step))
+        found, state = self.multiply(state, packed, values, start)
+        # while the tensor cores are at work
+        with m.when(step >= 1):
+            self.fetch(step + (plan.stages - 1))
+            self.write(step - 1)
+        m.reconverge()
         if plan.reads:
-            self.stage_outputs(m.warpgroup_wait(1, found), out)
+            self.stage_outputs(m.warpgroup_wait(1, found), self.output_of(step))
         state = m.warpgroup_wait(0, state)
         if plan.keeps:
             m.wait_out(0)
             m.release_to_copies()
         m.wait_loads(plan.stages - 2)
         m.synchronize()
-        self.fetch(step + plan.stages)
-        if plan.keeps:
-            self.write_state(step, kept)
-        if plan.reads:
-            self.write_out(step, out)
         return state
+
+    def output_of(self, step: Int) -> Int:
+        """Where outputs of a step wait."""
+        return (step & 1) * _OUT_BYTES + self.plan.outputs_at
+
+    def state_of(self, step: Int) -> Int:
+        """Where the state before a step waits."""
+        return (step & 1) * self.plan.state_bytes + self.plan.states_at
+
+    def write(self, step: Int) -> None:
+        """What a step has staged, to device memory."""
+        if self.plan.keeps:
+            self.write_state(step, self.state_of(step))
+        if self.plan.reads:
+            self.write_out(step, self.output_of(step))
 
     def pack(self, values: Sequence[Any]) -> list[Any]:
         """16 x 16 results in bfloat16: a left operand."""
@@ -276,40 +290,59 @@ class Program:
             for part in range(CHUNK // 16)
         ]
 
-    def attend(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
-        """Starts `S^T Q^T + V^T P^T`, 16 values a warp by 64 tokens."""
-        m, sizes, transposed = self.machine, self.sizes, self.plan.transposed
-        packed = [word for i in range(0, len(state), 8) for word in self.pack(state[i : i + 8])]
-        flat = [word for words in values for word in words]
-        count = CHUNK // 2
-        made = m.warpgroup_begin([*[m.zero()] * count, *packed, *flat])
-        found, packed = made[:count], made[count : count + len(packed)]
-        flat = made[count + len(packed) :]
-        for step in range(sizes.key // 16):
-            at = start + (self.reading + (step >> 2) * (CHUNK * 128) + (step & 3) * 32)
-            words = packed[4 * step : 4 * step + 4]
-            found = m.warpgroup_product(found, words, at, transpose=False, panel=0)
-        for part in range(CHUNK // 16):
-            at = start + (sizes.scores_at + part * (16 * 128 if transposed else 32))
-            words = flat[4 * part : 4 * part + 4]
-            found = m.warpgroup_product(found, words, at, transpose=transposed, panel=CHUNK * 128)
-        m.warpgroup_commit()
-        return found
+    def multiply(
+        self,
+        state: Sequence[Any],
+        packed: Sequence[Sequence[Any]],
+        values: Sequence[Sequence[Any]],
+        start: Int,
+    ) -> tuple[list[Any], list[Any]]:
+        """Starts the products: of outputs, then of the state, in two groups.
 
-    def next_state(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
-        """Starts `S^T * decay + V^T K`."""
-        m, sizes = self.machine, self.sizes
-        at, decayed = start + sizes.decay_at + (self.lane & 3) * 8, []
-        for index in range(0, len(state), 4):
-            low, high = (m.float(word) for word in m.load_shared(at + 8 * index, 2))
-            for i, value in enumerate(state[index : index + 4]):
-                decayed.append(m.multiply(value, low if i % 2 == 0 else high))
-        state = m.warpgroup_begin(decayed)
+        Args:
+            state: before the chunk.
+            packed: the same as left operands, by 16 keys.
+            values: as left operands, by 16 tokens.
+            start: of the chunk's stage.
+
+        Returns:
+            Sums of outputs, 16 values a warp by 64 tokens, and of the state.
+        """
+        m, sizes, transposed = self.machine, self.sizes, self.plan.transposed
+        outputs = [m.zero()] * (CHUNK // 2 if self.plan.reads else 0)
+        # the decay first: nothing may touch the state while its products are under way
+        state = self.decayed(state, start + sizes.decay_at)
+        left = [*packed, *values] if self.plan.reads else values
+        begun = iter(m.warpgroup_begin([*outputs, *state, *(word for x in left for word in x)]))
+        outputs, state = [next(begun) for _ in outputs], [next(begun) for _ in state]
+        left = [[next(begun) for _ in words] for words in left]
+        if self.plan.reads:
+            for step in range(sizes.key // 16):
+                at = start + (self.reading + (step >> 2) * (CHUNK * 128) + (step & 3) * 32)
+                outputs = m.warpgroup_product(outputs, left[step], at, transpose=False, panel=0)
+        values = left[-(CHUNK // 16) :]
+        if self.plan.reads:
+            for part, words in enumerate(values):
+                at = start + (sizes.scores_at + part * (16 * 128 if transposed else 32))
+                outputs = m.warpgroup_product(
+                    outputs, words, at, transpose=transposed, panel=CHUNK * 128
+                )
+            m.warpgroup_commit()
         for part, words in enumerate(values):
             at = start + (self.writing + part * 16 * 128)
             state = m.warpgroup_product(state, words, at, transpose=True, panel=CHUNK * 128)
         m.warpgroup_commit()
-        return state
+        return outputs, state
+
+    def decayed(self, state: Sequence[Any], decay: Int) -> list[Any]:
+        """The state times the decay of a chunk."""
+        m, found = self.machine, []
+        at = decay + (self.lane & 3) * 8
+        for index in range(0, len(state), 4):
+            low, high = (m.float(word) for word in m.load_shared(at + 8 * index, 2))
+            for i, value in enumerate(state[index : index + 4]):
+                found.append(m.multiply(value, low if i % 2 == 0 else high))
+        return found
 
     def stage_outputs(self, found: Sequence[Any], start: Int) -> None:
         """Outputs, transposed, to their rows."""
@@ -320,14 +353,14 @@ class Program:
             words = self.pack(found[8 * part : 8 * part + 8])
             m.store_matrices(at + part * 16 * ROW_PITCH, words, transpose=True)
 
-    def stage_state(self, state: Sequence[Any], start: Int) -> None:
+    def stage_state(self, packed: Sequence[Sequence[Any]], start: Int) -> None:
         """The state in bfloat16, values along rows, to its tile."""
         m = self.machine
         row, unit = lane_row(self.lane, rows_first=True)
         at = start + (row + self.warp * 16) * 128
-        for step in range(self.sizes.key // 16):
+        for step, words in enumerate(packed):
             place = at + permuted(unit ^ (2 * (step & 3)), row) + (step >> 2) * (VALUE_TILE * 128)
-            m.store_matrices(place, self.pack(state[8 * step : 8 * step + 8]), transpose=False)
+            m.store_matrices(place, words, transpose=False)
 
 
 def program(plan: Plan) -> Any:
