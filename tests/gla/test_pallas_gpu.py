@@ -121,6 +121,19 @@ def test_keys_of_256_channels_have_gradients_in_parts(rng):
     assert_gradients_match(kernel(), reference(), arrays, GRADIENTS, value_bound=VALUES)
 
 
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.usefixtures("simulated")
+def test_keys_of_256_channels_in_two_warpgroups(split, rng, monkeypatch):
+    """Outputs and states without gradients; split, of segments from a state of zero, too."""
+    if split:
+        monkeypatch.setattr(segments, "_SEGMENT_CHUNKS", 1)
+        monkeypatch.setattr(segments, "MULTIPROCESSORS", 8)
+    arrays = arguments(rng, 1, 200 if not split else 128, 2, 1, 256, 128, "spiky")
+    assert (segments.segment_count(1, len(arrays[0][0]), 2, 128) > 1) == split
+    for found, wanted in zip(kernel()(*arrays), reference()(*arrays), strict=True):
+        assert error_ratio(found, wanted) <= VALUES
+
+
 @pytest.mark.parametrize(("former", "latter"), [("start", "strong"), ("spiky", "mixed")])
 @pytest.mark.usefixtures("simulated")
 def test_prefixes_are_equal_bit_by_bit(former, latter, rng):

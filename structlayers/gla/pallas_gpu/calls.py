@@ -223,7 +223,7 @@ def _recur(
         (image, v) if state is None else (image, v, state),
         outputs,
         blocks=plan.blocks,
-        threads=recurrent.THREADS,
+        threads=plan.threads,
         shared_bytes=plan.shared_bytes,
         name="gated_linear_attention_recurrent",
     )
