@@ -3,10 +3,9 @@
 A thread has two channels of 16 rows, or of 8 of them. Weights are products of gates: of those from
 the start of the 16 rows to a row, for queries, and of those after a row to their end, for keys;
 never a quotient, except for the 16 x 16 scores on the diagonal, whose keys are divided by the gates
-up to their row.
-Once these are below 2^-60 in some channel, the rows from there on take a halving of the 16 rows, as
-`xla.chunks` halves chunks. So nothing depends on later gates: what looks at all 16 rows only
-decides whether to look for such rows.
+up to their row. Once these are below 2^-60 in some channel, the rows from there on take a halving
+of the 16 rows, as `xla.chunks` halves chunks. So nothing depends on later gates: what looks at all
+16 rows only decides whether to look for such rows.
 """
 
 import dataclasses
@@ -63,13 +62,13 @@ class Weighed(Decays):
 class Chunk:
     """What the programs of chunks share.
 
-    A team of `2 K` threads of the block takes a chunk, or of twice as many that share 16 rows. Its
+    A team of `2 K` threads of the block takes a chunk, or `4 K` that share 16 rows by two. Its
     scratch starts with the decays of the four times 16 rows, K float32 each, and the tiles, if a
     program has no other places for them.
 
     Attributes:
-        loads_move: whether compilers may load after a barrier what is loaded before it, when
-            registers are few, and keep what is loaded again.
+        loads_move: whether compilers may put off loads until after a barrier, where registers are
+            few, and may keep in registers what is loaded again.
     """
 
     loads_move = True
@@ -92,8 +91,8 @@ class Chunk:
             arrays: queries, keys and gates.
             team_bytes: scratch of a team.
             sharing: threads that have two channels of 16 rows, 1 or 2.
-            zero: what compilers cannot know to be 0. What they find with it they do not keep in
-                registers since another object has found the same.
+            zero: 0, but compilers cannot know it: what is found with it is not kept in registers
+                from where another object has found the same.
         """
         self.sizes, self.machine = sizes, machine
         self.q, self.k, self.gate = arrays
@@ -104,8 +103,9 @@ class Chunk:
         shift = self.threads.bit_length() - 1
         self.team, self.thread = thread >> shift, thread & (self.threads - 1)
         self.warp = warp & (self.threads // 32 - 1)
+        # of this thread: its channels, its rows, and the 16 rows that they are of
         self.pair, self.share = self.thread & (half - 1), self.thread >> (half.bit_length() - 1)
-        self.part = self.share >> (sharing - 1)  # the 16 rows that those of this thread are of
+        self.part = self.share >> (sharing - 1)
         # this thread's word in a row of a panel, by the row modulo 8
         unit = self.pair >> 2
         self.words = [permuted(unit & 7, m.constant(row)) + (self.pair & 3) * 4 for row in range(8)]
