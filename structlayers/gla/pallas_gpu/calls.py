@@ -100,7 +100,7 @@ def backward(
         gradient.program(plan),
         (q, k, gate, v, dout, kept.reshape(pulled.shape), pulled),
         outputs,
-        blocks=sizes.sequences * sizes.chunks,
+        blocks=plan.blocks,
         threads=plan.threads,
         shared_bytes=plan.shared_bytes,
         name="gated_linear_attention_gradient",

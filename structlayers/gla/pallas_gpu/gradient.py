@@ -184,14 +184,18 @@ class Program(Products):
 
     def store(self, result: int, rows: Iterable[Pair]) -> None:
         """Rows of a result to device memory: float32 gates, bfloat16 queries and keys."""
+        for row, values in enumerate(rows):
+            self.store_row(result, row, values)
+
+    def store_row(self, result: int, row: int, values: Pair) -> None:
+        """One of them."""
         m, sizes = self.machine, self.sizes
         array, size = ((self.dq, 2), (self.dk, 2), (self.dgate, 4))[result]
         heads, pitch, offset = sizes.heads, size * sizes.key, self.pair * (2 * size)
-        for row, values in enumerate(rows):
-            words = [m.pack(*values)] if size == 2 else [m.bits(x) for x in values]
-            target, inside, displacement = self.own_row(row, heads, self.head, pitch)
-            with m.when(inside) if sizes.ragged else contextlib.nullcontext():
-                m.store_global(array, target, pitch, offset, words, displacement=displacement)
+        words = [m.pack(*values)] if size == 2 else [m.bits(x) for x in values]
+        target, inside, displacement = self.own_row(row, heads, self.head, pitch)
+        with m.when(inside) if sizes.ragged else contextlib.nullcontext():
+            m.store_global(array, target, pitch, offset, words, displacement=displacement)
 
     def span(self, weighed: Weighed) -> Pair:
         """What the gates of this thread's rows have from all that spans them."""
@@ -292,6 +296,19 @@ def program(plan: Plan) -> Any:
     """The program for `launch` or `simulate`."""
 
     def run(machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        Program(plan, machine, inputs, outputs).run()
+        from structlayers.gla.pallas_gpu import (  # they stand on this module
+            gradient_merged,
+            gradient_staying,
+            gradient_warpgroups,
+        )
+
+        kind = Program
+        if plan.stays:
+            kind = gradient_staying.Staying
+        elif plan.merged:
+            kind = gradient_merged.Merged
+        elif plan.warpgroups:
+            kind = gradient_warpgroups.Warpgroups
+        kind(plan, machine, inputs, outputs).run()
 
     return run

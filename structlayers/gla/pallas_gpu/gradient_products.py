@@ -101,18 +101,26 @@ class Products(Chunk):
 
     def prefetch_later(self) -> None:
         """Brings what a later block begins with into the L2, while this one does not load."""
-        m, plan, sizes = self.machine, self.plan, self.sizes
-        index, size = m.cluster() + MULTIPROCESSORS, plan.state_bytes
+        m, sizes = self.machine, self.sizes
+        index = self.later()
         with m.when(index < sizes.sequences * sizes.chunks):
             here = self.chunk, self.block, self.head, self.first, self.group
             self.locate(index)
             self.prefetch()
             with m.when(m.thread().equals(0)):
-                row = self.block * (sizes.value // VALUE_TILE)
-                for states in (self.states, self.pulled):
-                    m.prefetch_bulk(states, row, size, size)
+                self.prefetch_states()
             self.chunk, self.block, self.head, self.first, self.group = here
         m.reconverge()
+
+    def later(self) -> Int:
+        """The chunk that is prefetched."""
+        return self.machine.cluster() + MULTIPROCESSORS
+
+    def prefetch_states(self) -> None:
+        """Brings the first 64 values of both states into the L2."""
+        row, size = self.block * (self.sizes.value // VALUE_TILE), self.plan.state_bytes
+        for states in (self.states, self.pulled):
+            self.machine.prefetch_bulk(states, row, size, size)
 
     def prefetch(self) -> None:
         """Brings queries, keys and gates of the chunk into the L2, a line of each by a thread."""
@@ -158,14 +166,21 @@ class Products(Chunk):
 
         carried = [zero] * (2 * count + 8 * blocks + 8)
         carried = list(m.loop(0, tiles, 1, step, carried))
-        for block in range(blocks):
-            found = carried[2 * count + 8 * block : 2 * count + 8 * block + 8]
-            column = self.slab * blocks + block
-            below = (self.rows - column) * ROWS
-            found = self.where(lambda row, col, below=below: col < below + row + 1, found)
-            self.store_block(plan.scores_at, self.rows, column, found)
+        self.store_scores(carried[2 * count : 2 * count + 8 * blocks])
         self.store_state_sums(carried[-8:])
         return carried[:count], carried[count : 2 * count]
+
+    def store_scores(self, scores: Sequence[Any]) -> None:
+        """Gradients of scores in this warp's rows and columns of its slab, as a tile."""
+        blocks = 4 // self.slabs
+        for block in range(blocks):
+            column = self.slab * blocks + block
+            below = (self.rows - column) * ROWS
+            found = self.where(
+                lambda row, col, below=below: col < below + row + 1,
+                scores[8 * block : 8 * block + 8],
+            )
+            self.store_block(self.plan.scores_at, self.rows, column, found)
 
     def load_rows(self, start: Int) -> list[Any]:
         """Left operands: this warp's rows by 64 values."""
