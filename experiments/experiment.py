@@ -38,6 +38,7 @@ class Phase(Protocol):
       failure, e.g. vmapped seeds that may diverge. "*" allows all of them.
     - `host_state() -> dict`, `set_host_state(dict) -> None`: JSON-able state outside the pytree,
       e.g. of a data iterator; saved and restored with the arrays.
+    - `keep(state, folder)`: writes what is of use after the run.
     """
 
     @property
@@ -80,6 +81,15 @@ class HostState(Protocol):
 
 
 @runtime_checkable
+class Keeps(Protocol):
+    """What a phase offers when something of its last state is of use after the run."""
+
+    def keep(self, state: State, folder: Path) -> None:
+        """Writes files, such as a trained model, into the work folder; called after `finish`."""
+        ...
+
+
+@runtime_checkable
 class Experiment(Protocol):
     """Phases in the order they run, and what is made of their results."""
 
@@ -99,6 +109,11 @@ class Plots(Protocol):
     def plot(self, results: Results, metrics: Mapping[str, Any], path: Path) -> None:
         """Draws the results into the PNG file `path`."""
         ...
+
+
+ONLY_GOALS = {"only_goals": True}
+"""Metadata of a config's field that says what is wanted of a run, and nothing of what it does: a
+stored result is not out of date when it changes."""
 
 
 @dataclass(frozen=True)

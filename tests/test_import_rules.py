@@ -71,6 +71,8 @@ LAZY_PACKAGES = {
     "testing": {"libtpu", "pytest"},
     "models": {"ase", "safetensors", "scipy", "tokamax"},
 }
+# Module that only functions import -> packages of rivals that its classes need.
+RIVAL_MODULES = {"experiments.gla.mqar.fla_network": {"fla", "torch"}}
 PALLAS = "jax.experimental.pallas"
 PALLAS_MODULES = {"structlayers._core.simt.mosaic.kernel"}  # what the kernels of all families share
 
@@ -132,7 +134,8 @@ def _package_violations(name: str, found: Import) -> Iterator[str]:
     known = LIBRARY_PACKAGES | sys.stdlib_module_names
     if part in ("experiments", "configs"):
         # Rivals in benchmarks are imported where they are measured, if they are there.
-        if top not in known | EXPERIMENT_PACKAGES and not found.lazy:
+        known = known | EXPERIMENT_PACKAGES | RIVAL_MODULES.get(name, set())
+        if top not in known and not found.lazy:
             yield "experiments import only what their extra installs"
         return
     if found.lazy:
@@ -163,6 +166,8 @@ def _violations_of(name: str, found: Import, public: Mapping[str, set[str]]) -> 
     assert part is not None, name
     if found.module.split(".")[0] == "tests":
         yield "nothing imports tests"
+    elif not found.lazy and any(f"{found.module}.".startswith(f"{m}.") for m in RIVAL_MODULES):
+        yield "modules of rivals are imported within functions"
     elif target is None:
         yield from _package_violations(name, found)
     elif target == part:
@@ -273,6 +278,20 @@ def test_experiments_import_only_what_their_extra_installs():
         "experiments/rivals.py:1: imports torch: experiments import only what their extra installs"
     ]
     assert violations({"experiments/data.py": "import grain\nfrom orbax import checkpoint"}) == []
+
+
+def test_rivals_that_need_their_packages_are_imported_within_functions():
+    module, line = (
+        "experiments/gla/mqar/fla_network.py",
+        "from experiments.gla.mqar import fla_network",
+    )
+    assert violations({module: "import torch\nfrom fla import layers"}) == []
+    assert len(violations({module: "import triton"})) == 1
+    assert violations({"experiments/run.py": f"def f():\n {line}"}) == []
+    assert violations({"experiments/run.py": line}) == [
+        "experiments/run.py:1: imports experiments.gla.mqar.fla_network: "
+        "modules of rivals are imported within functions"
+    ]
 
 
 def test_experiments_do_not_import_configs():

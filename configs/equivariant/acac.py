@@ -12,9 +12,8 @@ learning rate of 0.01).
 Expected: force errors at most 8 meV/A at 300 K and 32 meV/A at 600 K (root mean square), Gaunt
 within 10 % of Clebsch-Gordan (there 4.5, 1.8 and 1.8 % on the three temperatures of 3BPA).
 Data: dataset_acac in $STRUCTLAYERS_DATA/botnet; the smoke preset makes its own molecule.
-Hardware: one H200, 9 minutes and a minute a contraction to compile (predicted from counts of
-kernels and bytes, experiments/potential/README.md). Not yet run in full; --contractions trains a
-part, `join` makes one result of them.
+Hardware: one H200. Four runs of a contraction side by side, with other work on the card, took 9 to
+10.5 minutes, 3 of them to compile; --contractions trains a part, `join` makes one result of them.
 Command: python -m experiments run configs/equivariant/acac.py
 """
 

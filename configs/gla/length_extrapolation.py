@@ -10,8 +10,7 @@ curves, no printed numbers; GLA goes on to improve or to hold beyond 2048, softm
 shown.
 Expected: GLA at 20480 no worse than at 2048.
 Data: books and tokenizers in $STRUCTLAYERS_DATA, or their token files in $STRUCTLAYERS_CACHE.
-Hardware: one GPU of 80 GB. On an H200 a model should take 30 s to train, as in lm_books.py, and
-with its six programs to compile 2 to 3 minutes: 6 to 9 for all (estimated, none measured). Parts:
+Hardware: one GPU of 80 GB. On an H200 5 minutes for all beside three other trainings. Parts:
 --variants NAME --variant NAME --store.
 Command: python -m experiments run configs/gla/length_extrapolation.py
 """

@@ -14,9 +14,9 @@ Expected: perplexity over that of GLA: 1.57 without a gate, 1.12 constant, 1.05 
 eight heads, 0.99 with one; GLA over Transformer++ 1.01.
 Data: books, tokenizers and wikitext-eval in $STRUCTLAYERS_DATA, or their token files in
 $STRUCTLAYERS_CACHE; the smoke preset makes its own text.
-Hardware: one GPU of 80 GB. On an H200 a step of 21 TFLOP, 280 GB moved and 5 ms of attention
-kernels should take 100 ms (20 % of the peak), a model 30 s and about as much again to compile: 7 to
-10 minutes for all (estimated, none measured). Parts: --variants NAME --variant NAME --store.
+Hardware: one GPU of 80 GB, about 10 minutes for all. On an H200 three runs of parts and a fourth
+experiment side by side took 6 minutes; a process holds 16 to 32 GB. Parts: --variants NAME
+--variant NAME --store.
 Command: python -m experiments run configs/gla/lm_books.py
 """
 

@@ -24,9 +24,16 @@ the curves are about, 512/64 at d = 128, then 256/16 at 64 and 128, then larger 
 early. At d = 64 the kernels want `--implementation pallas_gpu`: heads of 16 and 32 features are
 padded to 64, still half of the bytes of XLA's chunks. Elsewhere it is what runs by itself, so that
 all parts can have it, and be joined.
+
+"fla" among the mixers is a control, not one of the three: fla's GatedLinearAttention in a PyTorch
+model of the same shape, from the same parameters, on the same batches (experiments/gla/README.md).
+It needs torch and flash-linear-attention. Not yet run. Goal: gated linear attention is at no size
+behind it.
 Command: python -m experiments run configs/gla/mqar.py
 Of a part: python -m experiments run configs/gla/mqar.py --tasks 512/64 --features 128 --epochs 16
     --implementation pallas_gpu --checkpoint-seconds 300 --variant t512_d128_e16 --store
+Of the control: python -m experiments run configs/gla/mqar.py --tasks 512/64 --features 128
+    --epochs 16 --mixers fla --variant t512_d128_fla --store
 """
 
 from experiments.gla.mqar.config import RecallConfig

@@ -78,5 +78,11 @@ def get_config() -> SpeedConfig:
                 for mode in ("forward", "forward_backward")
             ),
         ),
-        at_most=tuple((f"{key}/us", bound) for key, bound in _TIMES.items()),
+        at_most=(
+            *((f"{key}/us", bound) for key, bound in _TIMES.items()),
+            *(
+                (f"{shape}/forward_backward/temporaries_over_states", 1.0)
+                for shape in (_SMALL, _LONG, _LARGE)
+            ),
+        ),
     )

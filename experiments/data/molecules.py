@@ -1,15 +1,13 @@
 """Molecules with energies and forces: acetylacetone, 3BPA and revised MD17, in eV and angstrom."""
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import ase.io
 import ase.units
 import numpy as np
 
 from experiments.data.files import DataFile
-from structlayers.models.interatomic_potential import Structure
+from structlayers.models.interatomic_potential import Structure, read_extxyz
 
 _BOTNET = "https://github.com/davkovacs/BOTNet-datasets, folder {}"
 _RMD17 = (
@@ -72,19 +70,14 @@ class MoleculeSet:
     atomic_energies: dict[int, float]
 
 
-def parse_extxyz(content: bytes) -> list[Structure]:
-    """Frames of an extended xyz file, with energy and forces where it has them."""
-    found = []
-    for atoms in ase.io.iread(io.StringIO(content.decode()), index=":", format="extxyz"):
-        known = {} if atoms.calc is None else atoms.calc.results
-        values = {name: known[name] for name in ("energy", "forces") if name in known}
-        found.append(Structure.from_ase(atoms, **values))
-    return found
+def _frames(file: DataFile, **keys: str | None) -> list[Structure]:
+    return read_extxyz(io.StringIO(file.read().decode()), **keys)
 
 
-def _isolated(structures: Sequence[Structure]) -> dict[int, float]:
+def _isolated(file: DataFile) -> dict[int, float]:
     """Energy by atomic number, from frames of one atom."""
-    return {int(s.numbers[0]): float(s.energy or 0.0) for s in structures}
+    frames = _frames(file, forces=None)
+    return {int(s.numbers[0]): s.energy for s in frames if s.energy is not None}
 
 
 def load_acac() -> MoleculeSet:
@@ -93,11 +86,11 @@ def load_acac() -> MoleculeSet:
     Raises:
         DataError: a file is missing or another one.
     """
-    sets = {name: parse_extxyz(file.read()) for name, file in ACAC_FILES.items()}
+    sets = {name: _frames(file) for name, file in ACAC_FILES.items() if name != "isolated_atoms"}
     return MoleculeSet(
         sets["train_300K"],
         {"300K": sets["test_MD_300K"], "600K": sets["test_MD_600K"]},
-        _isolated(sets["isolated_atoms"]),
+        _isolated(ACAC_FILES["isolated_atoms"]),
     )
 
 
@@ -110,14 +103,14 @@ def load_bpa() -> MoleculeSet:
     Raises:
         DataError: a file is missing or another one.
     """
-    sets = {name: parse_extxyz(file.read()) for name, file in BPA_FILES.items()}
+    sets = {name: _frames(file) for name, file in BPA_FILES.items() if name != "iso_atoms"}
     seen = {s.positions.tobytes() for s in sets["train_300K"]}
     mixed = sets["train_mixedT"]
     tests = {
         name: [s for s in mixed[first:last] if s.positions.tobytes() not in seen]
         for name, (first, last) in MIXED_TEMPERATURES.items()
     }
-    return MoleculeSet(sets["train_300K"], tests, _isolated(sets["iso_atoms"]))
+    return MoleculeSet(sets["train_300K"], tests, _isolated(BPA_FILES["iso_atoms"]))
 
 
 def load_rmd17(molecule: str) -> MoleculeSet:

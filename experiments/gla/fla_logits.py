@@ -1,7 +1,6 @@
 """Logits of a converted model beside those of flash-linear-attention for the same weights."""
 
 import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,9 +11,9 @@ import numpy as np
 from flax import nnx
 
 from experiments.bench.torch_peer import set_precision, to_numpy
-from experiments.errors import CommandError
 from experiments.experiment import Phase, Results
 from experiments.gla import fla_definition
+from experiments.gla.fla_packages import require_fla
 from structlayers.models import LanguageModel, config_from_fla, model_from_fla, model_to_fla
 from structlayers.testing import error_ratio
 
@@ -40,16 +39,9 @@ def of_fla(fields: Fields, tokens: np.ndarray, dtype: str, seed: int) -> Logits:
     """The model of fla with random weights: its state dict and its logits, in a dtype.
 
     Raises:
-        CommandError: a package is not installed.
+        CommandError: a package is not installed, or there is no NVIDIA GPU.
     """
-    missing = [
-        name for name in ("torch", "transformers", "fla") if not importlib.util.find_spec(name)
-    ]
-    if missing:
-        raise CommandError(
-            f"--peer fla needs {', '.join(missing)}: pip install torch transformers fla-core "
-            "flash-linear-attention, and an NVIDIA GPU; --peer definition needs nothing"
-        )
+    require_fla("--peer fla (--peer definition needs nothing)")
     torch: Any = importlib.import_module("torch")
     gla: Any = importlib.import_module("fla.models.gla")
     set_precision("highest")

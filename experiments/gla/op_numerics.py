@@ -20,6 +20,9 @@ KINDS = ("start", "0", "-1e-6", "-0.05", "-5", "-50", "-200", "strong", "spiky",
 a log sigmoid, 5 % spikes of -20 among the former, and a mixture of the constants."""
 
 OUTPUTS = ("o", "state", "gradients", "gate_gradients")
+CALLS = ("again", "batch", "longer")
+"""Calls whose values should have the same bits: one and one again, in a batch, with a longer T."""
+CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,34 @@ def changed_prefix(dtype: str, implementation: str | None, time: int, prefix: in
     return sum(int(np.sum(one != two)) for one, two in pairs)
 
 
+def changed_calls(dtype: str, implementation: str | None, time: int, prefix: int) -> list[int]:
+    """How many values of other calls, in the order of `CALLS`, are not those of the first.
+
+    A call again and a call in a batch of three have results, states and gradients to compare; one
+    for the prefix alone, up to its last whole chunk, has outputs.
+    """
+    kinds = ("start", "mixed", "strong")
+    rows = [draw(Case(64, 64, time, kind), dtype) for kind in kinds]
+    run = results(implementation, gradients=True)
+    first, again = run(*rows[0]), run(*rows[0])
+    together = run(*(np.stack(arrays) for arrays in zip(*rows, strict=True)))
+    length = prefix // CHUNK * CHUNK
+    *tokens, state, do, dstate = rows[0]
+    tokens = [array[:length] for array in tokens]
+    alone, _, _ = results(implementation, gradients=False)(*tokens, state, do[:length], dstate)
+    pairs = (
+        (first, again),
+        (first, jax.tree.map(lambda array: array[0], together)),
+        (first[0][:length], alone),
+    )
+    return [_unequal(one, two) for one, two in pairs]
+
+
+def _unequal(one: Any, two: Any) -> int:
+    counts = jax.tree.map(lambda a, b: int(np.sum(np.asarray(a) != np.asarray(b))), one, two)
+    return sum(jax.tree.leaves(counts))
+
+
 @dataclass(frozen=True)
 class NumericsPhase:
     """One precision, one case a step; the last step compares prefixes.
@@ -171,9 +202,10 @@ class NumericsPhase:
         return len(self.cases) + 1
 
     def init(self) -> dict[str, np.ndarray]:
-        """Errors to be filled in, (cases, outputs), and the entries of prefixes that changed."""
+        """Errors to be filled in, (cases, outputs), and how many values changed, by prefix."""
         shape = (len(self.cases), len(OUTPUTS))
-        return {"errors": np.full(shape, np.nan), "changed": np.zeros(len(self.prefixes))}
+        changed = np.zeros((len(self.prefixes), 1 + len(CALLS)))
+        return {"errors": np.full(shape, np.nan), "changed": changed}
 
     def advance(
         self, state: dict[str, np.ndarray], step: int, num: int
@@ -185,7 +217,8 @@ class NumericsPhase:
             table[index] = [found.get(name, np.nan) for name in OUTPUTS]
         if step + num > len(self.cases):
             for index, (time, prefix) in enumerate(self.prefixes):
-                changed[index] = changed_prefix(self.dtype, self.implementation, time, prefix)
+                size = (self.dtype, self.implementation, time, prefix)
+                changed[index] = [changed_prefix(*size), *changed_calls(*size)]
         seen = table[min(step + num, len(self.cases)) - 1]
         return {"errors": table, "changed": changed}, {"o": float(seen[0])}
 
@@ -200,11 +233,9 @@ class NumericsPhase:
             }
             for case, row in zip(self.cases, table, strict=True)
         }
-        prefixes = {
-            f"t{time}_prefix{prefix}": int(count)
-            for (time, prefix), count in zip(self.prefixes, changed, strict=True)
-        }
-        return {"cases": cases, "prefixes": prefixes}
+        names = [f"t{time}_prefix{prefix}" for time, prefix in self.prefixes]
+        prefixes, *calls = (dict(zip(names, map(int, column), strict=True)) for column in changed.T)
+        return {"cases": cases, "prefixes": prefixes, "calls": dict(zip(CALLS, calls, strict=True))}
 
 
 @dataclass(frozen=True)
@@ -235,6 +266,7 @@ class OpNumerics:
     def finish(self, results: Results) -> dict[str, float]:
         """`DTYPE/OUTPUT`: the largest error over the cases; `DTYPE/changed`: entries of prefixes.
 
+        `DTYPE/changed_...`: values that are others in another call, see `CALLS`.
         `DTYPE/long_over_short`: quotient of the errors of o at many tokens and at few.
         """
         metrics: dict[str, float] = {}
@@ -243,6 +275,8 @@ class OpNumerics:
                 values = [case[name] for case in result["cases"].values() if name in case]
                 metrics[f"{dtype}/{name}"] = float(np.max(values))
             metrics[f"{dtype}/changed"] = float(sum(result["prefixes"].values()))
+            for name, counts in result["calls"].items():
+                metrics[f"{dtype}/changed_{name}"] = float(sum(counts.values()))
             if self.long:
                 short, long = (result["cases"][name]["o"] for name in self.long)
                 metrics[f"{dtype}/long_over_short"] = long / short

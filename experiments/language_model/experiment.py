@@ -49,6 +49,8 @@ class TrainModel:
         self.config, self.name, self.texts = config, variant, texts
         self.num_steps, self.chunk = config.steps, config.chunk
         self.speeds: list[float] = []
+        names = ("step", "loss", *(("valid_perplexity",) if config.valid_windows else ()))
+        self.curve: dict[str, list[float]] = {name: [] for name in names}
         self._compiled = False
 
     @cached_property
@@ -88,13 +90,18 @@ class TrainModel:
         return initialize(self.trainer, jax.random.key(self.config.seed))
 
     def host_state(self) -> dict[str, Any]:
-        """Where the batches are, and the speeds so far."""
-        return {"batches": self.batches.iterator.get_state(), "speeds": self.speeds}
+        """Where the batches are, and the speeds and losses so far."""
+        return {
+            "batches": self.batches.iterator.get_state(),
+            "speeds": self.speeds,
+            "curve": self.curve,
+        }
 
     def set_host_state(self, state: dict[str, Any]) -> None:
         """Goes on with the batches from there."""
         self.batches.iterator.set_state(state["batches"])
         self.speeds = list(state["speeds"])
+        self.curve = {name: list(values) for name, values in state["curve"].items()}
 
     def advance(self, state: State, step: int, num: int) -> tuple[State, dict[str, float]]:
         """The next steps; logs their mean loss, and what a part of the held-out text says after."""
@@ -118,6 +125,8 @@ class TrainModel:
         if self.config.valid_windows:
             found = self.evaluate(state, self.config.corpus, windows=self.config.valid_windows)
             scalars["valid_perplexity"] = found.perplexity
+        for name, values in self.curve.items():
+            values.append(scalars.get(name, step + num))
         return state, scalars
 
     def evaluate(
@@ -140,6 +149,7 @@ class TrainModel:
             "parameters": self.trainer.sizes["parameters"],
             "tokens": config.steps * config.batch * config.context,
             "train_perplexity": float(np.exp(recent_loss(state))),
+            "curve": self.curve,
         }
         if self.speeds:
             speed = float(np.median(self.speeds))

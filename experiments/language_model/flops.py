@@ -6,6 +6,7 @@ from structlayers.models import LanguageModelConfig
 PEAKS = {
     "NVIDIA A100": 312e12,
     "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 836e12,
     "NVIDIA H100": 989.4e12,
     "NVIDIA H200 NVL": 836e12,
     "NVIDIA H200": 989.4e12,

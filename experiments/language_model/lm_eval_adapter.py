@@ -96,7 +96,7 @@ def adapter_class() -> Any:
                 raise NotImplementedError(f"only greedy generation is offered, got {options}")
             stops = options.get("until") or []
             ids = self.tok_encode(context) or [self.eot_token_id]
-            count = options.get("max_gen_toks", MAX_NEW_TOKENS)
+            count = options.get("max_gen_toks", options.get("max_new_tokens", MAX_NEW_TOKENS))
             words = self.scorer.continuation(ids, count, self.eot_token_id)
             text = self.vocabulary.decode(words)
             for stop in [stops] if isinstance(stops, str) else stops:

@@ -10,7 +10,8 @@ bytes     what
 40-71     sha256 of the tokenizer
 72-103    sha256 of the text
 104-135   sha256 of the ids
-136-255   zeros
+136-167   sha256 of bytes 0-135; zeros in files of before it was written
+168-255   zeros
 """
 
 import hashlib
@@ -110,7 +111,7 @@ def write_token_file(path: Path, text: str, tokenizer: Tokenizer) -> TokenFile:
         )
     width = 2 if tokenizer.vocabulary <= 1 << 16 else 4
     payload = ids.astype(f"<u{width}").tobytes()
-    header = _LAYOUT.pack(
+    fields = _LAYOUT.pack(
         MAGIC,
         VERSION,
         width,
@@ -124,7 +125,7 @@ def write_token_file(path: Path, text: str, tokenizer: Tokenizer) -> TokenFile:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
         try:
-            file.write(header.ljust(SIZE, b"\0") + payload)
+            file.write(_header(fields) + payload)
             file.flush()
             os.fsync(file.fileno())
             os.chmod(file.name, 0o644)  # temporary files are for their maker alone
@@ -154,8 +155,11 @@ def open_token_file(path: Path) -> TokenFile:
             if len(header) < SIZE or header[: len(MAGIC)] != MAGIC:
                 raise _refused(path, f"it begins with {header[: len(MAGIC)]!r}, not {MAGIC!r}")
             _, version, width, vocabulary, count, text_bytes, *digests = _LAYOUT.unpack_from(header)
-            if version != VERSION or width not in (2, 4) or any(header[_LAYOUT.size :]):
+            if version != VERSION or width not in (2, 4):
                 raise _refused(path, f"its layout is version {version} with ids of {width} bytes")
+            fields = header[: _LAYOUT.size]
+            if header not in (_header(fields), fields.ljust(SIZE, b"\0")):
+                raise _refused(path, "its header does not have the sha256 that stands in it")
             if size != SIZE + count * width:
                 expected = SIZE + count * width
                 raise _refused(path, f"it has {size} bytes, its header says {expected}")
@@ -174,6 +178,10 @@ def open_token_file(path: Path) -> TokenFile:
     )
     tokenizer, text, _ = (digest.hex() for digest in digests)
     return TokenFile(path, tokens, vocabulary, text_bytes, tokenizer, text)
+
+
+def _header(fields: bytes) -> bytes:
+    return (fields + hashlib.sha256(fields).digest()).ljust(SIZE, b"\0")
 
 
 def _refused(path: Path, why: str) -> DataError:

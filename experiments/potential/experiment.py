@@ -1,7 +1,7 @@
 """Potentials on molecules: a phase a set and contraction, an epoch a step."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, override
@@ -15,7 +15,7 @@ from experiments.potential.evaluate import evaluate, mean_residual
 from experiments.potential.frames import Frames, Prepared, prepare
 from experiments.potential.train import Trainer, initialize
 from experiments.seeds import SeedsPhase, State
-from structlayers.models.interatomic_potential import InteratomicPotentialConfig
+from structlayers.models.interatomic_potential import InteratomicPotentialConfig, save_potential
 
 ERRORS = ("energy_rmse", "energy_mae", "force_rmse", "force_mae")
 
@@ -107,9 +107,7 @@ class TrainPotential(SeedsPhase[PotentialConfig]):
     def finish(self, state: State) -> dict[str, Any]:
         """Errors of the best average of every seed on every test set, and the time of a step."""
         prepared, chunk = self.data.prepared, self.config.evaluation_batch
-        shift = np.zeros(self.config.seeds)
-        if self.config.refit_shift:
-            shift = mean_residual(self.trainer, state["best"], prepared.train, chunk)
+        shift = self._refitted_shift(state)
         tests = {
             name: evaluate(self.trainer, state["best"], frames, chunk, shift)
             for name, frames in prepared.tests.items()
@@ -124,6 +122,21 @@ class TrainPotential(SeedsPhase[PotentialConfig]):
             "steps": int(state["steps"][0]),
             "step_milliseconds": self.step_milliseconds(state),
         }
+
+    def keep(self, state: State, folder: Path) -> None:
+        """The best average of every seed as `NAME_SEED.npz`, for `load_potential`."""
+        for seed, shift in enumerate(self._refitted_shift(state)):
+            potential = self.trainer.vector.merge(state["best"][seed])
+            config = potential.config
+            potential.config = replace(config, shift=config.shift + float(shift))
+            save_potential(potential, folder / f"{self.name}_{seed}.npz")
+
+    def _refitted_shift(self, state: State) -> np.ndarray:
+        """Energy by atom to add to the predictions of every seed, `(seeds,)`."""
+        if not self.config.refit_shift:
+            return np.zeros(self.config.seeds)
+        prepared, chunk = self.data.prepared, self.config.evaluation_batch
+        return mean_residual(self.trainer, state["best"], prepared.train, chunk)
 
 
 @dataclass(frozen=True)

@@ -133,9 +133,13 @@ def prepare(
     """Splits the training frames and turns all sets into arrays.
 
     Raises:
-        ValueError: no frame would be left to train on, or a test set holds an element that the
-            training frames do not.
+        ValueError: no frame would be left to train on, a frame has no energy or forces, or a test
+            set holds an element that the training frames do not.
     """
+    for name, structures in {"train": molecules.train, **molecules.tests}.items():
+        for index, structure in enumerate(structures):
+            if structure.energy is None or structure.forces is None:
+                raise ValueError(f"frame {index} of {name!r} must have energy and forces")
     if not 0 < validation < len(molecules.train):
         raise ValueError(
             f"validation_frames must be between 1 and {len(molecules.train) - 1}, got {validation}"

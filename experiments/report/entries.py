@@ -3,10 +3,11 @@
 import math
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from experiments.config_files import LoadedConfig, relative_path
+from experiments.experiment import ONLY_GOALS
 from experiments.report.stored import Stored
 from experiments.runner.work_folder import RunIdentity, differing_fields
 
@@ -114,7 +115,7 @@ def _command(loaded: LoadedConfig, record: Mapping[str, Any] | None) -> str:
 
 
 def _stale(loaded: LoadedConfig, record: Mapping[str, Any] | None) -> str:
-    """Fields that the stored run had otherwise than the config today, overrides aside.
+    """Fields that the stored run had otherwise than the config today, overrides and goals aside.
 
     A field that the run did not have yet is no change: code that adds one keeps what was done
     before as its default.
@@ -122,7 +123,12 @@ def _stale(loaded: LoadedConfig, record: Mapping[str, Any] | None) -> str:
     if record is None or not isinstance(record.get("config"), dict):
         return ""
     now = RunIdentity.of(loaded.config).fields
-    overridden = {name.split(".")[0] for name in record.get("overrides") or {}}
-    then = {key: value for key, value in record["config"].items() if key not in overridden}
+    aside = {name.split(".")[0] for name in record.get("overrides") or {}}
+    aside |= {
+        field.name
+        for field in fields(loaded.config)  # pyrefly: ignore
+        if field.metadata.keys() & ONLY_GOALS.keys()
+    }
+    then = {key: value for key, value in record["config"].items() if key not in aside}
     now = {key: value for key, value in now.items() if key in then}
     return "; ".join(differing_fields(then, now))

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from experiments.errors import CommandError, NonFiniteError, SaveError, Stopped
-from experiments.experiment import Experiment, HostState, Phase
+from experiments.experiment import Experiment, HostState, Keeps, Phase
 from experiments.runner import distributed, provenance
 from experiments.runner.checkpoints import Checkpoints, describe, strong
 from experiments.runner.json_files import read_json, to_json, write_json
@@ -200,6 +200,8 @@ class _Runner:
             if stop:
                 self.stop_if_asked(phase.name, step, saved=stop)
         results = to_json(phase.finish(state))
+        if self.writes and isinstance(phase, Keeps):
+            phase.keep(state, self.folder.path)
         self.folder.finished[phase.name] = {
             "results": results,
             "steps": phase.num_steps,

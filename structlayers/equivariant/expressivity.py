@@ -102,6 +102,8 @@ def expressivity_report(
         The report.
 
     Raises:
+        ValueError: degrees that are negative, not there or there twice; a product of another shape,
+            or one that is not linear in x and in y.
         ArithmeticError: a singular value that is neither zero nor clearly not.
 
     Example:
@@ -118,6 +120,9 @@ def expressivity_report(
         Tradeoffs in Equivariant Tensor Products", 2025, arXiv:2506.13523, which counts
         `4 L + 1` degrees of freedom of a product of signals in the setting "mimo".
     """
+    for name, degrees in (("1", degrees1), ("2", degrees2), ("3", degrees3)):
+        if not degrees or min(degrees) < 0 or len(set(degrees)) != len(degrees):
+            raise ValueError(f"degrees{name} must differ and be at least 0, got {tuple(degrees)}")
     paths = tensor_product_paths(degrees1, degrees2, degrees3)
     leaves, structure = jax.tree.flatten(weights)
     shapes = [tuple(leaf.shape) for leaf in leaves]
@@ -126,12 +131,24 @@ def expressivity_report(
         tensors = _coupling_tensors(paths, degrees1, degrees2, degrees3)
         x, y = _pairs(degrees1, degrees2)
 
-        def bilinear(flat: jax.Array) -> jax.Array:
-            """The whole map at some weights, `(d1 d2, d3)`."""
+        def multiply(
+            flat: jax.Array, x: jax.Array | np.ndarray, y: jax.Array | np.ndarray
+        ) -> jax.Array:
+            """The degrees of the product that are looked at, of some rows."""
             cut = jnp.split(flat, np.cumsum(sizes)[:-1]) if sizes else []
             shaped = [part.reshape(shape) for part, shape in zip(cut, shapes, strict=True)]
             z = product(jax.tree.unflatten(structure, shaped), jnp.asarray(x), jnp.asarray(y))
+            needed = (max(degrees3) + 1) ** 2
+            if z.ndim != 2 or z.shape[0] != len(x) or z.shape[1] < needed:
+                raise ValueError(
+                    f"product must return ({len(x)}, {needed}) or more, one row for each of x and "
+                    f"y and all degrees to {max(degrees3)}, got {z.shape}"
+                )
             return jnp.concatenate([z[:, degree_slice(degree)] for degree in degrees3], axis=1)
+
+        def bilinear(flat: jax.Array) -> jax.Array:
+            """The whole map at some weights, `(d1 d2, d3)`."""
+            return multiply(flat, x, y)
 
         def coordinates(flat: jax.Array) -> jax.Array:
             """W: the map's component along every path."""
@@ -143,6 +160,10 @@ def expressivity_report(
         found = np.asarray(jax.jit(lambda draws: jax.lax.map(coordinates, draws))(draws))
         jacobian = np.asarray(jax.jit(jax.jacfwd(coordinates))(draws[0]))
         whole = np.asarray(jax.jit(bilinear)(draws[0]))
+        # at pairs of vectors that are no basis vectors
+        first, second = (rng.standard_normal((5, len(v))) @ v for v in (x, y))
+        general = np.asarray(jax.jit(multiply)(draws[0], first, second))
+    _check_bilinear(general, (first @ x.T) * (second @ y.T), whole)
     rest = whole - np.einsum("p,prk->rk", found[0], tensors)
     size = np.linalg.norm(whole)
     kept = np.abs(found).max(0) > _TOLERANCE
@@ -187,6 +208,16 @@ def degree_slice(degree: int) -> slice:
         slice(1, 4, None)
     """
     return slice(degree**2, (degree + 1) ** 2)
+
+
+def _check_bilinear(found: np.ndarray, coefficients: np.ndarray, whole: np.ndarray) -> None:
+    """Compares a product at general vectors with its values at pairs of basis vectors."""
+    wanted = coefficients @ whole
+    off, size = np.linalg.norm(found - wanted), np.linalg.norm(found) + np.linalg.norm(wanted)
+    if not off <= 1e-5 * size:
+        raise ValueError(
+            f"product must be linear in x and in y: off by {off / size:.1e} at random vectors"
+        )
 
 
 def _pairs(degrees1: Sequence[int], degrees2: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

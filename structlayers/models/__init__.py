@@ -17,7 +17,10 @@ from structlayers.models.interatomic_potential import (
     InteratomicPotentialConfig,
     Structure,
     ase_calculator,
+    load_potential,
     make_graph,
+    read_extxyz,
+    save_potential,
     stack_graphs,
 )
 from structlayers.models.language_model import (
@@ -48,8 +51,11 @@ __all__ = [
     "config_from_fla",
     "generate",
     "load_fla_checkpoint",
+    "load_potential",
     "make_graph",
     "model_from_fla",
     "model_to_fla",
+    "read_extxyz",
+    "save_potential",
     "stack_graphs",
 ]

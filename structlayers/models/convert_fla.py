@@ -194,7 +194,8 @@ def load_fla_checkpoint(folder: str | Path, **changes: Any) -> LanguageModel:
     Raises:
         ImportError: the package safetensors is not installed.
         FileNotFoundError: one of the files is not there.
-        ValueError: as for `config_from_fla` and `model_from_fla`.
+        ValueError: a file that is damaged or cut off, and as for `config_from_fla` and
+            `model_from_fla`.
 
     Example:
         >>> try:
@@ -204,25 +205,45 @@ def load_fla_checkpoint(folder: str | Path, **changes: Any) -> LanguageModel:
         nowhere/config.json is not there
     """
     folder = Path(folder)
-    fields = json.loads(_require_file(folder / "config.json").read_text())
+    fields = _read_json(folder / "config.json")
     return model_from_fla(_read(folder), config_from_fla(fields, **changes))
 
 
 def _read(folder: Path) -> dict[str, np.ndarray]:
     """All tensors of a folder."""
     index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
     if index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
+        places = _read_json(index).get("weight_map")
+        if not isinstance(places, dict):
+            raise ValueError(f"{index} must have a weight_map, got {places!r}")
+        names = sorted(set(places.values()))
     files = [_require_file(folder / name) for name in names]
     try:
+        from safetensors import SafetensorError  # pyrefly: ignore[missing-import]
         from safetensors.numpy import load_file  # pyrefly: ignore[missing-import]
     except ImportError as error:
         raise ImportError(
             "reading checkpoints needs safetensors: pip install 'structlayers[checkpoints]'"
         ) from error
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+    tensors: dict[str, np.ndarray] = {}
+    for file in files:
+        try:
+            tensors |= load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is no whole safetensors file: {error}") from error
+    return tensors
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    text = _require_file(path).read_text(errors="replace")
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold an object of JSON, got {found!r:.50}")
+    return found
 
 
 def _require_file(path: Path) -> Path:

@@ -173,6 +173,7 @@ def test_choice():
 X, Y = np.ones((2, 4), np.float32), np.ones((2, 9), np.float32)
 IRREPS = e3nn.IrrepsArray("4x0e + 2x1o", jnp.ones((2, 10)))
 SCALARS = e3nn.IrrepsArray("2x0e", jnp.ones((2, 2)))
+NOTHING = e3nn.IrrepsArray("0x0e", jnp.ones((2, 0)))
 
 
 @pytest.mark.parametrize(
@@ -202,6 +203,7 @@ SCALARS = e3nn.IrrepsArray("2x0e", jnp.ones((2, 2)))
         ((X, IRREPS), {}, TypeError, "x and y must both be IrrepsArray, or both"),
         ((IRREPS, SCALARS), {}, ValueError, "x must have irreps of one multiplicity, got 4x0e"),
         ((SCALARS, e3nn.IrrepsArray("3x1o", jnp.ones((2, 9)))), {}, ValueError, "got 2 and 3"),
+        ((NOTHING, NOTHING), {}, ValueError, "x must have irreps of one multiplicity, got 0x0e"),
         ((SCALARS, SCALARS), {"irreps_out": "1o"}, ValueError, "nothing is left of the product"),
         ((SCALARS, SCALARS), {"paths": [(0, 0, 0)]}, ValueError, "paths is for arrays"),
     ],

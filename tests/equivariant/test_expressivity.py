@@ -89,3 +89,27 @@ def test_ranks_without_a_gap_are_refused():
 
     with pytest.raises(ArithmeticError, match="is neither zero nor not"):
         expressivity_report(product, (jnp.zeros(()), jnp.zeros(())), *MIMO)
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda weights, x, y: gaunt_tensor_product(jnp.sin(x), y),
+        lambda weights, x, y: gaunt_tensor_product(x, y) ** 2,
+        lambda weights, x, y: gaunt_tensor_product(x, y) + 1.0,
+    ],
+)
+def test_what_is_not_bilinear_is_refused(product):
+    with pytest.raises(ValueError, match="product must be linear in x and in y: off by"):
+        expressivity_report(product, (), (0, 1), (0, 1), (0, 1))
+
+
+def test_degrees_and_shapes_that_do_not_fit():
+    def product(weights, x, y):
+        return gaunt_tensor_product(x, y, lmax=1)
+
+    with pytest.raises(ValueError, match=r"product must return \(16, 9\) or more.*got \(16, 4\)"):
+        expressivity_report(product, (), (0, 1), (0, 1), (0, 1, 2))
+    for degrees in ((), (0, -1), (1, 1)):
+        with pytest.raises(ValueError, match="degrees2 must differ and be at least 0"):
+            expressivity_report(product, (), (0, 1), degrees, (0, 1))

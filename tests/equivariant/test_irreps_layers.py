@@ -225,13 +225,33 @@ def test_convolution_is_equivariant_and_knows_no_order_of_edges(rng):
 
 
 def test_masked_edges_are_no_edges(rng):
-    """Not even where their features are not finite."""
+    """Not even where their features are not finite, nor for the gradients of the parameters."""
     given = graph(rng)
     fewer = {n: given[n][:9] for n in ("harmonics", "radial", "senders", "receivers")}
     mask = jnp.arange(12) < 9
-    broken = given | {"radial": given["radial"].at[9:].set(jnp.nan)}
-    masked = CONVOLUTION(**broken, mask=mask)
-    assert error_ratio(masked.array, CONVOLUTION(**(given | fewer)).array) < 1e-6
+    harmonics = given["harmonics"]
+    broken = given | {
+        "radial": given["radial"].at[9:].set(jnp.nan),
+        "harmonics": e3nn.IrrepsArray(harmonics.irreps, harmonics.array.at[9:].set(jnp.nan)),
+    }
+
+    @nnx.value_and_grad
+    def square(layer, given, mask=None):
+        return jnp.sum(layer(**given, mask=mask).array ** 2)
+
+    found, wanted = square(CONVOLUTION, broken, mask), square(CONVOLUTION, given | fewer)
+    for one, other in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        assert error_ratio(one, other) < 1e-5
+    with pytest.raises(TypeError, match="mask must be bool, got int32"):
+        CONVOLUTION(**given, mask=jnp.ones(12, jnp.int32))
+
+
+def test_receivers_that_cannot_be_checked_lose_no_message_of_a_convolution(rng):
+    given = graph(rng)
+    call = nnx.jit(lambda layer, given: layer(**given).array)
+    assert np.isfinite(call(CONVOLUTION, given)).all()
+    outside = given | {"receivers": given["receivers"].at[3].set(5)}
+    assert np.isnan(call(CONVOLUTION, outside)).all()
 
 
 def test_silu_gain_keeps_the_second_moment():

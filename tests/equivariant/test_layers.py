@@ -144,3 +144,19 @@ def test_bad_input_is_refused():
         convolution(x, x, jnp.ones((3, 5)), ends, ends)
     with pytest.raises(ValueError, match="num_neighbors must be above 0, got 0"):
         GauntConvolution(2, 1, 1, 5, num_neighbors=0, rngs=rngs)
+
+
+def test_features_of_edges_that_only_fill_up(rng):
+    layer = GauntConvolution(2, 1, 1, 5, rngs=nnx.Rngs(0))
+    x, y = signal(rng, 3, 2, lmax=1, dtype="float32"), signal(rng, 4, 1, lmax=1, dtype="float32")
+    features = jnp.asarray(rng.standard_normal((4, 5)), jnp.float32)
+    ends, mask = (np.array([0, 1, 2, 2]), np.array([1, 2, 0, 2])), np.arange(4) < 3
+
+    @nnx.value_and_grad
+    def square(layer, y, features, ends, mask=None):
+        return jnp.sum(layer(x, y, features, *ends, mask=mask) ** 2)
+
+    found = square(layer, y, features.at[3].set(jnp.nan), ends, mask)
+    wanted = square(layer, y[:3], features[:3], (ends[0][:3], ends[1][:3]))
+    for one, other in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)

@@ -131,3 +131,37 @@ def test_senders_that_cannot_be_checked_send_nan(unknown, rng):
     z = jax.jit(gaunt_message_passing)(x, y, senders, RECEIVERS)
     assert np.isnan(z[1]).all()
     np.testing.assert_allclose(z[0], gaunt_message_passing(x, y, SENDERS, RECEIVERS)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("unknown", [4, -1])
+def test_receivers_that_cannot_be_checked_lose_no_message(unknown, rng):
+    x, y = signal(rng, 4, 2, lmax=1, dtype="float32"), signal(rng, 5, lmax=1, dtype="float32")
+    receivers = RECEIVERS.copy()
+    receivers[2] = unknown
+    assert np.isnan(jax.jit(gaunt_message_passing)(x, y, SENDERS, receivers)).all()
+    mask = np.arange(5) != 2
+    z = jax.jit(gaunt_message_passing)(x, y, SENDERS, receivers, mask=mask)
+    wanted = gaunt_message_passing(x, y, SENDERS, RECEIVERS, mask=mask)
+    np.testing.assert_allclose(z, wanted, atol=1e-5)
+
+
+def test_edges_that_only_fill_up_leave_gradients_alone(rng):
+    """Whatever they hold, under jit their indices too."""
+    x, y = signal(rng, 4, 2, lmax=1, dtype="float32"), signal(rng, 5, lmax=1, dtype="float32")
+    w = jnp.asarray(rng.standard_normal((5, 2, 2)), jnp.float32)
+    mask = np.arange(5) != 2
+    senders, broken = np.where(mask, SENDERS, 4), jnp.where(mask[:, None], y, jnp.nan)
+
+    @jax.jit
+    def gradients(x, y, w, senders):
+        def total(x, y, w):
+            z = gaunt_message_passing(
+                x, y, senders, RECEIVERS, weights=(w, None, None), mask=mask, lmax=1
+            )
+            return jnp.sum(z**2)
+
+        return jax.grad(total, argnums=(0, 1, 2))(x, y, w)
+
+    found, wanted = gradients(x, broken, w, senders), gradients(x, y, w, SENDERS)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)

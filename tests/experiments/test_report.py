@@ -157,6 +157,9 @@ def test_result_of_former_fields_is_stale(report, put, command, walk, project):
     assert report()[0]["count"]["stale"] == ""
     path = project / "results" / "trial" / "walk@v.json"
     record = json.loads(path.read_text())
+    record["config"]["most"] = 10.0
+    path.write_text(json.dumps(record))
+    assert report()[0]["count"]["stale"] == ""
     record["config"]["chunk"] = 5
     path.write_text(json.dumps(record))
     entries, _, markdown = report()

@@ -56,6 +56,10 @@ SHAPES = {
         call(segment_ids=np.array([[0, 0, 1, 1, 0, 0]] * 2)),
         "segment_ids must not decrease",
     ),
+    "segments of 64 bits": (
+        call(segment_ids=np.array([[0, 2**40] * 3] * 2, np.int64).cumsum(1)),
+        f"segment_ids must fit int32, got 0 to {3 * 2**40}",
+    ),
     "ends with a batch": (call(cu_seqlens=np.array([0, 6])), r"got batch axes \(2,\)"),
     "chunk size": (call(chunk_size=48), "chunk_size must be a power of two, got 48"),
     "chunk size 0": (call(chunk_size=0), "chunk_size must be at least 1"),
@@ -75,6 +79,10 @@ def test_bad_values_are_refused(case, rng):
 DTYPES = {
     "integers": (call(q=zeros(2, 6, 4, 3, dtype="int32")), "q must be real floating point"),
     "complex": (call(v=zeros(2, 6, 2, 5, dtype="complex64")), "v must be real floating point"),
+    "8 bits": (
+        call(q=jnp.zeros((2, 6, 4, 3), "float8_e4m3fn")),
+        "q must have at least 16 bits, got float8_e4m3fn",
+    ),
     "mixed": (call(k=jnp.zeros((2, 6, 2, 3), "bfloat16")), "k must have the dtype of q, float32"),
     "gate": (call(log_gate=zeros(2, 6, 2, 3, dtype="int32")), "log_gate must be real floating"),
     "state": (
@@ -188,6 +196,8 @@ def test_bad_decodes_are_refused(rng):
         decode(gate_logits=gate.astype(int))
     with pytest.raises(ValueError, match="gate_logit_normalizer must be above 0"):
         decode(gate_logit_normalizer=0)
+    with pytest.raises(ValueError, match="norm_epsilon must be at least 0, got -1"):
+        decode(norm_epsilon=-1.0)
 
 
 def test_bad_convolutions_are_refused():

@@ -179,6 +179,7 @@ def test_gradients_reach_the_state(layer, x):
         ({"value_features": 10}, "value_features must be a multiple of"),
         ({"gate_rank": 0}, "gate_rank must be at least 1"),
         ({"gate_logit_normalizer": 0}, "gate_logit_normalizer must be above 0"),
+        ({"norm_epsilon": -1e-6}, "norm_epsilon must be at least 0, got -1e-06"),
         ({"conv_size": 0}, "conv_size must be at least 1"),
         ({"precision": "exact"}, "precision must be"),
     ],
@@ -205,3 +206,13 @@ def test_bad_inputs_are_refused(x):
         layer.prefill(x, lengths=np.ones(3))
     with pytest.raises(ValueError, match="initial_state must have shape"):
         layer.prefill(x, layer.initial_state(2))
+
+
+def test_states_of_another_layer_are_refused(x):
+    """A layer with short convolutions would begin anew, one without would forget them."""
+    plain, short = (GatedLinearAttention(16, conv_size=c, rngs=nnx.Rngs(0)) for c in (None, 4))
+    for layer, other, counts in ((short, plain, "3 .*, got 0"), (plain, short, "0 .*, got 3")):
+        state = other.initial_state(3)
+        for call in (layer.prefill, lambda x, s, f=layer.step: f(x[:, 0], s)):
+            with pytest.raises(ValueError, match=f"state.history must hold {counts}"):
+                call(x, state)

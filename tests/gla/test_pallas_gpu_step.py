@@ -12,11 +12,10 @@ import pytest
 from structlayers._core.dispatch import assume_platform
 from structlayers.gla import gated_linear_attention_decode, gated_linear_attention_step
 from structlayers.gla.ops.step import decode_dispatcher, states_in_place
-from structlayers.gla.pallas_gpu import step as step_calls
 from structlayers.gla.pallas_gpu.step_plan import Plan, tile_columns
 from structlayers.gla.pallas_gpu.step_program import program
 from structlayers.testing import assert_close
-from structlayers.testing.simt import NumpyMachine, simulate
+from structlayers.testing.simt import simulate
 from tests.gla.cases import log_sigmoid
 
 OUTPUT_BOUNDS = {"float32": 1e-6, "bfloat16": 3e-3}
@@ -139,60 +138,6 @@ def test_other_plans_give_the_same(fields, rng):
     wanted, state = decoded(*arrays, scale=shape[3] ** -0.5)
     assert_close("outputs", out, wanted, 1e-6)
     assert_close("state", new, state, 2e-7)
-
-
-@pytest.mark.parametrize("dtype", OUTPUT_BOUNDS)
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
-def test_early_loads_change_no_bit(shape, dtype, rng):
-    arrays = draw(rng, shape, dtype)
-    found = simulated(arrays, plan_of(shape, dtype, early=True))
-    wanted = simulated(arrays, plan_of(shape, dtype))
-    for one, other in zip(found, wanted, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_early_loads_without_norm(rng):
-    q, k, v, logits, state, *_ = draw(rng, SHAPES["340M"], "float32")
-    fields = {"gate_normalizer": None, "norm_epsilon": None}
-    arrays = (q, k, v, -np.abs(logits), state)
-    found, wanted = (
-        simulated(arrays, plan_of(SHAPES["340M"], "float32", early=early, **fields))
-        for early in (True, False)
-    )
-    for one, other in zip(found, wanted, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_early_loads_come_before_those_of_the_state(rng, monkeypatch):
-    """Of the state's they are told by what other threads may write."""
-    shape, order = (1, 1, 1, 32, 32), []
-    load = NumpyMachine.load_global
-
-    def record(self, *args, constant=True, **options):
-        order.append(constant)
-        return load(self, *args, constant=constant, **options)
-
-    monkeypatch.setattr(NumpyMachine, "load_global", record)
-    simulated(draw(rng, shape, "float32"), plan_of(shape, "float32", early=True))
-    early, order[:] = list(order), []
-    simulated(draw(rng, shape, "float32"), plan_of(shape, "float32"))
-    assert sorted(early) == sorted(order)
-    small = sum(early)
-    assert small == 6
-    assert all(early[:small])
-    assert not order[0]
-
-
-@pytest.mark.pallas
-def test_early_loads_lower(rng, monkeypatch):
-    """At a batch that no other test lowers: JAX may keep what it has traced."""
-    monkeypatch.setattr(step_calls, "_EARLY", True)
-    args = abstract((7, 2, 1, 128, 256), "bfloat16", rng)
-
-    def decode(*args):
-        return gated_linear_attention_decode(*args, implementation="pallas_gpu")
-
-    assert lowered(decode, *args).count("custom_call @mosaic_gpu") == 1
 
 
 def test_extreme_gates(rng):

@@ -238,6 +238,28 @@ def test_files_that_are_not_there_are_named(folder):
         load_fla_checkpoint(folder)
 
 
+def test_damaged_files_are_named(tensors, folder):
+    numpy = pytest.importorskip("safetensors.numpy")
+    path, config = folder / "model.safetensors", folder / "config.json"
+    numpy.save_file(tensors, path)
+    whole = path.read_bytes()
+    for content in (whole[:-1], whole[:100], b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path} is no whole safetensors file"):
+            load_fla_checkpoint(folder)
+        assert path.read_bytes() == content
+    index = folder / "model.safetensors.index.json"
+    index.write_text("{}")
+    with pytest.raises(ValueError, match=f"{index} must have a weight_map, got None"):
+        load_fla_checkpoint(folder)
+    config.write_text(config.read_text()[:-1])
+    with pytest.raises(ValueError, match=f"{config} is no JSON: "):
+        load_fla_checkpoint(folder)
+    config.write_text("[]")
+    with pytest.raises(ValueError, match=f"{config} must hold an object of JSON"):
+        load_fla_checkpoint(folder)
+
+
 def test_without_safetensors_the_extra_is_named(folder, monkeypatch):
     (folder / "model.safetensors").touch()
     real = builtins.__import__

@@ -177,6 +177,10 @@ def test_bad_samplers_are_refused(options, message):
         (np.ones((2, 3), int), {"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         (np.ones((2, 3), int), {"padding": "both"}, "padding must be one of 'right', 'left'"),
         (np.ones((2, 3), int), {"sampler": Sampler(1.0)}, "key must be given"),
+        (np.ones((2, 3), int), {"eos_id": 40}, "eos_id must be from 0 to 39, got 40"),
+        (np.array([[1, -2]]), {}, "prompts must hold words from 0 to 39, got -2"),
+        (np.array([[1, 40]]), {"lengths": np.array([2])}, "words from 0 to 39, got 40"),
+        (np.array([[40, 1]]), {"lengths": np.array([1])}, "words from 0 to 39, got 40"),
     ],
 )
 def test_bad_calls_are_refused(model, prompts, options, message):
@@ -190,3 +194,17 @@ def test_words_that_are_no_integers_are_refused(model):
         generate(model, np.ones((2, 3), np.float32), max_new_tokens=1)
     with pytest.raises(ValueError, match="key must be given"):
         Sampler()(None, jnp.zeros(3))
+
+
+@pytest.mark.parametrize("mixer", ["gla", "retention", "softmax"])
+def test_padding_need_not_be_a_word(mixer):
+    model = small_model(mixer=mixer, num_layers=1)
+    lengths = np.array([1, 2])
+
+    def run(padding: int, side: str) -> jax.Array:
+        prompts = np.array([[3, padding] if side == "right" else [padding, 3], [4, 5]])
+        return generate(model, prompts, lengths, max_new_tokens=3, padding=side)[0]
+
+    expected = run(0, "right")
+    np.testing.assert_array_equal(run(-100, "right"), expected)
+    np.testing.assert_array_equal(run(40, "left"), expected)

@@ -207,7 +207,19 @@ def test_bad_inputs_are_refused(tokens):
     _, full = jax.jit(lambda m, t, c: m.prefill(t, c))(model, tokens, cache)
     with pytest.raises(ValueError, match="the cache has 8 places"):
         model.step(tokens[:, 0], full)
-    assert np.isnan(forward(model, np.array([1, 40]))[1]).all()
+    for word in (40, -1):
+        assert np.isnan(forward(model, np.array([1, word]))[1]).all()
+
+
+def test_a_cache_of_another_model_or_batch_is_refused(tokens):
+    one, two = (small_model(mixer="softmax", num_layers=n) for n in (1, 2))
+    with pytest.raises(ValueError, match="cache must hold the states of 1 layers, got 2"):
+        one.step(tokens[:, 0], two.initial_cache(3, max_length=8))
+    cache = one.initial_cache(2, max_length=8)
+    with pytest.raises(ValueError, match=r"state.keys must have shape \(3, S, 2, 8\), got \(2, 8"):
+        one.prefill(tokens, cache)
+    with pytest.raises(ValueError, match=r"state.keys must have shape \(3, S, 2, 8\), got \(2, 8"):
+        one.step(tokens[:, 0], cache)
 
 
 def test_the_config_is_hashable_and_kept():

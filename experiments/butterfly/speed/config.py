@@ -1,9 +1,9 @@
 """Config of the speed experiment."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Self
 
-from experiments.experiment import Goal
+from experiments.experiment import ONLY_GOALS, Goal
 
 if TYPE_CHECKING:
     from experiments.butterfly.speed.experiment import SpeedExperiment
@@ -97,8 +97,8 @@ class SpeedConfig:
     compare: bool = False
     paper_table: Literal["training", "inference"] = "training"
     paper_sweep: str = "float32/b256/forward_backward"
-    at_least: tuple[tuple[str, float], ...] = ()
-    at_most: tuple[tuple[str, float], ...] = ()
+    at_least: tuple[tuple[str, float], ...] = field(default=(), metadata=ONLY_GOALS)
+    at_most: tuple[tuple[str, float], ...] = field(default=(), metadata=ONLY_GOALS)
 
     def __post_init__(self) -> None:
         """Refuses sweeps and sizes that cannot be measured.

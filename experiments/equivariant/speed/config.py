@@ -1,10 +1,10 @@
 """Config of the speed experiment."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Self
 
 from experiments.bench.modes import Mode
-from experiments.experiment import Goal
+from experiments.experiment import ONLY_GOALS, Goal
 from structlayers._core.arg_spec import ArgSpec
 from structlayers.equivariant.arg_specs import ARG_SPECS
 
@@ -53,8 +53,8 @@ class SpeedConfig:
     repeats: int = 12
     sample_seconds: float = 20e-3
     timer: Literal["loop", "profiler"] = "loop"
-    at_least: tuple[tuple[str, float], ...] = ()
-    at_most: tuple[tuple[str, float], ...] = ()
+    at_least: tuple[tuple[str, float], ...] = field(default=(), metadata=ONLY_GOALS)
+    at_most: tuple[tuple[str, float], ...] = field(default=(), metadata=ONLY_GOALS)
 
     def __post_init__(self) -> None:
         """Refuses shapes and precisions that are not there.
@@ -65,10 +65,10 @@ class SpeedConfig:
         if not self.forward and not self.both:
             raise ValueError("forward and both must not both be empty")
         known = {"forward": tuple(_SPECS), "both": tuple(_SPECS), "precisions": PRECISIONS}
-        for field, names in known.items():
-            for name in getattr(self, field):
+        for which, names in known.items():
+            for name in getattr(self, which):
                 if name not in names:
-                    raise ValueError(f"{field} must be among {', '.join(names)}; got {name!r}")
+                    raise ValueError(f"{which} must be among {', '.join(names)}; got {name!r}")
         if self.repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {self.repeats}")
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -11,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.experiment import Phase, Results
-from experiments.gla.mqar.config import RecallConfig, Task
+from experiments.gla import fla_packages
+from experiments.gla.mqar import train
+from experiments.gla.mqar.config import CONTROL, RecallConfig, Task
 from experiments.gla.mqar.data import Examples, draw_examples
-from experiments.gla.mqar.train import State, Trainer, accuracy, initialize, train_epoch
+from experiments.gla.mqar.train import State, Trainer
 from experiments.language_model.variants import attention_for
 from structlayers.models import LanguageModelConfig
 
@@ -76,7 +79,8 @@ class TrainNetwork:
             num_layers=config.num_layers,
             num_heads=config.num_heads,
             hidden_features=config.hidden_features,
-            mixer=self.mixer,
+            tie_embeddings=config.tie_embeddings,
+            mixer="gla" if self.mixer == CONTROL else self.mixer,
             gate_logit_normalizer=config.gate_logit_normalizer,
             dtype=jnp.dtype(config.dtype),
             precision=config.precision,
@@ -86,6 +90,15 @@ class TrainNetwork:
         return Trainer(model, config.batch(self.data.task), config.epochs, config.weight_decay)
 
     @property
+    def training(self) -> ModuleType:
+        """Where `initialize`, `train_epoch` and `accuracy` are: `train`, or the control's."""
+        if self.mixer != CONTROL:
+            return train
+        from experiments.gla.mqar import fla_control
+
+        return fla_control
+
+    @property
     def keys(self) -> jax.Array:
         """Two keys a seed: of the parameters and of the order of examples, (2, seeds)."""
         key = jax.random.fold_in(jax.random.key(self.config.seed), 1)
@@ -93,7 +106,7 @@ class TrainNetwork:
 
     def init(self) -> State:
         """Random parameters of every seed."""
-        return initialize(self.trainer, self.keys[0], len(self.config.learning_rates))
+        return self.training.initialize(self.trainer, self.keys[0], len(self.config.learning_rates))
 
     def advance(self, state: State, step: int, num: int) -> tuple[State, dict[str, float]]:
         """The next epochs, if the network has not reached the accuracy to stop at."""
@@ -104,7 +117,7 @@ class TrainNetwork:
             _, best = _best(state["accuracy"])
             if best >= self.config.stop_accuracy:
                 break
-            state, losses = train_epoch(
+            state, losses = self.training.train_epoch(
                 self.trainer,
                 state,
                 self.keys[1],
@@ -122,7 +135,7 @@ class TrainNetwork:
 
     def finish(self, state: State) -> dict[str, Any]:
         """Accuracies, (seeds, rates) each, and what they took."""
-        tested = accuracy(self.trainer, state["parameters"], self.data.splits["test"])
+        tested = self.training.accuracy(self.trainer, state["parameters"], self.data.splits["test"])
         leaves = jax.tree.leaves(state["parameters"])
         finite = [np.isfinite(leaf).all(axis=tuple(range(2, leaf.ndim))) for leaf in leaves]
         return {
@@ -135,6 +148,7 @@ class TrainNetwork:
             "epochs": int(state["epochs"]),
             "diverged": (~np.all(finite, axis=0)).tolist(),
             "parameters": sum(leaf[0, 0].size for leaf in leaves),
+            **({"versions": fla_packages.versions()} if self.mixer == CONTROL else {}),
         }
 
 
@@ -164,8 +178,8 @@ class RecallExperiment:
     def finish(self, results: Results) -> dict[str, float]:
         """Numbers of every network at its best learning rate, and gated attention's lead.
 
-        `TASK/dD/gla_over_retention` is the difference of the two accuracies, each counted up to
-        `stop_accuracy`: training ends there.
+        `TASK/dD/gla_over_retention`, and `gla_over_fla` with the control, is the difference of the
+        two accuracies, each counted up to `stop_accuracy`: training ends there.
         """
         metrics: dict[str, float] = {}
         for result in results.values():
@@ -175,10 +189,11 @@ class RecallExperiment:
             }
         for name in [name for name in metrics if name.endswith("/gla/accuracy")]:
             key = name.removesuffix("/gla/accuracy")
-            other = metrics.get(f"{key}/retention/accuracy")
-            if other is not None:
-                most = self.config.stop_accuracy
-                metrics[f"{key}/gla_over_retention"] = min(metrics[name], most) - min(other, most)
+            most = self.config.stop_accuracy
+            for other in ("retention", CONTROL):
+                value = metrics.get(f"{key}/{other}/accuracy")
+                if value is not None:
+                    metrics[f"{key}/gla_over_{other}"] = min(metrics[name], most) - min(value, most)
         return metrics
 
     def plot(self, results: Results, metrics: Mapping[str, Any], path: Path) -> None:

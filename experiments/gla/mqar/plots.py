@@ -12,7 +12,12 @@ import matplotlib.pyplot as plt
 
 from experiments.gla.mqar.config import RecallConfig
 
-LABELS = {"gla": "gated linear attention", "retention": "RetNet", "softmax": "softmax attention"}
+LABELS = {
+    "gla": "gated linear attention",
+    "retention": "RetNet",
+    "softmax": "softmax attention",
+    "fla": "fla's layer",
+}
 
 
 def draw_accuracies(config: RecallConfig, metrics: Mapping[str, Any], path: Path) -> None:
@@ -22,7 +27,7 @@ def draw_accuracies(config: RecallConfig, metrics: Mapping[str, Any], path: Path
         1, count, figsize=(4.5 * count, 4), sharey=True, squeeze=False, layout="constrained"
     )
     for axes, task in zip(panels[0], config.tasks, strict=True):
-        for mixer, marker in zip(config.mixers, "os^", strict=False):
+        for mixer, marker in zip(config.mixers, "os^d", strict=False):
             keys = [f"{task}/d{d:04d}/{mixer}" for d in config.features]
             values = [100 * metrics[f"{key}/accuracy"] for key in keys]
             spread = [100 * metrics[f"{key}/accuracy_std"] for key in keys]

@@ -21,7 +21,7 @@ type State = dict[str, Any]
 """Parameters and state of the optimiser, pytrees with leading (seeds, rates); "accuracy" on the
 validation examples, (seeds, rates); "epochs" trained, a number."""
 
-_PIECE = 250  # examples evaluated at once, at most
+PIECE = 250  # examples evaluated at once, at most
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,10 @@ class Trainer:
         """AdamW at learning rate 1; that of the run is multiplied to its updates."""
         return optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(self.weight_decay))
 
+    def decay(self, steps: int) -> optax.Schedule:
+        """Factor of the learning rate by the number of a step, at `steps` an epoch."""
+        return optax.cosine_decay_schedule(1.0, self.epochs * steps)
+
     def logits(self, parameters: Any, examples: Examples) -> jax.Array:
         """Of one run at the queries alone: `(examples, P, vocab_size)`."""
         network = nnx.merge(self.graph, parameters)
@@ -62,6 +66,13 @@ class Trainer:
     def loss(self, parameters: Any, examples: Examples) -> jax.Array:
         """Of one run: mean of `-log p` of the answers."""
         return cross_entropy(self.logits(parameters, examples), examples.answers).mean()
+
+
+def order_of_epoch(key: jax.Array, epoch: jax.Array | int, count: int, batch: int) -> jax.Array:
+    """Which of `count` examples make each batch of an epoch: int32 `(steps, batch)`."""
+    steps = count // batch
+    found = jax.random.permutation(jax.random.fold_in(key, epoch), count)
+    return found[: steps * batch].reshape(steps, batch)
 
 
 @partial(jax.jit, static_argnames=("trainer", "rates"))
@@ -105,7 +116,7 @@ def accuracy(trainer: Trainer, parameters: Any, examples: Examples) -> jax.Array
         return jax.vmap(jax.vmap(one))(parameters)
 
     count = len(examples.tokens)
-    pieces = -(-count // _PIECE)
+    pieces = -(-count // PIECE)
     size = -(-count // pieces)
     pad = pieces * size - count
 
@@ -146,11 +157,10 @@ def train_epoch(
     """
     steps = len(train.tokens) // trainer.batch
     epoch = state["epochs"]
-    decay = optax.cosine_decay_schedule(1.0, trainer.epochs * steps)
+    decay = trainer.decay(steps)
 
     def order(key: jax.Array) -> jax.Array:
-        found = jax.random.permutation(jax.random.fold_in(key, epoch), len(train.tokens))
-        return found[: steps * trainer.batch].reshape(steps, trainer.batch)
+        return order_of_epoch(key, epoch, len(train.tokens), trainer.batch)
 
     def update(
         parameters: Any, optimizer: Any, rate: jax.Array, batch: Examples

@@ -1,10 +1,10 @@
 """Config of the speed experiment."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Self
 
 from experiments.bench.modes import Mode
-from experiments.experiment import Goal
+from experiments.experiment import ONLY_GOALS, Goal
 from structlayers._core.arg_spec import ArgSpec
 from structlayers.gla.arg_specs import ARG_SPECS
 
@@ -56,8 +56,8 @@ class SpeedConfig:
     sample_seconds: float = 20e-3
     timer: Literal["loop", "profiler"] = "loop"
     compare: bool = False
-    at_least: tuple[tuple[str, float], ...] = ()
-    at_most: tuple[tuple[str, float], ...] = ()
+    at_least: tuple[tuple[str, float], ...] = field(default=(), metadata=ONLY_GOALS)
+    at_most: tuple[tuple[str, float], ...] = field(default=(), metadata=ONLY_GOALS)
 
     def __post_init__(self) -> None:
         """Refuses shapes and candidates that are not there.
@@ -67,10 +67,10 @@ class SpeedConfig:
         """
         if not self.shapes or not self.modes:
             raise ValueError("shapes and modes must each name at least one")
-        for field, known in (("shapes", tuple(_SPECS)), ("candidates", CANDIDATES)):
-            for name in getattr(self, field):
+        for which, known in (("shapes", tuple(_SPECS)), ("candidates", CANDIDATES)):
+            for name in getattr(self, which):
                 if name not in known:
-                    raise ValueError(f"{field} must be among {', '.join(known)}; got {name!r}")
+                    raise ValueError(f"{which} must be among {', '.join(known)}; got {name!r}")
         if self.repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {self.repeats}")
 

@@ -14,7 +14,7 @@ from experiments.bench.phase import MeasuredPhase, ceilings, measure_spec
 from experiments.bench.registry import find_operation
 from experiments.experiment import Results
 from experiments.gla.speed.config import SpeedConfig
-from experiments.gla.speed.floors import floor_bytes
+from experiments.gla.speed.floors import floor_bytes, held_bytes, state_bytes
 from structlayers._core.arg_spec import ArgSpec
 
 # Metric to the rivals of which the fastest is divided by the chosen implementation's time.
@@ -58,11 +58,15 @@ class Measure(MeasuredPhase):
         """The rows, and what they are held against."""
         del state
         result, _ = find_operation(self.spec.op).trace(self.spec, None)
+        memory = {}
+        if self.mode == "forward_backward":
+            memory = {"held": held_bytes(self.spec, result), "states": state_bytes(self.spec)}
         return {
             "key": self.key,
             "spec": self.spec.name,
             "mode": self.mode,
             "bytes": floor_bytes(self.spec, result, self.mode),
+            **memory,
             "rows": self.rows,
             "ceilings": ceilings(),
         }
@@ -101,6 +105,8 @@ def ratios(result: Mapping[str, Any]) -> dict[str, float]:
 
     - `us`: microseconds of the chosen implementation; `NAME/us`: of every candidate.
     - `share`: time to move the floor's bytes at the rate of a copy, over the chosen one's time.
+    - `temporaries_over_states`: with the backward pass, what it holds beside inputs and results,
+      over the bytes of the chunks' states in bfloat16.
     - `over_...`: a rival's time over the chosen one's; of cuDNN's attention the faster form's.
 
     Example:
@@ -114,10 +120,14 @@ def ratios(result: Mapping[str, Any]) -> dict[str, float]:
     """
     seconds = {row["implementation"]: row["seconds_median"] or math.nan for row in result["rows"]}
     metrics = {f"{name}/us": 1e6 * value for name, value in seconds.items()}
-    own = next((seconds[row["implementation"]] for row in result["rows"] if row["chosen"]), None)
-    if own is None:
+    chosen = next((row for row in result["rows"] if row["chosen"]), None)
+    if chosen is None:
         return metrics
+    own = seconds[chosen["implementation"]]
     metrics |= {"us": 1e6 * own, "share": result["bytes"] / result["ceilings"]["copy"] / own}
+    if "states" in result and chosen["peak_bytes"] is not None:
+        temporaries = chosen["peak_bytes"] - result["held"]
+        metrics["temporaries_over_states"] = temporaries / result["states"]
     for name, rivals in _RATIOS.items():
         times = [seconds[rival] for rival in rivals if math.isfinite(seconds.get(rival, math.nan))]
         if times:

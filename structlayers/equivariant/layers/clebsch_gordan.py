@@ -23,6 +23,7 @@ from structlayers.equivariant.ops.clebsch_gordan import (
     clebsch_gordan_tensor_product,
     irreps_paths,
 )
+from structlayers.equivariant.ops.edges import blank_edges, check_mask, sum_messages
 from structlayers.equivariant.ops.operands import common_multiplicity, require_channels
 from structlayers.equivariant.ops.symmetric_contraction import (
     symmetric_contraction,
@@ -238,8 +239,10 @@ class ClebschGordanConvolution(nnx.Module):
             radial: `(E, radial_features)`; where they are zero, there is no message.
             senders: integers `(E,)`, from 0 to N - 1. Under `jax.jit` others cannot be refused:
                 their messages are NaN.
-            receivers: integers `(E,)`, from 0 to N - 1; under `jax.jit` others receive nothing.
-            mask: bool `(E,)`, False for edges that only fill up.
+            receivers: integers `(E,)`, from 0 to N - 1. Under `jax.jit` another makes the whole
+                result NaN.
+            mask: bool `(E,)`, False for edges that only fill up; their harmonics and radial
+                features may be anything.
             indices_are_sorted: whether receivers do not decrease.
 
         Returns:
@@ -247,7 +250,7 @@ class ClebschGordanConvolution(nnx.Module):
 
         Raises:
             ValueError: other irreps, sizes that differ, or known indices out of range.
-            TypeError: indices that are no integers.
+            TypeError: indices that are no integers, or a mask that is not bool.
         """
         nodes = require_irreps("nodes", nodes, self.irreps_in)
         harmonics = require_irreps("harmonics", harmonics, self.irreps_edges)
@@ -260,13 +263,15 @@ class ClebschGordanConvolution(nnx.Module):
             )
         senders = check_indices("senders", senders, nodes.shape[0], (edges,))
         receivers = check_indices("receivers", receivers, nodes.shape[0], (edges,))
+        keep = None if mask is None else check_mask(mask, edges)
+        radial, senders = blank_edges(radial, keep), blank_edges(senders, keep)
         with jax.named_scope("structlayers.ClebschGordanConvolution"):
             for linear in self.radial[:-1]:
                 radial = _SILU_GAIN * jax.nn.silu(linear(radial))
             weights = self.radial[-1](radial).reshape(edges, self.channels, self.num_paths)
             messages = clebsch_gordan_tensor_product(
                 e3nn.IrrepsArray(nodes.irreps, take_rows(nodes.array, senders)),
-                harmonics,
+                e3nn.IrrepsArray(harmonics.irreps, blank_edges(harmonics.array, keep)),
                 weights=weights,
                 irreps_out=self.irreps_out,
                 sum_paths=False,
@@ -274,12 +279,10 @@ class ClebschGordanConvolution(nnx.Module):
                 implementation=self.implementation,
             )
             rows = messages.array
-            if mask is not None:
-                rows = jnp.where(jnp.asarray(mask)[:, None], rows, 0)
-            sums = jax.ops.segment_sum(
-                rows, receivers, nodes.shape[0], indices_are_sorted=indices_are_sorted
+            sums = sum_messages(
+                rows, receivers, nodes.shape[0], keep, indices_are_sorted=indices_are_sorted
             )
-            scaled = sums * self.num_neighbors**-0.5
+            scaled = (sums * self.num_neighbors**-0.5).astype(rows.dtype)
             return self.mix(e3nn.IrrepsArray(messages.irreps, scaled))
 
 

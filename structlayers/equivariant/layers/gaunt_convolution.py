@@ -17,6 +17,7 @@ from structlayers.equivariant.layers._signals import take_channels
 from structlayers.equivariant.normalization import product_variance
 from structlayers.equivariant.ops import gaunt_message_passing
 from structlayers.equivariant.ops.arguments import check_lmax
+from structlayers.equivariant.ops.edges import blank_edges, check_mask
 from structlayers.equivariant.signals import pack, product_parity
 from structlayers.equivariant.wigner import require_degree
 
@@ -110,8 +111,10 @@ class GauntConvolution(nnx.Module):
             y: signals of edges, `(E, 1, (L2 + 1)^2)`, or an IrrepsArray of multiplicity 1.
             edge_features: `(E, F)`.
             senders: integers `(E,)`.
-            receivers: integers `(E,)`.
-            mask: bool `(E,)`, False for edges that only fill up.
+            receivers: integers `(E,)`. Under `jax.jit` indices out of range cannot be refused, and
+                give NaN, as in `gaunt_message_passing`.
+            mask: bool `(E,)`, False for edges that only fill up; their y and features may be
+                anything.
             indices_are_sorted: whether receivers do not decrease.
 
         Returns:
@@ -130,7 +133,8 @@ class GauntConvolution(nnx.Module):
                     f"edge_features must have shape (E, F) = {(y.shape[0], self.edge_features)}, "
                     f"got {features.shape}"
                 )
-            w1, w3 = self._weights(features, dtype)
+            keep = None if mask is None else check_mask(mask, y.shape[0])
+            w1, w3 = self._weights(blank_edges(features, keep), dtype)
             z = gaunt_message_passing(
                 x.astype(dtype),
                 y.astype(dtype),
@@ -138,7 +142,7 @@ class GauntConvolution(nnx.Module):
                 receivers,
                 lmax=self.lmax3,
                 weights=(w1, None, w3),
-                mask=mask,
+                mask=keep,
                 indices_are_sorted=indices_are_sorted,
                 grid=self.grid,
                 precision=self.precision,

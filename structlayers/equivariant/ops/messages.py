@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -12,6 +10,7 @@ from structlayers._core.checks import is_known
 from structlayers._core.precision import PrecisionLike
 from structlayers.equivariant.grids import SphericalGrid
 from structlayers.equivariant.ops.arguments import check_indices, take_rows
+from structlayers.equivariant.ops.edges import blank_edges, check_mask, sum_messages
 from structlayers.equivariant.ops.gaunt import gaunt_tensor_product
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import lmax_of, pack, product_parity, unpack, widen
@@ -45,13 +44,13 @@ def gaunt_message_passing(
             `(E, *B, (L2 + 1)^2)`, or `(E, (L2 + 1)^2)` for the same in all of `*B`.
         senders: integers `(E,)` from 0 to N - 1. Under `jax.jit` others cannot be refused: their
             messages are NaN.
-        receivers: the same.
+        receivers: the same. Under `jax.jit` one out of range makes the whole result NaN.
         lmax: L3; None is L1 + L2.
         weights: of the degrees of x, of y and of the result, as in `gaunt_tensor_product`: leading
             axes broadcast against `(E, *B)`, so `(E, C, L + 1)` differs between edges and channels.
         weighting: as in `gaunt_tensor_product`.
         mask: bool `(E,)`, False for edges that are only there to fill up the arrays: they send
-            nothing, and their y may be anything.
+            nothing, and their y may be anything; under `jax.jit` their indices, too.
         indices_are_sorted: whether receivers do not decrease.
         grid: as in `gaunt_tensor_product`.
         precision: as in `gaunt_tensor_product`.
@@ -67,6 +66,7 @@ def gaunt_message_passing(
             shapes that do not fit.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> x = jnp.array([[1.0, 0, 0, 0], [3.0, 0, 0, 0]])
         >>> one = jnp.full((2, 1), (4 * jnp.pi) ** 0.5)
         >>> z = gaunt_message_passing(x, one, jnp.array([0, 1]), jnp.array([1, 1]))
@@ -95,9 +95,8 @@ def gaunt_message_passing(
     x, y = widen(x), widen(y)
     if y.ndim == 2:
         y = y.reshape(edges, *(1,) * (x.ndim - 2), y.shape[-1])
-    keep = None if mask is None else _check_mask(mask, edges)
-    if keep is not None:
-        y = jnp.where(keep.reshape(edges, *(1,) * (y.ndim - 1)), y, 0)
+    keep = None if mask is None else check_mask(mask, edges)
+    y, senders = blank_edges(y, keep), blank_edges(senders, keep)
     lmax = lmax_of("x", x) + lmax_of("y", y) if lmax is None else lmax
     messages = gaunt_tensor_product(
         take_rows(x, senders),
@@ -114,18 +113,5 @@ def gaunt_message_passing(
             f"weights must broadcast against (E, *B) = {(edges, *x.shape[1:-1])}, "
             f"got messages of shape {messages.shape}"
         )
-    if keep is not None:
-        messages = jnp.where(keep.reshape(edges, *(1,) * (messages.ndim - 1)), messages, 0)
-    sums = jax.ops.segment_sum(
-        messages, receivers, num_segments=nodes, indices_are_sorted=indices_are_sorted
-    )
+    sums = sum_messages(messages, receivers, nodes, keep, indices_are_sorted=indices_are_sorted)
     return pack(sums.astype(dtype), parity)
-
-
-def _check_mask(mask: ArrayLike, edges: int) -> jax.Array:
-    array = jnp.asarray(mask)
-    if array.dtype != jnp.bool_:
-        raise TypeError(f"mask must be bool, got {array.dtype}")
-    if array.shape != (edges,):
-        raise ValueError(f"mask must have shape (E,) = ({edges},), got {array.shape}")
-    return array

@@ -94,10 +94,10 @@ def common_multiplicity(name: str, irreps: Any) -> int:
     """The multiplicity that all irreps have.
 
     Raises:
-        ValueError: multiplicities that differ, or no irreps.
+        ValueError: multiplicities that differ or are 0, or no irreps.
     """
     multiplicities = {mul for mul, _ in irreps}
-    if len(multiplicities) != 1:
+    if len(multiplicities) != 1 or 0 in multiplicities:
         raise ValueError(
             f"{name} must have irreps of one multiplicity, got {irreps}; a linear layer can "
             "give them one"

@@ -74,7 +74,8 @@ class GatedLinearAttention(nnx.Module):
         out_kernel_metadata: metadata of the output projection `(heads, d)`.
 
     Raises:
-        ValueError: a size below 1, sizes that heads do not divide, or an unknown gate.
+        ValueError: a size below 1, sizes that heads do not divide, an unknown gate, or a normalizer
+            or an epsilon out of range.
         TypeError: `param_dtype` is not real floating point.
 
     Example:
@@ -128,6 +129,8 @@ class GatedLinearAttention(nnx.Module):
             _require_division(name, getattr(self, name), num_heads)
         if not gate_logit_normalizer > 0:
             raise ValueError(f"gate_logit_normalizer must be above 0, got {gate_logit_normalizer}")
+        if not norm_epsilon >= 0:
+            raise ValueError(f"norm_epsilon must be at least 0, got {norm_epsilon}")
         require_real_dtype("param_dtype", param_dtype)
         self.gate = require_choice("gate", gate, GATES)
         self.gate_rank = require_positive("gate_rank", gate_rank)
@@ -215,7 +218,7 @@ class GatedLinearAttention(nnx.Module):
             `(*B, T, features)`, and the state after the last token of each prompt.
 
         Raises:
-            ValueError: another shape.
+            ValueError: another shape, or the state of another layer.
         """
         return self._apply(inputs, state, lengths, None)
 
@@ -232,12 +235,12 @@ class GatedLinearAttention(nnx.Module):
             `(*B, features)`, and the next state.
 
         Raises:
-            ValueError: another shape.
+            ValueError: another shape, or the state of another layer.
         """
         with jax.named_scope("structlayers.GatedLinearAttention"):
             require_features("inputs", inputs, self.features)
             x = jnp.asarray(inputs)[..., None, :]
-            (q, k, v), seen = self._heads(x, state.history, None)
+            (q, k, v), seen = self._heads(x, self._history(state), None)
             q, k, v = (part[..., 0, :, :] for part in (q, k, v))
             run = self._decode if self.gate == "channel" else self._step
             outputs, recurrent = run(x, q, k, v, state.recurrent)
@@ -305,7 +308,7 @@ class GatedLinearAttention(nnx.Module):
             name = self.sequence_axis
             axis = None if name is None else SequenceAxis(name)
             counts, valid = timewise.counted(lengths, x.shape[:-1], axis)
-            history = None if state is None else state.history
+            history = None if state is None else self._history(state)
             (q, k, v), seen = self._heads(x, history, segment_ids, axis)
             log_gate = self._log_gate(x)
             if valid is not None:
@@ -352,6 +355,16 @@ class GatedLinearAttention(nnx.Module):
             timewise.split_heads(part, count) for part, count in zip(parts, counts, strict=True)
         ]
         return heads, seen
+
+    def _history(self, state: GatedLinearAttentionState) -> tuple[jax.Array, ...]:
+        """What the convolutions saw before, one array for each of them."""
+        count = len(self.convolutions or ())
+        if len(state.history) != count:
+            raise ValueError(
+                f"state.history must hold {count} arrays, one for each short convolution, got "
+                f"{len(state.history)}"
+            )
+        return state.history
 
     @property
     def _kept(self) -> int:

@@ -32,12 +32,14 @@ def check_heads(
         axes: the axes in front, for messages: "*B, T" or "*B".
 
     Raises:
-        TypeError: not real floating point, or different dtypes.
+        TypeError: not real floating point of 16 bits at least, or different dtypes.
         ValueError: a shape that does not fit.
     """
     q, k, v = jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)
     for name, array in (("q", q), ("k", k), ("v", v)):
         require_real(name, array)
+        if array.dtype.itemsize < 2:
+            raise TypeError(f"{name} must have at least 16 bits, got {array.dtype}")
         if array.dtype != q.dtype:
             raise TypeError(f"{name} must have the dtype of q, {q.dtype}, got {array.dtype}")
     least = 2 + axes.count("T")
@@ -168,7 +170,7 @@ def check_segment_ids(segment_ids: ArrayLike, shape: tuple[int, ...]) -> jax.Arr
 
     Raises:
         TypeError: not integers.
-        ValueError: another shape, or known values that decrease.
+        ValueError: another shape, or known values that decrease or do not fit 32 bits.
     """
     ids = _integers("segment_ids", segment_ids)
     if ids.shape != shape:
@@ -234,7 +236,10 @@ def _holds(values: ArrayLike, condition: Callable[[jax.Array], jax.Array]) -> bo
 
 
 def _integers(name: str, values: ArrayLike) -> jax.Array:
+    """As an array of JAX, which has 64 bits under x64 alone and would drop the upper 32."""
     array = jnp.asarray(values)
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise TypeError(f"{name} must hold integers, got {array.dtype}")
+    if isinstance(values, np.ndarray) and np.any(values != values.astype(array.dtype)):
+        raise ValueError(f"{name} must fit {array.dtype}, got {values.min()} to {values.max()}")
     return array

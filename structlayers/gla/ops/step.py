@@ -197,7 +197,8 @@ def gated_linear_attention_decode(
 
     Raises:
         TypeError: a dtype that does not fit.
-        ValueError: a shape that does not fit, or a normalizer that is not above 0.
+        ValueError: a shape that does not fit, a normalizer that is not above 0, or a negative
+            epsilon.
 
     Example:
         >>> one, state = jnp.ones((1, 2)), jnp.zeros((1, 2, 2))
@@ -212,6 +213,8 @@ def gated_linear_attention_decode(
     q, k, v, _, _ = check_tokens(q, k, v, None, None, "*B")
     if not gate_logit_normalizer > 0:
         raise ValueError(f"gate_logit_normalizer must be above 0, got {gate_logit_normalizer}")
+    if not norm_epsilon >= 0:
+        raise ValueError(f"norm_epsilon must be at least 0, got {norm_epsilon}")
     gate_logits, output_gate = jnp.asarray(gate_logits), jnp.asarray(output_gate)
     norm_scale = jnp.asarray(norm_scale)
     for name, array, shape in (

@@ -16,8 +16,6 @@ from structlayers.gla.xla import step as xla
 
 type Outputs = tuple[jax.Array, jax.Array]
 
-_EARLY = False  # `Plan.early`, reckoned to be faster and not measured (kernels.md)
-
 
 @dataclass(frozen=True)
 class Options:
@@ -154,7 +152,6 @@ def _launch(
         half=q.dtype == jnp.bfloat16,
         half_gates=gates.dtype == jnp.bfloat16,
         columns=tile_columns(queries, key, value),
-        early=_EARLY,
     )
     in_place = jax.new_ref(state)
     if epilogue:

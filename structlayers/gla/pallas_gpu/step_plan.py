@@ -26,7 +26,6 @@ class Plan:
         columns: of a state in one block.
         threads: of a block.
         batch: most rows of a state that a thread loads before it uses the first.
-        early: whether a block loads everything else before the state's first rows (kernels.md).
     """
 
     states: int
@@ -41,7 +40,6 @@ class Plan:
     columns: int
     threads: int = _THREADS
     batch: int = 8
-    early: bool = False
 
     @property
     def tiles(self) -> int:

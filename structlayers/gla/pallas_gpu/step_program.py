@@ -9,7 +9,7 @@ The blocks of a state form a cluster where outputs are normalized: each sends th
 to all. Sums are formed in the same order in every run.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from structlayers._core.simt.machine import Int, IntLike, Machine
@@ -35,13 +35,10 @@ class Program:
         self.lane = m.thread().modulo(plan.lanes)
         self.group = m.thread().divide(plan.lanes)
         self.first_column = self.tile * plan.columns
-        self.loaded: dict[Hashable, Sequence[Any]] = {}
 
     def run(self) -> None:
         """All rows of this block's columns."""
         plan, m = self.plan, self.machine
-        if plan.early:
-            self.load_early()
         ahead = self.load_rows(0)
         if plan.cluster_size > 1:
             with m.when(m.thread().equals(0)):
@@ -50,7 +47,7 @@ class Program:
         m.synchronize()
         if plan.cluster_size > 1:
             m.cluster_arrive()
-        values = self.numbers("v", self.v, self.head * plan.value + self.column(), 4, plan.half)
+        values = self.numbers(self.v, self.head * plan.value + self.column(), 4, plan.half)
         sums = [m.zero()] * (4 * plan.queries)
 
         def batch(number: IntLike, rows: Sequence[Any], sums: Sequence[Any]) -> list[Any]:
@@ -79,40 +76,13 @@ class Program:
         number = batch if isinstance(batch, Int) else m.constant(batch)
         return self.group + (number * plan.batch_rows + index) * plan.groups
 
-    def numbers(self, name: Hashable, array: Any, first: Int, count: int, half: bool) -> list[Any]:
-        """Consecutive float32 from an array of bfloat16 or float32, loaded now if not before."""
+    def numbers(self, array: Any, first: Int, count: int, half: bool) -> list[Any]:
+        """Consecutive float32 from an array of bfloat16 or float32."""
         m = self.machine
-        if name not in self.loaded:
-            self.load(name, array, first, count, half)
-        words = self.loaded.pop(name)
         if not half:
-            return [m.float(word) for word in words]
+            return [m.float(word) for word in m.load_global(array, first * 4, count)]
+        words = m.load_global(array, first * 2, count // 2)
         return [number for word in words for number in m.unpack(word)]
-
-    def load(self, name: Hashable, array: Any, first: Int, count: int, half: bool) -> None:
-        """Loads what `numbers` gives under this name."""
-        size, words = (2, count // 2) if half else (4, count)
-        self.loaded[name] = self.machine.load_global(array, first * size, words)
-
-    def load_early(self) -> None:
-        """Loads all but the state: later, these few bytes would wait behind the state's rows."""
-        plan, m = self.plan, self.machine
-        for start in range(0, plan.key // 2, plan.threads):
-            pair = (m.thread() + start).minimum(plan.key // 2 - 1)
-            at = self.head * plan.key + pair * 2
-            self.load(("gates", start), self.gates, at, 2, plan.half_gates)
-            self.load(("k", start), self.k, at, 2, plan.half)
-            for query in range(plan.queries):
-                at = (self.head * plan.queries + query) * plan.key + pair * 2
-                self.load(("q", start, query), self.q, at, 2, plan.half)
-        self.load("v", self.v, self.head * plan.value + self.column(), 4, plan.half)
-        if self.epilogue:
-            gate, scale = self.epilogue
-            _, query, column = self.item()
-            column = self.first_column + column
-            line = self.head * plan.queries + query
-            self.load("gate", gate, line * plan.value + column, 2, plan.half)
-            self.load("scale", scale, column, 2, False)
 
     def load_rows(self, batch: IntLike) -> list[Any]:
         """This thread's columns of its rows of a batch, row after row."""
@@ -133,12 +103,12 @@ class Program:
             pair = m.thread() + start
             with m.when(pair < plan.key // 2):
                 at = self.head * plan.key + pair * 2
-                gates = self.numbers(("gates", start), self.gates, at, 2, plan.half_gates)
+                gates = self.numbers(self.gates, at, 2, plan.half_gates)
                 rows = [[self.decay(gate)] for gate in gates]
-                columns = [self.numbers(("k", start), self.k, at, 2, plan.half)]
+                columns = [self.numbers(self.k, at, 2, plan.half)]
                 for query in range(plan.queries):
                     at = (self.head * plan.queries + query) * plan.key + pair * 2
-                    numbers = self.numbers(("q", start, query), self.q, at, 2, plan.half)
+                    numbers = self.numbers(self.q, at, 2, plan.half)
                     columns.append([m.multiply(scale, x) for x in numbers])
                 for i, row in enumerate(rows):
                     row += [column[i] for column in columns]
@@ -186,7 +156,8 @@ class Program:
             m.store_shared(place * 4 + plan.partial_at, words)
         m.synchronize()
         items = plan.queries * plan.columns // 2
-        item, query, column = self.item()
+        item = m.thread().minimum(items - 1)
+        query, column = item.divide(plan.columns // 2), item.modulo(plan.columns // 2) * 2
         outputs = [m.zero()] * 2
         for group in range(plan.groups):
             words = m.load_shared(item * 8 + (plan.partial_at + 8 * items * group), 2)
@@ -200,12 +171,6 @@ class Program:
             offset = (self.first_column + column) * size
             m.store_global(self.out, line, plan.value * size, offset, words)
 
-    def item(self) -> tuple[Int, Int, Int]:
-        """Which outputs are this thread's, and their query head and first column of the tile."""
-        half = self.plan.columns // 2
-        item = self.machine.thread().minimum(self.plan.queries * half - 1)
-        return item, item.divide(half), item.modulo(half) * 2
-
     def normalize(
         self, outputs: list[Any], item: Int, query: Int, line: Int, column: Int
     ) -> list[Any]:
@@ -213,8 +178,8 @@ class Program:
         plan, m = self.plan, self.machine
         gate, scale = self.epilogue
         column = self.first_column + column
-        gates = self.numbers("gate", gate, line * plan.value + column, 2, plan.half)
-        scales = self.numbers("scale", scale, column, 2, False)
+        gates = self.numbers(gate, line * plan.value + column, 2, plan.half)
+        scales = self.numbers(scale, column, 2, False)
         m.store_shared(item * 8 + plan.outputs_at, [m.bits(x) for x in outputs])
         m.synchronize()
         self.share_squares()

@@ -3,6 +3,8 @@
 from structlayers.models.interatomic_potential.calculator import Evaluator, ase_calculator
 from structlayers.models.interatomic_potential.config import InteratomicPotentialConfig
 from structlayers.models.interatomic_potential.contractions import CONTRACTIONS
+from structlayers.models.interatomic_potential.extxyz import read_extxyz
+from structlayers.models.interatomic_potential.files import load_potential, save_potential
 from structlayers.models.interatomic_potential.graph import (
     CapacityError,
     Graph,
@@ -29,7 +31,10 @@ __all__ = [
     "Prediction",
     "Structure",
     "ase_calculator",
+    "load_potential",
     "make_graph",
     "neighbour_list",
+    "read_extxyz",
+    "save_potential",
     "stack_graphs",
 ]

@@ -91,6 +91,8 @@ def ase_calculator(potential: InteratomicPotential, **options: Any) -> Any:
     """An `ase.calculators.calculator.Calculator` of a potential; needs the extra "potentials".
 
     It gives energy, forces, and the stress of structures that are periodic in all directions.
+    There is no electronic entropy: the free energy, which ASE's optimisers of cells ask for, is the
+    energy.
 
     Args:
         potential: the potential.
@@ -116,7 +118,8 @@ def ase_calculator(potential: InteratomicPotential, **options: Any) -> Any:
     class PotentialCalculator(Calculator):
         """Energy, forces and stress by an `InteratomicPotential`."""
 
-        implemented_properties = ["energy", "forces", "stress"]  # noqa: RUF012, ASE's own form
+        # a list of the class, in ASE's own form
+        implemented_properties = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012
 
         def calculate(
             self,
@@ -127,6 +130,7 @@ def ase_calculator(potential: InteratomicPotential, **options: Any) -> Any:
             """Fills `results`; see ASE."""
             super().calculate(atoms, properties, system_changes)
             results = evaluator(Structure.from_ase(self.atoms))
+            results["free_energy"] = results["energy"]
             if "stress" in results:
                 results["stress"] = full_3x3_to_voigt_6_stress(results["stress"])
             self.results = results

@@ -39,6 +39,9 @@ class Graph:
         graph_mask: `(G,)`, False for padding.
         num_slots: K, where edges stand in K places for each atom, `E = N K`; None where they stand
             one after the other.
+        elements: atomic numbers that `species` are places in; None is not known.
+        cutoff: largest distance of neighbours; None is not known. A potential refuses a graph of
+            other elements or of a smaller cutoff than its own.
     """
 
     positions: Any
@@ -53,6 +56,8 @@ class Graph:
     cell: Any
     graph_mask: Any
     num_slots: int | None = dataclasses.field(default=None, metadata={"static": True})
+    elements: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
+    cutoff: float | None = dataclasses.field(default=None, metadata={"static": True})
 
     @property
     def num_atoms(self) -> int:
@@ -202,6 +207,7 @@ def make_graph(
         structures,
         lists,
         species,
+        cutoff,
         _capacity("num_atoms", "atoms", sum(map(len, structures)), num_atoms),
         _capacity("num_edges", "edges", sum(len(edges.senders) for edges in lists), num_edges),
         _capacity("num_graphs", "structures", len(structures), num_graphs),
@@ -219,6 +225,7 @@ def _pack(
     structures: Sequence[Structure],
     lists: Sequence[NeighbourList],
     species: Sequence[int],
+    cutoff: float,
     num_atoms: int,
     num_edges: int,
     num_graphs: int,
@@ -243,6 +250,8 @@ def _pack(
         reverse=np.concatenate([e.reverse + start for e, start in zip(lists, first, strict=True)]),
         cell=_padded(cells.astype(dtype), num_graphs),
         graph_mask=np.arange(num_graphs) < len(structures),
+        elements=tuple(map(int, species)),
+        cutoff=float(cutoff),
     )
     return exact.with_edges(num_edges)
 
@@ -296,7 +305,7 @@ def stack_graphs(
     most = max(len(edges.senders) for edges in lists)
     edges = _capacity("num_edges", "edges of one structure", most, num_edges)
     graphs = [
-        _pack([structure], [found], species, atoms, edges, 1, np.dtype(dtype))
+        _pack([structure], [found], species, cutoff, atoms, edges, 1, np.dtype(dtype))
         for structure, found in zip(structures, lists, strict=True)
     ]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *graphs)

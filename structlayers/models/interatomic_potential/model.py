@@ -128,7 +128,11 @@ class InteratomicPotential(nnx.Module):
         self.readouts = nnx.List([*linear, PlainNetwork(sizes, **options)])
 
     def __call__(self, graph: Graph) -> jax.Array:
-        """Energy of each structure relative to its isolated atoms, `(G,)`."""
+        """Energy of each structure relative to its isolated atoms, `(G,)`.
+
+        Raises:
+            ValueError: a graph made for other elements, or with a smaller cutoff.
+        """
         graph = jax.tree.map(jnp.asarray, graph)
         return self._by_graph(graph, self._atom_energies(graph, self._vectors(graph)))
 
@@ -154,8 +158,9 @@ class InteratomicPotential(nnx.Module):
             The energy relative to the isolated atoms, the forces, and the stress or None.
 
         Raises:
-            ValueError: stress is asked for, and a structure has no cell. Where cells are traced,
-                its stress is not finite.
+            ValueError: stress is asked for, and a structure has no cell (where cells are traced,
+                its stress is not finite); or a graph made for other elements, or with a smaller
+                cutoff.
         """
         graph = jax.tree.map(jnp.asarray, graph)
         volume = jnp.abs(jnp.linalg.det(graph.cell))
@@ -178,6 +183,19 @@ class InteratomicPotential(nnx.Module):
         divisor = jnp.where(graph.graph_mask, volume, 1)[:, None, None]
         return Prediction(energy, -slopes[0], by_strain / divisor)
 
+    def _require_own(self, graph: Graph) -> None:
+        elements, cutoff = self.config.species, self.config.cutoff
+        if graph.elements not in (None, elements):
+            raise ValueError(
+                f"graph must be made for the elements {elements} of the potential, "
+                f"got one for {graph.elements}"
+            )
+        if graph.cutoff is not None and graph.cutoff < cutoff:
+            raise ValueError(
+                f"graph must hold the neighbours within the potential's cutoff of {cutoff}, "
+                f"got those within {graph.cutoff}"
+            )
+
     def _vectors(
         self,
         graph: Graph,
@@ -185,6 +203,7 @@ class InteratomicPotential(nnx.Module):
         strain: jax.Array | None = None,
     ) -> jax.Array:
         """From receiver to sender, `(E, 3)`; padding stands at the cutoff."""
+        self._require_own(graph)
         positions = graph.positions if positions is None else positions
         edges = Edges.of(graph)
         cell = edges.of_receivers(graph.cell[graph.atom_graph])

@@ -25,8 +25,8 @@ class Structure:
         stress: `(3, 3)`, energy by volume; None is unknown.
 
     Raises:
-        ValueError: an array of another shape, no atom at all, positions that are not finite, or a
-            periodic direction without a cell of volume.
+        ValueError: an array of another shape, no atom at all, positions or reference values that
+            are not finite, or a periodic direction without a cell of volume.
 
     Example:
         >>> water = Structure([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
@@ -57,6 +57,9 @@ class Structure:
                 value = np.asarray(value, np.float64)
                 require_shape(name, value, shape)
                 _set(self, name, value)
+        for name in ("energy", "forces", "stress"):
+            if (value := getattr(self, name)) is not None and not np.isfinite(value).all():
+                raise ValueError(f"{name} must be finite, got {value}")
         bad = np.flatnonzero(~np.isfinite(self.positions).all(axis=1))
         if bad.size:
             raise ValueError(
@@ -82,15 +85,19 @@ class Structure:
         """The structure of an `ase.Atoms`; reference values are given by name.
 
         Args:
-            atoms: an `ase.Atoms`.
+            atoms: an `ase.Atoms`. Lattice vectors that are zero where it does not repeat, as those
+                of layers and wires, become unit vectors across the others.
             **values: `energy`, `forces` or `stress`.
         """
+        periodic = tuple(atoms.pbc.tolist())
         cell = np.asarray(atoms.cell)
+        if any(periodic) and cell[list(periodic)].any(axis=1).all():
+            cell = np.asarray(atoms.cell.complete())
         return cls(
             np.asarray(atoms.numbers),
             np.asarray(atoms.positions),
-            cell=cell if np.linalg.det(cell) else None,
-            periodic=tuple(atoms.pbc.tolist()),
+            cell=cell if any(periodic) or np.linalg.det(cell) else None,
+            periodic=periodic,
             **values,
         )
 
@@ -107,13 +114,16 @@ def species_of(numbers: np.ndarray, species: Sequence[int]) -> np.ndarray:
         species: the elements that the model was trained on, ascending.
 
     Raises:
-        ValueError: an element that is not among them, an element never seen in training.
+        ValueError: an element that is not among them, an element never seen in training; species
+            that do not ascend.
 
     Example:
         >>> species_of(np.array([8, 1, 1]), (1, 6, 8)).tolist()
         [2, 0, 0]
     """
     known = np.asarray(species)
+    if not (known.ndim == 1 and known.size and np.all(np.diff(known) > 0)):
+        raise ValueError(f"species must be ascending atomic numbers, got {species}")
     unknown = sorted(set(np.asarray(numbers).tolist()) - set(known.tolist()))
     if unknown:
         raise ValueError(

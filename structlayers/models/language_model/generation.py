@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from structlayers._core.checks import require_choice, require_positive
+from structlayers._core.checks import is_known, require_choice, require_positive
 from structlayers.gla import states_in_place
 from structlayers.gla.layers.timewise import counted, time_index
 from structlayers.models.language_model.model import LanguageModel, LanguageModelCache
@@ -58,7 +58,7 @@ def generate(
 
     Args:
         model: the model.
-        prompts: integers `(B, T)`.
+        prompts: integers `(B, T)` of the vocabulary.
         lengths: integers `(B,)` from 1 to T, the tokens that count in each prompt; None is T.
         max_new_tokens: N, the most words to add.
         sampler: draws words; the default takes the largest logit.
@@ -73,8 +73,8 @@ def generate(
         there are.
 
     Raises:
-        ValueError: another shape, lengths out of range, another padding, or no key where one is
-            needed.
+        ValueError: another shape, lengths out of range, known words or an `eos_id` outside the
+            vocabulary, another padding, or no key where one is needed.
         TypeError: prompts that are not integers.
 
     Example:
@@ -89,8 +89,8 @@ def generate(
     prompts = jnp.asarray(prompts)
     if prompts.ndim != 2 or 0 in prompts.shape:
         raise ValueError(f"prompts must have shape (B, T) with B, T >= 1, got {prompts.shape}")
-    counts, _ = counted(lengths, prompts.shape)
-    if not isinstance(counts, jax.core.Tracer) and bool(jnp.any(counts < 1)):
+    counts, valid = counted(lengths, prompts.shape)
+    if is_known(counts) and bool(jnp.any(counts < 1)):
         raise ValueError(f"lengths must be at least 1, got {counts.tolist()}")
     require_positive("max_new_tokens", max_new_tokens)
     require_choice("padding", padding, ("right", "left"))
@@ -98,6 +98,7 @@ def generate(
         raise ValueError("key must be given where temperature is above 0")
     if padding == "left":
         prompts = align_left(prompts, counts)
+    _check_words(prompts, valid, eos_id, model.config.vocab_size)
     return _generate(
         model,
         prompts,
@@ -108,6 +109,21 @@ def generate(
         eos_id=eos_id,
         pad_id=pad_id,
     )
+
+
+def _check_words(
+    prompts: jax.Array, valid: jax.Array | None, eos_id: int | None, vocab_size: int
+) -> None:
+    """Refuses words that the model does not have: their logits would be NaN, and word 0 drawn."""
+    if eos_id is not None and not 0 <= eos_id < vocab_size:
+        raise ValueError(f"eos_id must be from 0 to {vocab_size - 1}, got {eos_id}")
+    if is_known(prompts) and (valid is None or is_known(valid)):
+        outside = (prompts < 0) | (prompts >= vocab_size)
+        outside = outside if valid is None else outside & valid
+        if bool(jnp.any(outside)):
+            raise ValueError(
+                f"prompts must hold words from 0 to {vocab_size - 1}, got {prompts[outside][0]}"
+            )
 
 
 # index of the next word, words, counts, which have ended, the last words, cache

@@ -1,6 +1,7 @@
 """A decoder of pre-norm blocks, with the token mixer and the channel mixer of a configuration."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -213,6 +214,7 @@ class LanguageModel(nnx.Module):
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         """Rounded after the look-up: a frequent word's gradients are added up in `param_dtype`."""
+        tokens = jnp.where(tokens < 0, self.config.vocab_size, tokens)  # not counted from the end
         return self.embedding(tokens).astype(self.config.compute_dtype)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
@@ -238,8 +240,8 @@ class LanguageModel(nnx.Module):
         Args:
             tokens: integers `(*B, T)`, T at least 1.
             cache: of the tokens before.
-            lengths: integers `(*B,)` from 1 to T: the tokens that count, from the left; see
-                `align_left` for prompts padded at the left. None is T.
+            lengths: integers `(*B,)` from 1 to T: the tokens that count, from the left; the others
+                may be any integers. See `align_left` for prompts padded at the left. None is T.
 
         Returns:
             Logits of the word after each prompt, `(*B, vocab_size)`, and the next cache.
@@ -252,11 +254,12 @@ class LanguageModel(nnx.Module):
             tokens = _tokens(tokens, 1)
             name = self.config.sequence_axis
             axis = None if name is None else SequenceAxis(name)
-            counts, _ = timewise.counted(lengths, tokens.shape, axis)
+            counts, valid = timewise.counted(lengths, tokens.shape, axis)
             if is_known(counts) and bool(np.any(np.asarray(counts) < 1)):
                 raise ValueError(f"lengths must be at least 1, got {np.asarray(counts).tolist()}")
-            x, states = self._embed(tokens), []
-            for block, state in zip(self.blocks, cache.layers, strict=True):
+            # padding may be outside the vocabulary, and NaN spreads through products with zeros
+            x, states = timewise.zero_uncounted(self._embed(tokens), valid), []
+            for block, state in self._with_states(cache):
                 x, state = block.prefill(x, state, lengths=lengths)
                 states.append(state)
             last = timewise.take_tokens(x, counts[..., None] - 1, axis)[..., 0, :]
@@ -281,11 +284,19 @@ class LanguageModel(nnx.Module):
         """
         with jax.named_scope("structlayers.LanguageModel"):
             x, states = self._embed(_tokens(tokens, 0)), []
-            for block, state in zip(self.blocks, cache.layers, strict=True):
+            for block, state in self._with_states(cache):
                 x, state = block.step(x, state)
                 states.append(state)
             logits = self.logits(timewise.normalize(self.norm, x))
             return logits, LanguageModelCache(tuple(states))
+
+    def _with_states(self, cache: LanguageModelCache) -> Iterator[tuple[DecoderBlock, Any]]:
+        """Blocks, each with the state of its token mixer."""
+        if len(cache.layers) != len(self.blocks):
+            raise ValueError(
+                f"cache must hold the states of {len(self.blocks)} layers, got {len(cache.layers)}"
+            )
+        return zip(self.blocks, cache.layers, strict=True)
 
     def initial_cache(self, *batch: int, max_length: int) -> LanguageModelCache:
         """The cache before the first token.

@@ -14,7 +14,7 @@ from flax.nnx.nn import dtypes
 from flax.typing import Dtype, Initializer
 from jax.typing import ArrayLike
 
-from structlayers._core.checks import is_known, require_choice, require_positive
+from structlayers._core.checks import is_known, require_choice, require_positive, require_shape
 from structlayers._core.layers import PromoteDtype, require_features
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.gla.layers import timewise
@@ -175,6 +175,7 @@ class SoftmaxAttention(nnx.Module):
         with jax.named_scope("structlayers.SoftmaxAttention"):
             x = timewise.sequences(inputs, self.features)
             counts, valid = timewise.counted(lengths, x.shape[:-1])
+            self._check_state(state, x.shape[:-2])
             position, places = state.position + counts, state.keys.shape[-3]
             if is_known(position) and bool(jnp.any(position > places)):
                 raise ValueError(
@@ -226,6 +227,13 @@ class SoftmaxAttention(nnx.Module):
         shape = (*batch, require_positive("max_length", max_length), self.num_kv_heads, width)
         empty = jnp.zeros(shape, dtype or self.dtype or self.param_dtype)
         return SoftmaxAttentionState(empty, empty, jnp.zeros(batch, jnp.int32))
+
+    def _check_state(self, state: SoftmaxAttentionState, batch: tuple[int, ...]) -> None:
+        width = self.features // self.num_heads
+        shape = (*batch, "S", self.num_kv_heads, width)
+        require_shape("state.keys", state.keys, shape)
+        require_shape("state.values", state.values, state.keys.shape)
+        require_shape("state.position", state.position, batch)
 
     def _heads(self, x: jax.Array, index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         q = timewise.split_heads(self.query(x), self.num_heads)

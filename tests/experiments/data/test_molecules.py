@@ -4,25 +4,6 @@ import pytest
 from experiments.data import molecules
 from experiments.data.files import DataError
 
-EXTXYZ = b"""2
-Lattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3:forces:R:3 energy=-3.5 pbc="F F F"
-O 0.0 0.0 0.0 0.5 0.0 0.0
-H 0.0 0.0 1.0 -0.5 0.0 0.0
-1
-Properties=species:S:1:pos:R:3 energy=-2041.98 pbc="F F F"
-O 0.0 0.0 0.0
-"""
-
-
-def test_extended_xyz():
-    first, second = molecules.parse_extxyz(EXTXYZ)
-    assert first.numbers.tolist() == [8, 1]
-    assert first.energy == -3.5
-    np.testing.assert_array_equal(first.forces, [[0.5, 0, 0], [-0.5, 0, 0]])
-    assert first.periodic == (False, False, False)
-    assert second.energy == -2041.98
-    assert second.forces is None
-
 
 def test_synthetic_forces_are_derivatives():
     """A step against the forces changes the energy by their square, to second order."""
@@ -74,5 +55,5 @@ def test_rmd17(data_dir, molecule):
 
 def test_missing_file_says_where_it_comes_from(monkeypatch, tmp_path):
     monkeypatch.setenv("STRUCTLAYERS_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=r"no isolated_atoms.xyz in .*botnet/dataset_acac.*BOTNet"):
+    with pytest.raises(DataError, match=r"no train_300K.xyz in .*botnet/dataset_acac.*BOTNet"):
         molecules.load_molecules("acac")

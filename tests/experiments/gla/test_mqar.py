@@ -224,16 +224,18 @@ def test_learning_rate_is_chosen_on_validation():
     assert found["diverged_runs"] == 2
 
 
+@pytest.mark.parametrize("name", ["retention", "fla"])
 @pytest.mark.parametrize(
     ("ours", "other", "lead"), [(0.995, 1.0, 0.0), (0.9, 0.7, 0.2), (0.6, 1.0, -0.39)]
 )
-def test_lead_counts_up_to_where_training_stops(ours, other, lead):
+def test_lead_counts_up_to_where_training_stops(name, ours, other, lead):
     results = {
         mixer: result_of(mixer, [[1.0, 0.0]], [[value, 0.0]])
-        for mixer, value in (("gla", ours), ("retention", other))
+        for mixer, value in (("gla", ours), (name, other))
     }
     metrics = RecallExperiment(small()).finish(results)
-    assert metrics["16/2/d0008/gla_over_retention"] == pytest.approx(lead)
+    found = {key: value for key, value in metrics.items() if "_over_" in key}
+    assert found == {f"16/2/d0008/gla_over_{name}": pytest.approx(lead)}
     assert metrics["16/2/d0008/gla/accuracy"] == ours
 
 
@@ -256,6 +258,15 @@ def test_every_goal_names_a_metric(name):
     assert goals <= metrics.keys()
 
 
+@pytest.mark.parametrize(
+    ("mixers", "others"),
+    [(("gla", "fla"), {"fla"}), (("fla",), set()), (MIXERS, {"retention"}), (("gla",), set())],
+)
+def test_goals_compare_what_is_run(mixers, others):
+    goals = {goal.metric for goal in small(mixers=mixers).goals()}
+    assert {name.rpartition("_")[2] for name in goals if "gla_over" in name} == others
+
+
 def test_names():
     assert set(MIXERS) == set(TOKEN_MIXERS)
     assert Task.parse("512/64") == Task(512, 64)
@@ -270,7 +281,7 @@ def test_names():
     [
         ({"tasks": ("16-2",)}, "tasks must be LENGTH/PAIRS, such as 256/16; got '16-2'"),
         ({"tasks": ("16/5",)}, "at least four times pairs, got 16 and 5"),
-        ({"mixers": ("mamba",)}, "mixers must be among gla, retention, softmax; got 'mamba'"),
+        ({"mixers": ("mamba",)}, "mixers must be among gla, retention, softmax, fla; got 'mamba'"),
         ({"features": (12,)}, "features must be multiples of 4 num_heads = 8, got 12"),
         ({"learning_rates": ()}, "learning_rates must name at least one"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),

@@ -12,7 +12,7 @@ from experiments.gla import rivals
 from experiments.gla.speed import experiment
 from experiments.gla.speed.config import CANDIDATES, SpeedConfig
 from experiments.gla.speed.experiment import Measure, SpeedExperiment, ratios
-from experiments.gla.speed.floors import floor_bytes
+from experiments.gla.speed.floors import floor_bytes, held_bytes, state_bytes
 from structlayers.gla.arg_specs import ARG_SPECS
 
 SPECS = {spec.name: spec for spec in ARG_SPECS}
@@ -20,8 +20,13 @@ SMALL = SPECS["gla_b2_t63_h2_k16_v24_float32"]
 STEP = SPECS["step_b8_h4_k256_v512_bfloat16"]
 
 
-def row(name, seconds, *, chosen=False):
-    return {"implementation": name, "chosen": chosen, "seconds_median": seconds}
+def row(name, seconds, *, chosen=False, peak_bytes=None):
+    return {
+        "implementation": name,
+        "chosen": chosen,
+        "seconds_median": seconds,
+        "peak_bytes": peak_bytes,
+    }
 
 
 def found(*rows, size=4000):
@@ -43,6 +48,21 @@ def test_ratios():
     assert numbers["over_xla"] == pytest.approx(4)
     assert numbers["cudnn_attention/us"] == pytest.approx(7)
     assert "over_xla_attention" not in numbers
+
+
+def test_temporaries_beside_the_states_of_chunks():
+    """Stored on an H200 at K/V = 128/256, T = 8192: 2696 bytes a token and head beside 1024."""
+    spec, tokens = SPECS["gla_b8_t8192_h4_k128_v256_bfloat16"], 8 * 8192 * 4
+    result, _ = find_operation(spec.op).trace(spec, None)
+    held, states = held_bytes(spec, result), state_bytes(spec)
+    assert (held, states) == (4096 * tokens, 1024 * tokens)
+    rows = [row("pallas_gpu", 1e-6, chosen=True, peak_bytes=1780482856)]
+    numbers = {"rows": rows, "bytes": 1, "ceilings": {"copy": 1.0}}
+    with_states = numbers | {"held": held, "states": states}
+    assert ratios(with_states)["temporaries_over_states"] == pytest.approx(2696 / 1024, rel=1e-4)
+    assert "temporaries_over_states" not in ratios(numbers)
+    rows[0]["peak_bytes"] = None
+    assert "temporaries_over_states" not in ratios(with_states)
 
 
 def test_what_failed_is_no_pass():
@@ -195,9 +215,18 @@ def test_every_goal_names_a_metric_that_can_be_measured():
     """The metrics of a run in which every candidate took a microsecond."""
     config = load(ROOT / "configs" / "gla" / "speed_gpu.py").config
     assert isinstance(config, SpeedConfig)
-    rows = [row("xla", 1e-6, chosen=True), *(row(name, 1e-6) for name in CANDIDATES[1:])]
+    rows = [
+        row("xla", 1e-6, chosen=True, peak_bytes=9),
+        *(row(name, 1e-6) for name in CANDIDATES[1:]),
+    ]
     results = {
-        phase.name: {"key": phase.key, "bytes": 1, "ceilings": {"copy": 1.0}, "rows": rows}
+        phase.name: {
+            "key": phase.key,
+            "bytes": 1,
+            "ceilings": {"copy": 1.0},
+            "rows": rows,
+            **({"held": 1, "states": 4} if phase.mode == "forward_backward" else {}),
+        }
         for phase in config.build().phases()
     }
     metrics = config.build().finish(results)

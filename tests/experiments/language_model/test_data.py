@@ -60,8 +60,9 @@ def test_an_empty_text(tmp_path):
         (lambda b: b[:8] + struct.pack("<I", 2) + b[12:], "version 2"),
         (lambda b: b[:12] + struct.pack("<I", 3) + b[16:], "ids of 3 bytes"),
         (lambda b: b[:-2] + b"\x07" + b[-1:], "sha256 that its header says"),
+        (lambda b: b[:32] + struct.pack("<Q", 9) + b[40:], "sha256 that stands in it"),
     ],
-    ids=["cut", "long", "head", "empty", "magic", "version", "width", "damaged"],
+    ids=["cut", "long", "head", "empty", "magic", "version", "width", "damaged", "bytes"],
 )
 def test_a_bad_token_file_is_named_and_stays(cache, tmp_path, change, message):
     text = "x" * 141
@@ -76,6 +77,17 @@ def test_a_bad_token_file_is_named_and_stays(cache, tmp_path, change, message):
             attempt()
         assert str(path) in str(error.value)
     assert path.read_bytes() == bad
+
+
+def test_any_damaged_byte_is_seen(tmp_path):
+    path = write_token_file(tmp_path / "a.tokens", "text", ByteTokenizer()).path
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(DataError, match=f"{path} is no whole token file"):
+            open_token_file(path)
+    path.write_bytes(whole[:136] + bytes(120) + whole[256:])  # as before headers had a sha256
+    assert open_token_file(path).tokens.tolist() == list(b"text")
 
 
 def test_another_vocabulary_or_text_is_named_and_stays(cache):

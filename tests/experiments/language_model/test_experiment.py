@@ -76,6 +76,8 @@ def test_the_run_learns(whole):
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.5
     assert results["valid_perplexity"] < 257
     assert results["tokens"] == 30 * 8 * 16
+    assert results["curve"]["step"] == [line["step"] for line in lines]
+    assert results["curve"]["loss"] == [line["loss"] for line in lines]
 
 
 def test_killed_and_resumed_gives_the_same_numbers(begin, read, tmp_path, snapshot, whole):

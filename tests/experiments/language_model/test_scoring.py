@@ -129,8 +129,10 @@ def test_the_harness_scores_a_trained_model(trained, monkeypatch):
         ]
     expected += next(lm.scorer.likelihoods([(ids[36:49], ids[49:])]))[0]
     assert total == pytest.approx(expected, rel=1e-5)
-    options = {"until": ["\n"], "max_gen_toks": 5}
+    options = {"until": ["\0"], "max_gen_toks": 5}
     (words,) = lm.generate_until([request("generate_until", "abc", options)])
     assert isinstance(words, str)
+    (few,) = lm.generate_until([request("generate_until", "abc", {"max_new_tokens": 2})])
+    assert few == words[:2]
     with pytest.raises(NotImplementedError, match="only greedy"):
         lm.generate_until([request("generate_until", "abc", {"temperature": 0.7})])

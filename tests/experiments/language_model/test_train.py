@@ -282,5 +282,6 @@ def test_operations_of_linear_mixers_and_peaks():
         model = dataclasses.replace(MODEL, mixer=mixer)
         assert forward_flops(model, 0, 10) == forward_flops(model, 0, 10000) == 2 * each
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989.4e12
+    assert peak_flops("NVIDIA H100 NVL") == 836e12
     assert peak_flops("TPU v5 lite") == 197e12
     assert peak_flops("cpu") is None

@@ -31,6 +31,7 @@ from structlayers.models.interatomic_potential import (
     CONTRACTIONS,
     InteratomicPotentialConfig,
     Structure,
+    load_potential,
 )
 
 
@@ -118,6 +119,13 @@ def test_energies_are_subtracted_in_float64():
 def test_frames_that_leave_nothing_to_train_on():
     with pytest.raises(ValueError, match="validation_frames must be between 1 and 6, got 7"):
         prepare(MOLECULES, validation=7, seed=0, cutoff=CUTOFF, dtype="float32")
+
+
+def test_frames_without_reference_values():
+    bare = Structure([1, 8], [[0.0, 0, 0], [0, 0, 1]], energy=-1.0)
+    wrong = MoleculeSet(MOLECULES.train, {"hot": [bare]}, MOLECULES.atomic_energies)
+    with pytest.raises(ValueError, match="frame 0 of 'hot' must have energy and forces"):
+        prepare(wrong, validation=2, seed=0, cutoff=CUTOFF, dtype="float32")
 
 
 def test_element_that_only_the_test_has():
@@ -321,6 +329,25 @@ def test_a_phase_depends_on_its_state_alone():
     assert set(result["tests"]) == {"cold", "hot"}
     assert result["steps"] == 8
     assert result["step_milliseconds"] > 0
+
+
+def test_a_run_keeps_its_potentials(tmp_path):
+    """What is loaded predicts the energies of the best average, its refitted shift inside."""
+    config = dataclasses.replace(
+        PotentialConfig().smoke(), seeds=2, num_interactions=1, contractions=("gaunt",)
+    )
+    (phase,) = config.build().phases()
+    assert isinstance(phase, TrainPotential)
+    state = phase.init()
+    phase.keep(state, tmp_path)
+    frames = phase.data.prepared.train
+    energy, _ = predict_all(phase.trainer, state["best"], frames, chunk=frames.size)
+    shift = mean_residual(phase.trainer, state["best"], frames, frames.size)
+    atoms = np.asarray(frames.graph.atom_mask).sum(axis=1)
+    for seed in range(2):
+        potential = load_potential(tmp_path / f"synthetic_gaunt_{seed}.npz")
+        found = potential(frames.graph.flatten())
+        np.testing.assert_allclose(found, energy[seed] + shift[seed] * atoms, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

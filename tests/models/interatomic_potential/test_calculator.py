@@ -37,6 +37,30 @@ def test_values_are_the_potentials():
     )
 
 
+def test_free_energy_is_the_energy():
+    atoms = ase.build.molecule("H2O")
+    atoms.calc = ase_calculator(tiny_potential())
+    assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
+
+
+def test_layers_and_wires_whose_cell_ase_leaves_open():
+    """Vectors across the periodic ones do not count."""
+    potential = tiny_potential()
+    positions = [[0.0, 0.0, 0.0], [1.2, 0.3, 0.1]]
+    for periodic in ((True, True, False), (True, False, False)):
+        cell = np.array([[4.0, 0.0, 0.0], [0.5, 4.0, 0.0], [0.0, 0.0, 9.0]])
+        full = ase.Atoms("CO", positions, cell=cell, pbc=periodic)
+        open_ = ase.Atoms("CO", positions, cell=cell * np.array(periodic)[:, None], pbc=periodic)
+        energies = []
+        for atoms in (full, open_):
+            atoms.calc = ase_calculator(potential)
+            energies.append(atoms.get_potential_energy())
+        assert energies[0] == pytest.approx(energies[1], rel=1e-6)
+    nothing = ase.Atoms("C", [[0, 0, 0]], pbc=True)
+    with pytest.raises(ValueError, match="cell must span a volume"):
+        Structure.from_ase(nothing)
+
+
 def test_molecular_dynamics_conserves_energy():
     atoms = ase.build.molecule("H2O")
     atoms.calc = ase_calculator(tiny_potential())

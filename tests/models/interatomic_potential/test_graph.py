@@ -56,6 +56,28 @@ def test_element_never_seen_in_training():
 
 
 @pytest.mark.parametrize("make", [make_graph, stack_graphs])
+def test_elements_that_do_not_ascend(make):
+    with pytest.raises(ValueError, match=r"species must be ascending atomic numbers, got \(8, 6\)"):
+        make([Structure([6, 8], [[0, 0, 0], [1.2, 0, 0]])], (8, 6), 4.0)
+
+
+def test_a_potential_refuses_a_graph_of_other_elements_or_neighbours():
+    potential = tiny_potential()
+    species, cutoff = potential.config.species, potential.config.cutoff
+    pair = [Structure([6, 8], [[0, 0, 0], [1.2, 0, 0]])]
+    with pytest.raises(ValueError, match=r"graph must be made for the elements \(1, 6, 8\)"):
+        potential(make_graph(pair, (6, 8), cutoff, num_edges=9))
+    with pytest.raises(ValueError, match=r"within the potential's cutoff of .* within 1\.5"):
+        potential.predict(make_graph(pair, species, 1.5))
+    with pytest.raises(ValueError, match="within the potential's cutoff"):
+        nnx.jit(lambda model, graph: model(graph.flatten()))(
+            potential, stack_graphs(pair, species, 1.5).with_slots(2)
+        )
+    wider = potential(make_graph(pair, species, 2 * cutoff))
+    np.testing.assert_allclose(wider, potential(make_graph(pair, species, cutoff)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [make_graph, stack_graphs])
 def test_no_structure(make):
     with pytest.raises(ValueError, match="structures must hold at least one, got none"):
         make([], SPECIES, 4.0)
