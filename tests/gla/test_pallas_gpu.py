@@ -61,35 +61,21 @@ def test_values_and_gradients(case, rng):
     )
 
 
-VARIANTS = [name for name in gradient_layout.VARIANTS if name != gradient_layout.VARIANT]
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(
     ("case", "kind"),
     [
         ("a part of a chunk, shared keys", "mixed"),
         ("several tiles of values", "strong"),
-        ("two slabs of keys", "spiky"),
+        ("two slabs of keys", "mixed"),
     ],
 )
 @pytest.mark.usefixtures("simulated")
-def test_other_forms_of_the_kernel_of_gradients(case, kind, variant, rng, monkeypatch):
-    monkeypatch.setattr(gradient_layout, "VARIANT", variant)
-    monkeypatch.setattr(gradient_layout, "MULTIPROCESSORS", 1)  # so that blocks stay
+def test_values_and_gradients_with_other_gates(case, kind, rng):
     batch, time, heads, groups, key, value, options = CASES[case]
     arrays = arguments(rng, batch, time, heads, groups, key, value, kind)
     assert_gradients_match(
         kernel(**options), reference(**options), arrays, GRADIENTS, value_bound=VALUES
     )
-
-
-@pytest.mark.parametrize("variant", ["warpgroups", "staying"])
-@pytest.mark.usefixtures("simulated")
-def test_prefixes_are_equal_bit_by_bit_in_other_forms(variant, rng, monkeypatch):
-    monkeypatch.setattr(gradient_layout, "VARIANT", variant)
-    monkeypatch.setattr(gradient_layout, "MULTIPROCESSORS", 1)
-    test_prefixes_are_equal_bit_by_bit("spiky", "mixed", rng)
 
 
 @pytest.mark.parametrize("kind", ["0", "-1e-6", "-0.05", "-5", "-50", "strong", "mixed"])
@@ -228,9 +214,7 @@ def test_scratch_fits(key):
     taken = [prepare.shared_bytes(sizes), recurrent.make_plan(sizes).shared_bytes]
     if key <= support.LARGEST_GRADIENT_KEY:
         taken.append(recurrent.make_plan(sizes, keeps=True).shared_bytes)
-        taken += [
-            gradient_layout.make_plan(sizes, name).shared_bytes for name in gradient_layout.VARIANTS
-        ]
+        taken.append(gradient_layout.Plan(sizes).shared_bytes)
     assert max(taken) <= SHARED_LIMIT
 
 
@@ -254,13 +238,6 @@ def test_kernels_lower_for_cuda(time, heads, groups, key, value, launches):
         traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3))).trace(q, k, v, gate)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("custom_call @mosaic_gpu") == launches
-
-
-@pytest.mark.pallas
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_other_forms_of_the_kernel_of_gradients_lower_for_cuda(variant, monkeypatch):
-    monkeypatch.setattr(gradient_layout, "VARIANT", variant)
-    test_kernels_lower_for_cuda(300, 2, 1, 128, 256, 5)
 
 
 @pytest.mark.pallas

@@ -28,15 +28,18 @@ from structlayers.gla.pallas_gpu.chunk import (
     each,
 )
 from structlayers.gla.pallas_gpu.gradient_layout import (
+    AFTER,
+    BEFORE,
     KEY_SUMS,
     OVER_SECOND,
     OVER_THIRD,
     QUERY_SUMS,
+    STATE_STAGES,
     STATE_SUMS,
     Plan,
 )
-from structlayers.gla.pallas_gpu.gradient_products import Products
-from structlayers.gla.pallas_gpu.layout import ROWS, VALUE_TILE, permuted
+from structlayers.gla.pallas_gpu.gradient_products import DIAGONAL_BUFFER, Products
+from structlayers.gla.pallas_gpu.layout import ROWS, permuted
 
 
 class Program(Products):
@@ -50,105 +53,76 @@ class Program(Products):
         """The chunk."""
         m, plan = self.machine, self.plan
         with m.when(m.thread().equals(0)):
-            for stage in range(plan.stages):
+            for stage in range(STATE_STAGES):
                 m.barrier_init(plan.barriers_at + 8 * stage)
         m.synchronize()
-        tiles = self.sizes.value // VALUE_TILE
         weighed = self.weigh()
-        queries, keys = self.read_values(tiles)
+        self.store_sums(self.part + BEFORE, weighed.before)
+        self.store_sums(self.part + AFTER, weighed.after)
+        queries, keys = self.read_values()
+        gates = self.load_gates()
         self.prefetch_later()
         m.synchronize()
         m.loop(0, weighed.slow, 1, self.part_scores)
-        gates = self.load_gates()
-        self.to_buffer(0, queries)
-        self.to_buffer(1, keys)
-        self.within_queries()
+        self.merge_queries(queries)
+        self.merge_keys(keys)
         m.synchronize()
         weights = [each(m.exp2, gate) for gate in gates]
-        given = self.finish_queries(weighed, weights)
-        m.synchronize()
-        self.within_keys()
-        m.synchronize()
-        downwards = self.finish_diagonal(weights, given)
-        rows = self.over_intervals(downwards, self.finish_keys(weighed, weights))
-        m.synchronize()
+        given = self.give_queries(weighed, weights)
+        rows = self.give_keys(weighed, weights, given)
         span = self.span(weighed)
-        for place, row in zip(self.buffer(2), rows, strict=True):
-            self.write(place, self.plus(row, span))
-        self.give(weighed, 2)
+        self.give(weighed, 2, [self.plus(row, span) for row in rows])
         m.loop(0, weighed.slow, 1, self.halve)
 
     # gradients -------------------------------------------------------------------------------
 
-    def finish_queries(self, weighed: Weighed, weights: Sequence[Pair]) -> list[Pair]:
+    def give_queries(self, weighed: Weighed, weights: Sequence[Pair]) -> list[Pair]:
         """Gives the gradients of queries; what rows give to the gates before them."""
-        m = self.machine
-        total, spanned, given = self.nothing(), self.nothing(), []
+        given, results = [], []
         rows = zip(
             self.tile_places(self.part + QUERIES),
-            self.prefixes(weights),
-            self.row_places(self.plan.far_at),
             self.buffer(0),
-            self.buffer(2),
+            self.prefixes(weights),
             strict=True,
         )
-        for query, weight, far, place, near in rows:
-            query = self.load_packed(query)
-            state = self.times(self.read(place), weighed.before)
-            far = self.times(self.far(3, far), weighed.decays[2])
-            total = each(m.fma, query, state, total)
-            spanned = each(m.fma, query, far, spanned)
-            gradient = self.plus(self.plus(state, self.read(near)), far)
+        for query, place, weight in rows:
+            query, gradient = self.load_packed(query), self.read(place)
             given.append(self.times(query, gradient))
-            self.write(place, self.times(weight, gradient))  # registers are few
-        self.store_sums(self.part + QUERY_SUMS, total)
-        with m.when(self.part.equals(3)):
-            self.store_sums(OVER_THIRD, spanned)
-        self.give(weighed, 0)
+            results.append(self.times(weight, gradient))
+        self.give(weighed, 0, results)
         return given
 
-    def finish_diagonal(self, weights: Sequence[Pair], given: Sequence[Pair]) -> list[Pair]:
-        """Gradients of keys by the diagonal, in buffer 3; what rows give to gates before them."""
-        m, found = self.machine, []
+    def give_keys(
+        self, weighed: Weighed, weights: Sequence[Pair], given: Sequence[Pair]
+    ) -> list[Pair]:
+        """Gives the gradients of keys; those of gates by all rows of the part."""
+        m, downwards, diagonal = self.machine, [], []
         rows = zip(
             self.tile_places(self.part + DIAGONAL),
+            self.buffer(DIAGONAL_BUFFER),
             self.inverses(weights),
-            self.buffer(3),
             given,
             strict=True,
         )
-        for other, inverse, place, back in rows:
+        for other, place, inverse, back in rows:
             other, own = self.load_packed(other), self.read(place)
-            found.append(each(m.fma, each(m.negate, other), own, back))
-            self.write(place, self.times(own, inverse))
-        return found
-
-    def finish_keys(self, weighed: Weighed, weights: Sequence[Pair]) -> list[Pair]:
-        """Gives the gradients of keys; what rows give to the gates after them."""
-        m = self.machine
-        total, spanned, given = self.nothing(), self.nothing(), []
+            downwards.append(each(m.fma, each(m.negate, other), own, back))
+            diagonal.append(self.times(own, inverse))
+        upwards, results = [], []
         rows = zip(
             self.tile_places(self.part + KEYS),
+            self.buffer(1),
             self.suffixes(weights),
-            self.row_places(self.plan.far_at),
-            *(self.buffer(buffer) for buffer in (1, 2, 3)),
+            diagonal,
             strict=True,
         )
-        for key, weight, far, place, near, diagonal in reversed(list(rows)):
-            key = self.load_packed(key)
-            state = self.times(self.read(place), weighed.after)
-            far = self.times(self.far(0, far), weighed.decays[1])
-            total = each(m.fma, key, state, total)
-            spanned = each(m.fma, key, far, spanned)
-            gradient = self.plus(self.plus(state, self.read(near)), far)
-            given.append(self.times(key, gradient))
-            gradient = gradient if weight is None else self.times(weight, gradient)
-            self.write(place, self.plus(gradient, self.read(diagonal)))
-        self.store_sums(self.part + KEY_SUMS, total)
-        with m.when(self.part.equals(0)):
-            self.store_sums(OVER_SECOND, spanned)
-        self.give(weighed, 1)
-        return given[::-1]
+        for key, place, weight, other in reversed(list(rows)):
+            key, gradient = self.load_packed(key), self.read(place)
+            upwards.append(self.times(key, gradient))
+            result = gradient if weight is None else self.times(weight, gradient)
+            results.append(self.plus(result, other))
+        self.give(weighed, 1, results[::-1])
+        return self.over_intervals(downwards, upwards[::-1])
 
     def over_intervals(
         self, downwards: Sequence[Pair | None], upwards: Sequence[Pair | None]
@@ -176,10 +150,13 @@ class Program(Products):
         for place, values in zip(places, rows, strict=True):
             self.write(place, self.plus(self.read(place), values))
 
-    def give(self, weighed: Weighed, result: int) -> None:
-        """Rows of a buffer to device memory, if halving does not add to them."""
+    def give(self, weighed: Weighed, result: int, rows: Sequence[Pair]) -> None:
+        """Rows of a result to device memory, or to a buffer, if halving adds to them."""
         with self.machine.when(weighed.slow.equals(0)):
-            self.store(result, map(self.read, self.buffer(result)))
+            self.store(result, rows)
+        with self.machine.when(weighed.slow.equals(1)):
+            for place, row in zip(self.buffer(result), rows, strict=True):
+                self.write(place, row)
         self.machine.reconverge()
 
     def store(self, result: int, rows: Iterable[Pair]) -> None:
@@ -296,19 +273,6 @@ def program(plan: Plan) -> Any:
     """The program for `launch` or `simulate`."""
 
     def run(machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        from structlayers.gla.pallas_gpu import (  # they stand on this module
-            gradient_merged,
-            gradient_staying,
-            gradient_warpgroups,
-        )
-
-        kind = Program
-        if plan.stays:
-            kind = gradient_staying.Staying
-        elif plan.merged:
-            kind = gradient_merged.Merged
-        elif plan.warpgroups:
-            kind = gradient_warpgroups.Warpgroups
-        kind(plan, machine, inputs, outputs).run()
+        Program(plan, machine, inputs, outputs).run()
 
     return run
