@@ -68,6 +68,7 @@ EXPERIMENT_PACKAGES = {
 }
 # Part -> packages that it may import when they are called for: what tests have at hand, and extras.
 LAZY_PACKAGES = {
+    "equivariant": {"scipy"},
     "testing": {"libtpu", "pytest"},
     "models": {"ase", "safetensors", "scipy", "tokamax"},
 }

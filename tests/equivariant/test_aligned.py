@@ -41,7 +41,10 @@ def product(x, y, lmax=None, name="antipodal", **options):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("xla", "design"), ("antipodal", "gauss_legendre"), ("antipodal", "design")],
+    [
+        *(("xla", kind) for kind in (None, "design")),
+        *(("antipodal", kind) for kind in (None, "gauss_legendre", "design")),
+    ],
 )
 def test_equal_to_exact_coefficients(name, kind, rng, aligned):
     with jax.enable_x64(True):

@@ -21,6 +21,7 @@ from structlayers.equivariant import (
     gaunt_tensor_product,
     tensor_product_paths,
 )
+from structlayers.equivariant.grids import KINDS
 from structlayers.equivariant.ops.gaunt import dispatcher
 from structlayers.equivariant.tables import dense_gaunt
 from structlayers.equivariant.wigner import gaunt_factor
@@ -30,8 +31,8 @@ from tests.equivariant.cases import rotation, signal
 FORMS = [
     (name, kind)
     for name in ("xla", "antipodal", "separable")
-    for kind in ("gauss_legendre", "equiangular", "design")
-    if (name, kind) != ("separable", "design")
+    for kind in (None, *KINDS)
+    if name != "separable" or kind not in ("design", "lebedev")
 ]
 NAMES = ("xla", "antipodal", "separable", "clebsch_gordan")
 LAWS = [(0, 0, 0), (1, 1, 2), (3, 2, 1), (3, 3, 3)]
@@ -355,6 +356,11 @@ def test_bad_input_is_refused():
         NotImplementedError, match="'separable' cannot serve: the grid is no product"
     ):
         gaunt_tensor_product(x, x, grid="design", implementation="separable")
+    with pytest.raises(NotImplementedError, match="the grid is no product"):
+        gaunt_tensor_product(x, x, grid="lebedev", implementation="separable")
+    large = jnp.ones((1, 67**2))
+    with pytest.raises(ValueError, match=r"grid of kind lebedev .* 131 at most, .* T = 132"):
+        gaunt_tensor_product(large, large, lmax=0, grid="lebedev", implementation="xla")
     with pytest.raises(NotImplementedError, match=r"'fourier' cannot serve.*'tf32'"):
         gaunt_tensor_product(x, x, precision="tf32", implementation="fourier")
     with pytest.raises(TypeError, match="both be IrrepsArray, or both plain"):
@@ -413,7 +419,7 @@ def test_the_choice_can_be_asked():
 
     def choice(lmax: int, platform: str, precision: Any = jax.lax.Precision.HIGHEST) -> str:
         x = jax.ShapeDtypeStruct((1000, (lmax + 1) ** 2), "float32")
-        options = {"grid": "gauss_legendre", "precision": precision, "platform": platform}
+        options = {"grid": None, "precision": precision, "platform": platform}
         return dispatcher.choose(x, x, lmax=lmax, **options).name
 
     assert [choice(lmax, "cpu") for lmax in (0, 1, 2, 3, 11, 12)] == [
@@ -421,3 +427,4 @@ def test_the_choice_can_be_asked():
     ]
     assert choice(1, "cpu", "tf32") == "xla"
     assert [choice(lmax, "gpu") for lmax in (1, 11, 12)] == ["xla", "xla", "antipodal"]
+    assert choice(12, "gpu", "tf32") == choice(12, "gpu", jax.lax.Precision.DEFAULT) == "xla"

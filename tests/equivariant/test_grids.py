@@ -6,7 +6,7 @@ import pytest
 from structlayers.equivariant import SphericalGrid, spherical_harmonics, tables
 from structlayers.equivariant.designs import design_size, spherical_design
 from structlayers.equivariant.fourier import from_torus, to_torus
-from structlayers.equivariant.grids import KINDS, get_grid
+from structlayers.equivariant.grids import KINDS, LEBEDEV_DEGREES, get_grid
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -25,7 +25,53 @@ def test_sizes_of_the_rules():
         "gauss_legendre": [15, 45, 91],
         "equiangular": [25, 81, 169],
         "design": [14, 42, 86],
+        "lebedev": [14, 38, 74],
     }
+
+
+def test_the_fewest_points():
+    """Of all grids but those of large weights, for all of their points and for opposite pairs."""
+    sizes = {t: len(get_grid(None, t).weights) for t in (0, 1, 2, 8, 9, 12, 18, 24, 30, 40)}
+    assert sizes == {0: 1, 1: 2, 2: 6, 8: 38, 9: 38, 12: 86, 18: 146, 24: 266, 30: 350, 40: 590}
+    for degree in (*range(9), 11, 14):
+        for antipodal in (False, True):
+            found = len(get_grid(None, degree, antipodal=antipodal).weights)
+            for kind in KINDS:
+                assert found <= len(get_grid(kind, degree, antipodal=antipodal).weights)
+    assert get_grid(None, 17).degree == 17
+    assert get_grid(None, 18) is get_grid(None, 19) is get_grid("lebedev", 19)
+
+
+def test_no_rule_of_large_weights_has_the_fewest_points():
+    """Negative weights are exact too, but sums of larger terms round more."""
+    sums = {t: np.sum(np.abs(get_grid("lebedev", t).weights)) / (4 * np.pi) for t in range(3, 48)}
+    large = {t for t, size in sums.items() if size > 1.1}
+    assert large == {12, 13, 24, 25}
+    for degree in range(3, 48):
+        weights = get_grid(None, degree).weights
+        assert np.sum(np.abs(weights)) < 1.1 * 4 * np.pi
+        assert (len(weights) == len(get_grid("lebedev", degree).weights)) == (degree not in large)
+
+
+@pytest.mark.parametrize("degree", LEBEDEV_DEGREES[:17])
+def test_lebedev_rules_are_exact_to_no_more_than_their_degree(degree):
+    grid = get_grid("lebedev", degree)
+    assert grid.degree == degree
+    with pytest.raises(ValueError, match=f"degree {degree + 1} is off by"):
+        SphericalGrid(grid.points, grid.weights, degree + 1)
+
+
+def test_no_lebedev_rule_beyond_131():
+    with pytest.raises(ValueError, match=r"lebedev is exact to degree 131 at most, .* T = 132"):
+        SphericalGrid.lebedev(132)
+    with pytest.raises(ValueError, match="degree must be at least 0, got -1"):
+        SphericalGrid.lebedev(-1)
+
+
+@pytest.mark.slow
+def test_beyond_the_largest_rule():
+    assert len(get_grid(None, 131).weights) == 5810
+    assert len(get_grid(None, 132).weights) == 67 * 133
 
 
 @pytest.mark.parametrize("degree", [1, 2, 5, 12, 13])

@@ -14,6 +14,7 @@ from structlayers.equivariant import (
     many_body_product,
     spherical_harmonics,
 )
+from structlayers.equivariant.ops.many_body import dispatcher
 from structlayers.testing import assert_close, assert_equivariant, error_ratio
 from tests.equivariant.cases import rotation, signal
 
@@ -154,3 +155,13 @@ def test_bad_input_is_refused():
         many_body_product(x, order=3, lmax=2, grid=SphericalGrid.gauss_legendre(7))
     with pytest.raises(ValueError, match="leading axes must broadcast"):
         many_body_product(x, weights=jnp.ones((4, 2, 3)))
+
+
+def test_the_choice_can_be_asked():
+    def choice(lmax: int, platform: str) -> str:
+        x = jax.ShapeDtypeStruct((1000, (lmax + 1) ** 2), "float32")
+        options = {"grid": None, "precision": jax.lax.Precision.HIGHEST, "platform": platform}
+        return dispatcher.choose(x, order=3, lmax=lmax, **options).name
+
+    assert [choice(lmax, "cpu") for lmax in (1, 7, 8)] == ["xla", "xla", "antipodal"]
+    assert [choice(lmax, "gpu") for lmax in (1, 7, 8)] == ["xla", "xla", "xla"]

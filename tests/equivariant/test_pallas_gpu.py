@@ -84,7 +84,8 @@ def test_groups_hold_every_coefficient_of_a_parity(lmax):
 
 @pytest.mark.parametrize(("mode", "dtype"), NATURAL)
 @pytest.mark.parametrize(
-    "lmax", [pytest.param(n, marks=[pytest.mark.slow] if n in (5, 7) else []) for n in range(1, 9)]
+    "lmax",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in (5, 7, 9) else []) for n in range(1, 10)],
 )
 def test_simulated_kernel_gives_the_product(lmax, mode, dtype):
     # two tiles of 32 rows or four of 16 for each warp, and one that is not full

@@ -38,7 +38,7 @@ def chosen(lmax: int, precision: str, rows: int, dtype: str, implementation: str
         x,
         implementation=implementation,
         lmax=lmax,
-        grid="gauss_legendre",
+        grid=None,
         precision=canonicalize_table_precision(precision, dtype),
     ).name
 

@@ -36,7 +36,7 @@ def rule_cases(
 
 
 def _small_grids(degree: int) -> Measured:
-    """How many grids with a point too few in one direction are tried, and made all the same."""
+    """How many grids with too few points are tried, and made all the same."""
     beta, odd, alpha = degree // 2, 2 * (degree // 2), degree
     tries = [
         partial(SphericalGrid.gauss_legendre, degree, num_alpha=alpha),
@@ -48,6 +48,8 @@ def _small_grids(degree: int) -> Measured:
         # the rules aside: the same points, claimed to be exact, must fail the proof
         less = SphericalGrid.gauss_legendre(2 * beta - 1, num_alpha=degree + 1)
         tries.append(partial(SphericalGrid, less.points, less.weights, degree))
+    rule = SphericalGrid.lebedev(degree)
+    tries.append(partial(SphericalGrid, rule.points, rule.weights, rule.degree + 1))
     # by the op: a grid that is exact to one degree less than the product needs
     x = jnp.ones((1, (degree + 1) ** 2))
     short = SphericalGrid.gauss_legendre(degree - 1)

@@ -7,19 +7,19 @@ import jax
 import numpy as np
 
 from structlayers.equivariant import SphericalGrid, gaunt_tensor_product, spherical_harmonics
+from structlayers.equivariant.grids import KINDS
 from structlayers.equivariant.tables import dense_gaunt
 
 FORMS = (
     "gauss_legendre",
     "equiangular",
     "design",
+    "lebedev",
     "separable",
     "antipodal",
     "fourier",
 )
-"""Kinds of grid with one table each way, and other implementations on Gauss-Legendre points."""
-
-_KINDS = ("gauss_legendre", "equiangular", "design")
+"""Kinds of grid with one table each way, and other implementations on points of their choice."""
 
 type Measured = Mapping[str, float]
 type Measurement = Callable[[], Measured]
@@ -34,7 +34,7 @@ def draw(*degrees: int, rows: int = 64) -> list[np.ndarray]:
 
 def by_form(form: str) -> Product:
     """The product in one of the `FORMS`."""
-    if form in _KINDS:
+    if form in KINDS:
         return partial(gaunt_tensor_product, grid=form, implementation="xla")
     return partial(gaunt_tensor_product, implementation=form)
 

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from structlayers._core.checks import require_positive
 from structlayers._core.layers import require_real_dtype
 from structlayers._core.precision import PrecisionLike
-from structlayers.equivariant.grids import SphericalGrid
+from structlayers.equivariant.grids import GridLike
 from structlayers.equivariant.layers._signals import take_channels
 from structlayers.equivariant.normalization import product_variance
 from structlayers.equivariant.ops import gaunt_message_passing
@@ -68,7 +68,7 @@ class GauntConvolution(nnx.Module):
         lmax3: int | None = None,
         *,
         num_neighbors: int | float = 1,
-        grid: str | SphericalGrid = "gauss_legendre",
+        grid: GridLike = None,
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         precision: PrecisionLike = None,

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from structlayers._core.checks import require_positive
 from structlayers._core.layers import require_real_dtype
 from structlayers._core.precision import PrecisionLike
-from structlayers.equivariant.grids import SphericalGrid
+from structlayers.equivariant.grids import GridLike
 from structlayers.equivariant.layers._signals import default_weight_init, take_channels
 from structlayers.equivariant.normalization import power_variance
 from structlayers.equivariant.ops import many_body_product
@@ -73,7 +73,7 @@ class GauntManyBody(nnx.Module):
         order: int = 3,
         rank: int = 1,
         num_species: int = 1,
-        grid: str | SphericalGrid = "gauss_legendre",
+        grid: GridLike = None,
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         precision: PrecisionLike = None,

@@ -9,7 +9,7 @@ from flax import nnx
 from flax.typing import Dtype, Initializer
 
 from structlayers._core.precision import PrecisionLike
-from structlayers.equivariant.grids import SphericalGrid
+from structlayers.equivariant.grids import GridLike
 from structlayers.equivariant.layers._signals import RankProduct, default_weight_init
 from structlayers.equivariant.normalization import product_variance
 from structlayers.equivariant.ops import gaunt_tensor_product
@@ -58,7 +58,7 @@ class GauntTensorProduct(RankProduct):
         lmax3: int | None = None,
         *,
         rank: int = 1,
-        grid: str | SphericalGrid = "gauss_legendre",
+        grid: GridLike = None,
         dtype: Dtype | None = None,
         param_dtype: Dtype = jnp.float32,
         precision: PrecisionLike = None,

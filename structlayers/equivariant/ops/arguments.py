@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from structlayers._core.checks import is_known, require_choice, require_real
-from structlayers.equivariant.grids import KINDS, SphericalGrid
+from structlayers.equivariant.grids import KINDS, GridLike, SphericalGrid
 from structlayers.equivariant.wigner import require_degree
 
 
@@ -27,8 +27,8 @@ def check_lmax(lmax: int | None, largest: int) -> int:
     return lmax
 
 
-def check_grid(grid: str | SphericalGrid, degree: int, rule: str) -> str | SphericalGrid:
-    """A kind of grid, or a grid that is exact to a degree.
+def check_grid(grid: GridLike, degree: int, rule: str) -> GridLike:
+    """A kind of grid, a grid that is exact to a degree, or None for the fewest points.
 
     Args:
         grid: as the user passes it.
@@ -38,6 +38,8 @@ def check_grid(grid: str | SphericalGrid, degree: int, rule: str) -> str | Spher
     Raises:
         ValueError: an unknown kind, or a grid that is too small.
     """
+    if grid is None:
+        return None
     if not isinstance(grid, SphericalGrid):
         return require_choice("grid", grid, KINDS)
     if grid.degree < degree:

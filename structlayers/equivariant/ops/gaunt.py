@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from structlayers._core.dispatch import Dispatcher, Implementation
 from structlayers._core.partitioning import batch_sharding_is_known
 from structlayers._core.precision import PrecisionLike
-from structlayers.equivariant.grids import SphericalGrid
+from structlayers.equivariant.grids import GridLike, SphericalGrid
 from structlayers.equivariant.ops.arguments import (
     check_grid,
     check_lmax,
@@ -27,25 +27,29 @@ _DENSE_TABLE = 2**24
 
 # Non-zero coefficients up to which the program may list them, and up to which that is the fastest
 # on a CPU. Milliseconds of the forward pass / of both gradients, float32, two shared cores, the
-# least of 9 to 15, Gauss-Legendre grids:
+# least of 12, grids of the fewest points:
 #
 #   rows   L1 L2 L3     xla          antipodal    separable    clebsch_gordan  sparse
-#   10000  1  1  1      0.09/0.14    0.10/0.28    0.27/0.59    0.07/0.40       0.04/0.04
-#   10000  1  1  2      0.22/0.44    0.32/0.54    0.72/1.44    0.13/0.45       0.07/0.05
-#   10000  2  1  2      0.21/0.34    0.38/0.54    0.76/1.32    0.14/0.48       0.10/0.07
-#   10000  2  2  2      0.37/0.72    0.49/1.04    1.10/2.15    0.41/1.61       0.30/0.51
-#   10000  2  2  4      0.64/1.15    0.80/1.68    1.99/3.43    0.59/1.84       0.61/1.01
-#   10000  3  3  3      0.76/1.25    1.20/2.01    2.18/6.27    1.13/1.40       1.08/2.82
-#   10000  4  4  4      1.18/2.26    1.31/2.88    3.32/5.63    3.84/6.93
-#   10000  4  4  8      2.59/3.24    1.93/4.76    3.28/7.16    8.64/9.38
-#   10000  6  6  6      5.52/9.12    4.73/22.4    4.77/15.4    78.7/70.0
-#   4096   8  8  8      3.87/6.82    3.73/7.91    6.02/11.9
-#   2048   12 12 12     8.65/15.5    4.60/12.1    5.47/15.6
-#   1024   16 16 16     13.6/21.9    8.24/14.7    6.79/16.4
+#   10000  1  1  1      0.16/0.30    0.09/0.18    0.28/0.53    0.08/0.32       0.05/0.03
+#   10000  1  1  2      0.20/0.25    0.19/0.39    0.55/0.89    0.12/0.33       0.05/0.06
+#   10000  2  1  2      0.22/0.35    0.31/0.56    0.59/1.03    0.17/0.43       0.11/0.21
+#   10000  2  2  2      0.29/0.45    0.41/0.61    0.77/1.44    0.26/0.89       0.20/0.36
+#   10000  2  2  4      0.49/0.86    0.76/1.50    2.02/3.66    0.65/1.87       0.61/0.99
+#   10000  3  3  3      0.52/0.95    1.00/1.57    2.07/3.96    0.96/1.45       1.09/2.84
+#   10000  4  4  4      1.56/2.44    1.86/3.51    3.76/7.49    7.73/9.23
+#   10000  4  4  8      1.97/3.41    2.47/5.41    4.87/10.7    10.9/11.0
+#   10000  6  6  6      4.30/6.47    3.61/9.14    7.00/14.1    66.3/63.8
+#   4096   8  8  8      4.36/6.99    3.31/6.69    5.91/13.0
+#   2048   12 12 12     8.16/13.7    5.98/11.3    6.88/16.5
+#   1024   16 16 16     8.26/17.7    6.10/9.05    6.40/13.3
 #
-# 2 x 2 -> 4 is even, and listing its 162 coefficients takes longer to compile. On an H200 half of
-# the points took 230 us, all 237 (10 x 10 -> 20, TF32); in aligned rows, as now, 70 and 75 are
-# predicted (xla/gpu.md).
+# Listing the 162 coefficients of 2 x 2 -> 4 takes longer to compile. Runs differ by up to two times
+# as other work does; in eight of them half of the points took less for values and gradients
+# together at T = 36 always, at 24 to 33 in some.
+#
+# On one H200 10 x 10 -> 20 (TF32, 10,000 rows, Gauss-Legendre points) took 124 us with one table
+# each way and 158 with half of the points, which is not chosen there; in true float32, which was
+# not timed, half of the products are expected to save more than that costs (xla/gpu.md).
 _SPARSE = 512
 _SPARSE_PAYS = 100
 _SMALL_TABLE = 2**13
@@ -60,17 +64,20 @@ _KERNEL_FROM_ROWS = 640_000
 TPU_KERNEL = ("pallas_tpu", "by compiled estimates faster than the grid in device memory")
 
 
-def check_antipodal(*args: Any, grid: str | SphericalGrid, **static: Any) -> None:
+def check_antipodal(*args: Any, grid: GridLike, **static: Any) -> None:
     """Refuses a grid without opposite points."""
     del args, static
     if isinstance(grid, SphericalGrid) and grid.opposites is None:
         raise NotImplementedError("the points of the grid do not come in opposite pairs")
 
 
-def check_separable(*args: Any, grid: str | SphericalGrid, **static: Any) -> None:
+def check_separable(*args: Any, grid: GridLike, **static: Any) -> None:
     """Refuses a grid that is no product of polar angles and azimuths."""
     del args, static
-    product = grid != "design" if isinstance(grid, str) else grid.cos_beta is not None
+    if isinstance(grid, SphericalGrid):
+        product = grid.cos_beta is not None
+    else:
+        product = grid not in ("design", "lebedev")
     if not product:
         raise NotImplementedError("the grid is no product of polar angles and azimuths")
 
@@ -123,7 +130,9 @@ def _prefer(
             return (("pallas_gpu", f"one kernel, faster from {_KERNEL_FROM_ROWS} rows on"),)
     if platform == "tpu" and batch_sharding_is_known():
         return (TPU_KERNEL,)
-    if platform in ("cpu", "gpu") and sum(degrees) >= _ANTIPODAL_PAYS:
+    # on a GPU where products bound, not bytes: only in true float32
+    halved = platform == "cpu" or (platform == "gpu" and precision == jax.lax.Precision.HIGHEST)
+    if halved and sum(degrees) >= _ANTIPODAL_PAYS:
         return (("antipodal", f"half of the points, faster from T = {_ANTIPODAL_PAYS} on"),)
     if platform != "cpu":
         return ()
@@ -184,7 +193,7 @@ def gaunt_tensor_product(
     lmax: int | None = None,
     weights: Sequence[ArrayLike | None] | None = None,
     weighting: str = "channelwise",
-    grid: str | SphericalGrid = "gauss_legendre",
+    grid: GridLike = None,
     precision: PrecisionLike = None,
     implementation: str | None = None,
 ) -> Any:
@@ -213,8 +222,10 @@ def gaunt_tensor_product(
             `(..., C2, G, L2 + 1)` and `(..., G, C3, L3 + 1)`, for G products of mixed channels
             (None mixes none; x and y need an axis of channels); axes in front for edges and
             species as before.
-        grid: "gauss_legendre", "equiangular", "design", of the smallest size that is exact, or a
-            `SphericalGrid` exact to T = L1 + L2 + L3.
+        grid: "gauss_legendre", "equiangular", "design", "lebedev", of the smallest size that is
+            exact, or a `SphericalGrid` exact to T = L1 + L2 + L3. None: the fewest points, of a
+            Lebedev rule nearly always; for "separable" those of a Gauss-Legendre product. Kernels
+            have a grid of their own.
         precision: None or "highest" (true float32), "tf32", "3xtf32", "bf16", or a word of JAX;
             what they mean where is said in `structlayers.equivariant.precision`. Half-precision
             signals are computed in float32.

@@ -11,7 +11,7 @@ from structlayers._core.checks import require_positive, require_real
 from structlayers._core.dispatch import Dispatcher, Implementation
 from structlayers._core.partitioning import batch_sharding_is_known
 from structlayers._core.precision import PrecisionLike
-from structlayers.equivariant.grids import SphericalGrid
+from structlayers.equivariant.grids import GridLike
 from structlayers.equivariant.ops.arguments import (
     check_grid,
     check_leading,
@@ -30,14 +30,19 @@ from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import Parity, lmax_of, pack, unpack, widen
 
 # From which degree of the grid half of its points pay on a CPU. Milliseconds of the forward pass /
-# of the gradient, float32, two shared cores, the least of 8:
+# of the gradient, float32, two shared cores, the least of 8, grids of the fewest points:
 #
 #   rows   L  nu lmax  T    xla          antipodal    separable
-#   10000  1  3  1     4    0.44/0.68    0.42/0.70    0.87/1.44
-#   10000  2  2  2     6    0.38/0.70    0.45/0.79    0.81/1.98
-#   34560  3  3  2     11   8.62/16.0    5.16/12.3    6.61/20.4
-#   4096   4  3  4     16   1.12/3.99    1.15/3.21    2.17/6.97
-_ANTIPODAL_PAYS = 11
+#   10000  1  3  1     4    0.16/0.23    0.30/0.34    0.54/0.67
+#   10000  2  2  2     6    0.28/0.37    0.35/0.62    0.59/0.96
+#   34560  3  3  2     11   3.42/1.75    2.40/3.42    5.67/13.7
+#   4096   4  3  4     16   0.47/0.57    0.57/0.77    1.26/1.70
+#   10000  5  3  5     20   2.56/2.25    2.20/3.21
+#   4096   6  3  6     24   1.78/1.89    1.22/1.63
+#   4096   7  3  7     28   1.86/2.10    1.64/2.63
+#   2048   8  3  8     32   1.87/2.01    1.18/1.92
+#   2048   10 3  10    40   3.12/3.98    2.38/3.23
+_ANTIPODAL_PAYS = 32
 
 # Rows from which the kernel of Hopper GPUs is taken, where it serves the precision, by L, nu and
 # lmax: on one H200 82 us in TF32 and 111 in 3xTF32, one table each way by XLA 459 and 995
@@ -113,7 +118,7 @@ def many_body_product(
     order: int | None = None,
     lmax: int | None = None,
     weights: ArrayLike | None = None,
-    grid: str | SphericalGrid = "gauss_legendre",
+    grid: GridLike = None,
     precision: PrecisionLike = None,
     implementation: str | None = None,
 ) -> Any:
@@ -133,7 +138,7 @@ def many_body_product(
         weights: of powers and degrees, `(..., nu, lmax + 1)`; leading axes broadcast against `*B`:
             `(C, nu, lmax + 1)` for channels, `w[species]` of `(N, C, nu, lmax + 1)` for species.
             None: nothing is summed.
-        grid: a kind of grid, or a `SphericalGrid` exact to T.
+        grid: as in `gaunt_tensor_product`; a `SphericalGrid` must be exact to T.
         precision: as in `gaunt_tensor_product`.
         implementation: "xla" (one table each way), "antipodal", "separable", "fourier" (on the
             torus), "reference" (products of two, path by path), "pallas_gpu" (one kernel for

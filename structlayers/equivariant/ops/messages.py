@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from structlayers._core.checks import is_known
 from structlayers._core.precision import PrecisionLike
-from structlayers.equivariant.grids import SphericalGrid
+from structlayers.equivariant.grids import GridLike
 from structlayers.equivariant.ops.arguments import check_indices, take_rows
 from structlayers.equivariant.ops.edges import blank_edges, check_mask, sum_messages
 from structlayers.equivariant.ops.gaunt import gaunt_tensor_product
@@ -27,7 +27,7 @@ def gaunt_message_passing(
     weighting: str = "channelwise",
     mask: ArrayLike | None = None,
     indices_are_sorted: bool = False,
-    grid: str | SphericalGrid = "gauss_legendre",
+    grid: GridLike = None,
     precision: PrecisionLike = None,
     implementation: str | None = None,
 ) -> Any:

@@ -22,7 +22,8 @@ def _check_precision(*args: Any, precision: Any, **static: Any) -> None:
 
 
 # Entries of the coupling tensor up to which the product by it is faster on a CPU. Milliseconds of
-# the forward pass / of both gradients, float32, two shared cores, the least of 7, offsets -1:
+# the forward pass / of both gradients, float32, two shared cores, the least of 7, offsets -1,
+# Gauss-Legendre grids (those of now have fewer points):
 #
 #   rows   L1 L2 L3   xla          clebsch_gordan
 #   10000  1  1  1    0.11/0.16    0.11/0.54

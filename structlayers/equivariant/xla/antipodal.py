@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from structlayers.equivariant import tables
-from structlayers.equivariant.grids import SphericalGrid, get_grid
+from structlayers.equivariant.grids import GridLike, SphericalGrid, get_grid
 from structlayers.equivariant.precision import TablePrecision
 from structlayers.equivariant.xla import transforms
 from structlayers.equivariant.xla.products import apply_table
@@ -25,7 +25,7 @@ class Antipodal(Transform):
 
     @classmethod
     @override
-    def on(cls, grid: str | SphericalGrid, degree: int, precision: TablePrecision) -> Transform:
+    def on(cls, grid: GridLike, degree: int, precision: TablePrecision) -> Transform:
         """As in `Transform`, with opposite points."""
         if not isinstance(grid, SphericalGrid):
             grid = get_grid(grid, degree, antipodal=True)

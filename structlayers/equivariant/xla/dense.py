@@ -3,7 +3,7 @@
 import jax
 
 from structlayers.equivariant import tables
-from structlayers.equivariant.grids import SphericalGrid
+from structlayers.equivariant.grids import GridLike
 from structlayers.equivariant.precision import TablePrecision
 from structlayers.equivariant.xla.products import apply_table
 from structlayers.equivariant.xla.transforms import lmax_of
@@ -14,7 +14,7 @@ def gaunt_tensor_product(
     y: jax.Array,
     *,
     lmax: int,
-    grid: str | SphericalGrid,
+    grid: GridLike,
     precision: TablePrecision,
 ) -> jax.Array:
     """The outer product of both times the table of coefficients; x and y alone are kept.

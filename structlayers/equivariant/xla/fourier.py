@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from structlayers.equivariant.fourier import from_torus, to_torus
-from structlayers.equivariant.grids import SphericalGrid
+from structlayers.equivariant.grids import GridLike
 from structlayers.equivariant.precision import TablePrecision
 from structlayers.equivariant.xla.products import apply_table
 from structlayers.equivariant.xla.transforms import lmax_of
@@ -23,7 +23,7 @@ def gaunt_tensor_product(
     y: jax.Array,
     *,
     lmax: int,
-    grid: str | SphericalGrid,
+    grid: GridLike,
     precision: TablePrecision,
 ) -> jax.Array:
     """Coefficients on the torus, their convolution by FFT, and integrals over the sphere.
@@ -60,7 +60,7 @@ def many_body_product(
     *,
     order: int,
     lmax: int,
-    grid: str | SphericalGrid,
+    grid: GridLike,
     precision: TablePrecision,
 ) -> jax.Array:
     """Powers 2 to nu of one signal, by powers of one spectrum; nothing but x is kept.

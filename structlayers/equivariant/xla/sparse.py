@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from structlayers.equivariant import tables
-from structlayers.equivariant.grids import SphericalGrid
+from structlayers.equivariant.grids import GridLike
 from structlayers.equivariant.precision import TablePrecision
 from structlayers.equivariant.xla.transforms import lmax_of
 
@@ -15,7 +15,7 @@ def gaunt_tensor_product(
     y: jax.Array,
     *,
     lmax: int,
-    grid: str | SphericalGrid,
+    grid: GridLike,
     precision: TablePrecision,
 ) -> jax.Array:
     """Sums of products of single coefficients; x and y alone are kept.

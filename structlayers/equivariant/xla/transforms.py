@@ -7,6 +7,7 @@ on degrees up to a largest one. All that the products need is written once for a
 import abc
 import dataclasses
 import functools
+from typing import override
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 
 from structlayers._core.dispatch import current_platform
 from structlayers.equivariant import tables
-from structlayers.equivariant.grids import SphericalGrid, get_grid
+from structlayers.equivariant.grids import GridLike, SphericalGrid, get_grid
 from structlayers.equivariant.precision import TablePrecision
 from structlayers.equivariant.xla.products import apply_table
 
@@ -50,8 +51,8 @@ class Transform(abc.ABC):
     precision: TablePrecision
 
     @classmethod
-    def on(cls, grid: str | SphericalGrid, degree: int, precision: TablePrecision) -> "Transform":
-        """The transform on a grid, or on the smallest of a kind that is exact to a degree."""
+    def on(cls, grid: GridLike, degree: int, precision: TablePrecision) -> "Transform":
+        """The transform on a grid, or on the smallest of a kind, or of all, that is exact."""
         found = grid if isinstance(grid, SphericalGrid) else get_grid(grid, degree)
         return cls(found, precision)
 
@@ -124,6 +125,12 @@ class Separable(Transform):
 
     multiple = 1  # its tables are many and small
 
+    @classmethod
+    @override
+    def on(cls, grid: GridLike, degree: int, precision: TablePrecision) -> Transform:
+        """As in `Transform`, of polar angles times azimuths where nothing else is asked for."""
+        return super().on("gauss_legendre" if grid is None else grid, degree, precision)
+
     def to_grid(self, x: jax.Array) -> Values:
         """Values `(..., n_beta, n_alpha)`."""
         lmax = lmax_of(x)
@@ -158,7 +165,7 @@ def gaunt_tensor_product(
     y: jax.Array,
     *,
     lmax: int,
-    grid: str | SphericalGrid,
+    grid: GridLike,
     precision: TablePrecision,
     transform: type[Transform] = OneShot,
 ) -> jax.Array:
@@ -168,7 +175,7 @@ def gaunt_tensor_product(
         x: `(..., (L1 + 1)^2)`, float32 or float64.
         y: `(..., (L2 + 1)^2)` of the same rank and dtype; leading axes broadcast.
         lmax: L3, the largest degree of the result.
-        grid: a kind of grid, or a grid exact to L1 + L2 + L3.
+        grid: a kind of grid, None for the fewest points, or a grid exact to L1 + L2 + L3.
         precision: of the tables.
         transform: the kind of transform.
 
@@ -189,7 +196,7 @@ def many_body_product(
     *,
     order: int,
     lmax: int,
-    grid: str | SphericalGrid,
+    grid: GridLike,
     precision: TablePrecision,
     transform: type[Transform] = OneShot,
 ) -> jax.Array:
@@ -199,7 +206,7 @@ def many_body_product(
         x: `(..., (L + 1)^2)`, float32 or float64.
         order: nu, at least 2.
         lmax: the largest degree of the results.
-        grid: a kind of grid, or a grid exact to nu L + lmax.
+        grid: a kind of grid, None for the fewest points, or a grid exact to nu L + lmax.
         precision: of the tables.
         transform: the kind of transform.
 

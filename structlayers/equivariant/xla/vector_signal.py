@@ -17,7 +17,7 @@ from structlayers.equivariant.xla.products import apply_table
 def _tables(degrees: tuple[int, int, int], offsets: Offsets) -> tuple[np.ndarray, ...]:
     """To the grid, `((L + 1)^2, 3 N)` for both factors, and back, `(3 N, (L3 + 1)^2)`."""
     bands = [max(degree + offset, 0) for degree, offset in zip(degrees, offsets, strict=True)]
-    grid = get_grid("gauss_legendre", sum(bands))
+    grid = get_grid(None, sum(bands))
     first, second, third = (
         vector_spherical_harmonics(degree, grid.points, offset)
         for degree, offset in zip(degrees, offsets, strict=True)

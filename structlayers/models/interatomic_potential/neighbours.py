@@ -47,7 +47,7 @@ def neighbour_list(
         >>> [len(neighbour_list(cube, cutoff).senders) for cutoff in (1.9, 2.1, 2.9)]
         [0, 6, 18]
     """
-    from scipy.spatial import KDTree  # not a dependency of the library itself
+    from scipy.spatial import KDTree
 
     if not cutoff > 0:
         raise ValueError(f"cutoff must be positive, got {cutoff}")

@@ -43,7 +43,7 @@ def test_forms_that_disagree_are_seen(monkeypatch):
 
 
 def test_a_grid_that_is_too_small_is_seen(monkeypatch):
-    assert rules._small_grids(3) == {"small_grids": 0.0, "small_grids_tried": 6.0}
+    assert rules._small_grids(3) == {"small_grids": 0.0, "small_grids_tried": 7.0}
     monkeypatch.setattr(rules, "gaunt_tensor_product", lambda *args, **options: None)
     assert rules._small_grids(3)["small_grids"] == 1
 
