@@ -46,6 +46,7 @@ CASES = {
     "segments": (1, 100, 1, 1, 64, 64, {"segment_ids": IDS}),
     "reverse": (1, 70, 1, 1, 64, 64, {"reverse": True}),
     "two slabs of keys": (1, 130, 1, 1, 128, 64, {}),
+    "more tiles of values than stages": (1, 65, 1, 1, 128, 320, {}),
     "sizes that are padded": (1, 70, 2, 1, 40, 72, {}),
     "keys in halves": (1, 66, 2, 1, 256, 64, {}),
 }

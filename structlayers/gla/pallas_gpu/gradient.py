@@ -14,7 +14,7 @@ there only while the gates are not so small that this would cost digits.
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, override
 
 from structlayers._core.simt.machine import Int, Machine
 from structlayers.gla.pallas_gpu.chunk import (
@@ -34,8 +34,6 @@ from structlayers.gla.pallas_gpu.gradient_layout import (
     OVER_SECOND,
     OVER_THIRD,
     QUERY_SUMS,
-    STATE_STAGES,
-    STATE_SUMS,
     Plan,
 )
 from structlayers.gla.pallas_gpu.gradient_products import DIAGONAL_BUFFER, Products
@@ -48,31 +46,47 @@ class Program(Products):
     def __init__(self, plan: Plan, machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]):
         super().__init__(plan, machine, inputs)
         self.dq, self.dk, self.dgate = outputs
+        self.weights: Sequence[Pair] = ()
 
     def run(self) -> None:
         """The chunk."""
-        m, plan = self.machine, self.plan
-        with m.when(m.thread().equals(0)):
-            for stage in range(STATE_STAGES):
-                m.barrier_init(plan.barriers_at + 8 * stage)
-        m.synchronize()
+        m = self.machine
+        self.begin()
         weighed = self.weigh()
         self.store_sums(self.part + BEFORE, weighed.before)
         self.store_sums(self.part + AFTER, weighed.after)
         queries, keys = self.read_values()
-        gates = self.load_gates()
+        weights = self.kept_weights()
         self.prefetch_later()
         m.synchronize()
         m.loop(0, weighed.slow, 1, self.part_scores)
-        self.merge_queries(queries)
-        self.merge_keys(keys)
+        self.merge(queries, keys)
         m.synchronize()
-        weights = [each(m.exp2, gate) for gate in gates]
         given = self.give_queries(weighed, weights)
         rows = self.give_keys(weighed, weights, given)
         span = self.span(weighed)
         self.give(weighed, 2, [self.plus(row, span) for row in rows])
         m.loop(0, weighed.slow, 1, self.halve)
+
+    def begin(self) -> None:
+        """Makes the barriers, and asks for what is loaded first."""
+        m = self.machine
+        with m.when(m.thread().equals(0)):
+            for stage in range(self.plan.stages):
+                m.barrier_init(self.plan.barriers_at + 8 * stage)
+        m.synchronize()
+        self.ask()
+
+    @override
+    def fill_queries(self, words: Sequence[Any], weights: Sequence[Pair], known: Any) -> None:
+        self.weights = weights
+        super().fill_queries(words, weights, known)
+
+    def kept_weights(self) -> list[Pair]:
+        """Gates of this thread's rows."""
+        # new values to the compiler: or it keeps their products as well
+        found = self.machine.warpgroup_wait(0, [x for pair in self.weights for x in pair])
+        return list(zip(found[::2], found[1::2], strict=True))
 
     # gradients -------------------------------------------------------------------------------
 
@@ -179,7 +193,8 @@ class Program(Products):
         nothing = self.nothing()
         span = nothing
         for group in range(16):
-            span = self.plus(span, self.load_sums(STATE_SUMS + group))
+            start = self.plan.state_sums_at + group * 4 * self.sizes.key
+            span = self.plus(span, self.load_pair(start))
         span = self.times(span, weighed.whole)
         for part in range(1, 4):
             later = self.choose(self.part < part, self.load_sums(QUERY_SUMS + part), nothing)

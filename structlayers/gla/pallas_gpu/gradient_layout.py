@@ -7,13 +7,10 @@ from structlayers.gla.pallas_gpu.layout import CHUNK, ROWS, SCORE_BYTES, VALUE_T
 
 # A panel of 64 values of all rows.
 PANEL_BYTES = CHUNK * 128
-# Tiles of 64 values on their way: of both states, and of values and cotangents.
-STATE_STAGES, ROW_STAGES = 2, 4
 # Rows of K float32. Sums over rows: of queries and keys that reach over other parts, for each part;
-# of what the far tiles span; and of the products of both states, for each of 16 groups of values.
-# Then the decays of the chunk before each of the four times 16 rows, and after.
-QUERY_SUMS, KEY_SUMS, OVER_SECOND, OVER_THIRD, STATE_SUMS, BEFORE, AFTER = 0, 4, 8, 9, 10, 26, 30
-_SUMS = 34
+# of what the far tiles span. Then the decays of the chunk before each of the four times 16 rows,
+# and after.
+QUERY_SUMS, KEY_SUMS, OVER_SECOND, OVER_THIRD, BEFORE, AFTER, SUMS = 0, 4, 8, 9, 10, 14, 18
 _PANEL_ALIGNMENT = 1024
 
 
@@ -26,6 +23,11 @@ class Plan:
     """
 
     sizes: Sizes
+
+    @property
+    def stages(self) -> int:
+        """Tiles of 64 values on their way; with two a multiprocessor has two blocks of K = 64."""
+        return 3 if self.sizes.key > 64 else 2
 
     @property
     def threads(self) -> int:
@@ -58,9 +60,14 @@ class Plan:
         return self.scores_at + SCORE_BYTES
 
     @property
+    def state_sums_at(self) -> int:
+        """Products of both states, K float32 for each of 16 groups of values."""
+        return self.stages_at + 3 * self.buffer_bytes
+
+    @property
     def halved_at(self) -> int:
         """Gradients of scores of rows that are halved: the four blocks on the diagonal in a row."""
-        return self.sums_at + _SUMS * 4 * self.sizes.key
+        return self.sums_at + SUMS * 4 * self.sizes.key
 
     @property
     def stages_at(self) -> int:
@@ -70,16 +77,16 @@ class Plan:
     @property
     def rows_at(self) -> int:
         """Stages of values and cotangents."""
-        return self.stages_at + STATE_STAGES * 2 * self.state_bytes
+        return self.stages_at + self.stages * 2 * self.state_bytes
 
     @property
     def barriers_at(self) -> int:
         """One for each stage of states."""
         return max(
-            self.rows_at + ROW_STAGES * 2 * PANEL_BYTES, self.stages_at + 4 * self.buffer_bytes
+            self.rows_at + self.stages * 2 * PANEL_BYTES, self.stages_at + 4 * self.buffer_bytes
         )
 
     @property
     def shared_bytes(self) -> int:
         """Scratch of a block."""
-        return self.barriers_at + 8 * STATE_STAGES
+        return self.barriers_at + 8 * self.stages

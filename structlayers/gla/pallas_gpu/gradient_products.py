@@ -50,13 +50,23 @@ _LEAST_GATE = 0x39800000
 class Products(States):
     """What the block's program does with tensor cores."""
 
-    def merge_queries(self, found: Sequence[Any]) -> None:
-        """Gradients of weighted queries to buffer 0, and sums over rows."""
-        m, rows = self.machine, self.rows
-        weighted = self.fragments(rows + QUERIES)
-        found = self.scaled(found, rows + BEFORE)
-        self.sum_rows(rows + QUERY_SUMS, found, weighted)
+    def merge(self, queries: Sequence[Any], keys: Sequence[Any]) -> None:
+        """Gradients of this warp's weighted queries and keys to buffers, and sums over rows."""
+        rows = self.rows
+        queries, keys = self.scaled(queries, rows + BEFORE), self.scaled(keys, rows + AFTER)
+        self.sum_rows(rows + QUERY_SUMS, queries, self.fragments(rows + QUERIES))
+        self.sum_rows(rows + KEY_SUMS, keys, self.fragments(rows + KEYS))
+        block = self.scores_of(rows, rows)
+        queries = self.add_product(queries, block, self.tile_rows(rows + DIAGONAL))
+        block = self.scores_of(rows, rows, transpose=True)
+        found = self.add_product(self.zeros(), block, self.tile_rows(rows + QUERIES))
+        self.to_buffer(DIAGONAL_BUFFER, found)
+        self.to_buffer(0, self.add_earlier(queries))
+        self.to_buffer(1, self.add_later(keys))
 
+    def add_earlier(self, found: Sequence[Any]) -> Sequence[Any]:
+        """Adds what queries have from keys of the rows before the 16."""
+        m, rows = self.machine, self.rows
         start = self.flag(rows.equals(3)) * 2
 
         def near(index: Int, found: Sequence[Any]) -> list[Any]:
@@ -70,17 +80,14 @@ class Products(States):
             for part, tile in _FAR_OF_QUERIES:
                 block = self.scores_of(m.constant(3), m.constant(part))
                 over = self.add_product(over, block, self.tile_rows(m.constant(tile)))
-            return self.add_far(found, over, 2, OVER_THIRD, weighted)
+            return self.add_far(found, over, 2, OVER_THIRD, self.fragments(rows + QUERIES))
 
         found = m.loop(0, self.flag(rows.equals(3)), 1, far, found)
-        self.to_buffer(0, m.loop(0, rows + 1 - start, 1, near, found))
+        return m.loop(0, rows - start, 1, near, found)
 
-    def merge_keys(self, found: Sequence[Any]) -> None:
-        """Those of weighted keys to buffer 1, on the diagonal to another, and sums over rows."""
+    def add_later(self, found: Sequence[Any]) -> Sequence[Any]:
+        """Adds what keys have from queries of the rows after the 16."""
         m, rows = self.machine, self.rows
-        weighted = self.fragments(rows + KEYS)
-        found = self.scaled(found, rows + AFTER)
-        self.sum_rows(rows + KEY_SUMS, found, weighted)
 
         def near(index: Int, found: Sequence[Any]) -> list[Any]:
             part = index + rows + 1
@@ -94,19 +101,11 @@ class Products(States):
             for part, tile in _FAR_OF_KEYS:
                 block = self.scores_of(m.constant(part), m.constant(0), transpose=True)
                 over = self.add_product(over, block, self.tile_rows(m.constant(tile)))
-            return self.add_far(found, over, 1, OVER_SECOND, weighted)
+            return self.add_far(found, over, 1, OVER_SECOND, self.fragments(rows + KEYS))
 
         first = self.flag(rows.equals(0))
         found = m.loop(0, first, 1, far, found)
-        self.to_buffer(1, m.loop(0, rows * -1 + 3 - first * 2, 1, near, found))
-        block = self.scores_of(rows, rows, transpose=True)
-        found = self.add_product(self.zeros(), block, self.tile_rows(rows + QUERIES))
-        self.to_buffer(DIAGONAL_BUFFER, found)
-
-    def flag(self, condition: Int) -> Int:
-        """1 or 0."""
-        m = self.machine
-        return Int(m, m.select(condition, m.constant(1).value, m.constant(0).value))
+        return m.loop(0, rows * -1 + 3 - first * 2, 1, near, found)
 
     def add_far(
         self, found: Sequence[Any], over: Sequence[Any], part: int, sums: int, weighted: Any

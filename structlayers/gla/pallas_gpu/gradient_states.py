@@ -1,24 +1,24 @@
 """What gradients of a chunk have from states: values, cotangents and states come, products start.
 
 Values and cotangents stand in rows of 128 bytes, permuted as states are. The products are those of
-warpgroups: each of them has 64 channels, and each thread 32 results of queries and of keys.
+warpgroups: each of them has 64 channels, and each thread 32 results of queries and of keys. The
+products of keys are under way until those of queries of the next 64 values are.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, override
 
 from structlayers._core.simt.machine import Int, Machine
-from structlayers.gla.pallas_gpu.chunk import Chunk, each
+from structlayers.gla.pallas_gpu.chunk import Chunk, Pair, each
 from structlayers.gla.pallas_gpu.gradient_layout import (
     PANEL_BYTES,
-    ROW_STAGES,
-    STATE_STAGES,
-    STATE_SUMS,
     Plan,
 )
 from structlayers.gla.pallas_gpu.layout import CHUNK, MULTIPROCESSORS, ROWS, VALUE_TILE, permuted
 
 _UNITS = VALUE_TILE // 8
+_LOG2_E = 0x3FB8AA3B  # of float32
 
 
 class States(Chunk):
@@ -32,19 +32,41 @@ class States(Chunk):
         # of a warp: its 16 rows, and its 64 channels
         self.rows, self.slab = self.warp & 3, self.warp >> 2
         self.slabs = plan.sizes.key // 64
+        self.asked: dict[str, list[Any]] = {}
+
+    def ask(self) -> None:
+        """Asks for all that is loaded first, before anything is waited for."""
+        m, sizes = self.machine, self.sizes
+        gates = [self.load(self.gate, row, sizes.groups, self.group, 4) for row in range(ROWS)]
+        queries, keys = super().load_queries(), super().load_keys()
+        self.asked = {"gates": gates, "queries": queries, "keys": keys}
+        self.fetch_states(m.constant(0))
+        for stage in range(self.plan.stages):
+            self.fetch_rows(m.constant(stage))
+        # last, as compilers move no arithmetic of what was loaded before their branches
+        for stage in range(1, self.plan.stages):
+            self.fetch_states(m.constant(stage))
 
     @override
-    def load_more(self) -> None:
-        for stage in range(ROW_STAGES):
-            step = self.machine.constant(stage)
-            if stage < STATE_STAGES:
-                self.fetch_states(step)
-            self.fetch_rows(step)
+    def load_gates(self) -> list[Pair]:
+        words = self.asked.pop("gates", None)
+        if words is None:
+            return super().load_gates()
+        m, log2_e = self.machine, self.number(_LOG2_E)
+        return [each(lambda word: m.multiply(m.float(word), log2_e), pair) for pair in words]
+
+    @override
+    def load_queries(self) -> list[Any]:
+        return self.asked.pop("queries", None) or super().load_queries()
+
+    @override
+    def load_keys(self) -> list[Any]:
+        return self.asked.pop("keys", None) or super().load_keys()
 
     def fetch_states(self, step: Int) -> None:
         """Starts the copies of 64 values of both states, if there are any."""
         plan, m, sizes = self.plan, self.machine, self.sizes
-        stage = step.modulo(STATE_STAGES)
+        stage = step.modulo(plan.stages)
         tiles, size = sizes.value // VALUE_TILE, plan.state_bytes
         barrier, start = stage * 8 + plan.barriers_at, stage * (2 * size) + plan.stages_at
         with m.when((step < tiles) & m.thread().equals(0)):
@@ -58,7 +80,7 @@ class States(Chunk):
         """Starts the copies of 64 values and their cotangents, if there are any."""
         plan, m, sizes = self.plan, self.machine, self.sizes
         unit, first = m.thread() & (_UNITS - 1), m.thread() >> (_UNITS.bit_length() - 1)
-        start = step.modulo(ROW_STAGES) * (2 * PANEL_BYTES) + plan.rows_at
+        start = step.modulo(plan.stages) * (2 * PANEL_BYTES) + plan.rows_at
         at = first * 128 + permuted(unit, first) + start
         with m.when(step < sizes.value // VALUE_TILE):
             for row in range(0, CHUNK, plan.threads // _UNITS):
@@ -79,79 +101,103 @@ class States(Chunk):
         return [(x, place * (count // parts) + head.divide(parts)) for x, count, head in heads]
 
     def prefetch_later(self) -> None:
-        """Brings what a later block loads into the L2, while this one does not load."""
+        """Brings what a later block loads into the L2, by one thread."""
         m, sizes = self.machine, self.sizes
         index = m.cluster() + MULTIPROCESSORS
-        with m.when(index < sizes.sequences * sizes.chunks):
+        with m.when((index < sizes.sequences * sizes.chunks) & m.thread().equals(0)):
             here = self.chunk, self.block, self.head, self.first, self.group
             self.locate(index)
+            size = sizes.value * sizes.key * 2
+            for states in (self.states, self.pulled):
+                m.prefetch_bulk(states, self.block, size, size)
             self.prefetch()
-            with m.when(m.thread().equals(0)):
-                size = sizes.value * sizes.key * 2
-                for states in (self.states, self.pulled):
-                    m.prefetch_bulk(states, self.block, size, size)
             self.chunk, self.block, self.head, self.first, self.group = here
         m.reconverge()
 
     def prefetch(self) -> None:
-        """Brings queries, keys and gates of the chunk into the L2, a line of each by a thread."""
-        m, key = self.machine, self.sizes.key
-        shift = (key // 32).bit_length() - 1
-        row, line = self.place(self.thread >> shift)[0], self.thread & (key // 32 - 1)
-        m.prefetch(self.gate, row * self.sizes.groups + self.group, 4 * key, line * 128)
-        thread = self.thread & (key - 1)
-        row, line = self.place(thread >> (shift - 1))[0], thread & (key // 64 - 1)
-        with m.when(self.thread < key):
-            m.prefetch(self.q, row * self.sizes.heads + self.head, 2 * key, line * 128)
-        with m.when(self.thread >= key):
-            m.prefetch(self.k, row * self.sizes.groups + self.group, 2 * key, line * 128)
-        m.reconverge()
+        """Brings this head's share of a full chunk of all heads into the L2."""
+        m, sizes = self.machine, self.sizes
+        with m.when(self.chunk < sizes.time // CHUNK):
+            token, parts, size = self.place(0)[0], sizes.parts, 2 * sizes.value
+            group, head = self.group.divide(parts), self.head.divide(parts)
+            pieces = [
+                (self.gate, sizes.groups, self.group, 4 * sizes.key),
+                (self.q, sizes.heads, self.head, 2 * sizes.key),
+                (self.k, sizes.groups, self.group, 2 * sizes.key),
+                (self.values, sizes.groups // parts, group, size),
+                (self.cotangents, sizes.heads // parts, head, size),
+            ]
+            for array, count, head, pitch in pieces:
+                m.prefetch_bulk(array, token * count + head * CHUNK, pitch, CHUNK * pitch)
 
     # products with states -------------------------------------------------------------------
 
     def read_values(self) -> tuple[list[Any], list[Any]]:
         """Gradients of weighted queries and keys by the states; those of scores, as a tile."""
         m, plan, tiles = self.machine, self.plan, self.sizes.value // VALUE_TILE
-        count = 64 + 8 * (4 // self.slabs)
+        others = 32 + 8 * (4 // self.slabs)
+
+        def wait(_: Int, carried: Sequence[Any]) -> Sequence[Any]:
+            m.wait_loads(plan.stages - 2)  # the first 64 values started no copies
+            return carried
+
+        def fetch(index: Int, _: Int, carried: Sequence[Any]) -> Sequence[Any]:
+            self.fetch_states(index + (plan.stages - 1))
+            self.fetch_rows(index + (plan.stages - 1))
+            return carried
 
         def add(index: Int, carried: Sequence[Any]) -> list[Any]:
-            stage = index.modulo(STATE_STAGES)
-            m.barrier_wait(stage * 8 + plan.barriers_at, index.divide(STATE_STAGES) & 1)
-            m.wait_loads(ROW_STAGES - 1)
+            queries, keys, sums = carried[:others], carried[others : others + 32], carried[-8:]
+            stage = index.modulo(plan.stages)
+            m.barrier_wait(stage * 8 + plan.barriers_at, index.divide(plan.stages) & 1)
+            m.wait_loads(plan.stages - 1)
+            later = self.flag(index >= 1)
+            m.loop(0, later, 1, wait)
             m.release_to_copies()
             m.synchronize()
             states = stage * (2 * plan.state_bytes) + plan.stages_at
-            rows = index.modulo(ROW_STAGES) * (2 * PANEL_BYTES) + plan.rows_at
-            found = self.start_products(carried[:count], states, rows)
-            sums = self.multiply_states(carried[count:], states)
-            found = m.warpgroup_wait(0, found)
+            rows = stage * (2 * PANEL_BYTES) + plan.rows_at
+            queries = self.start_queries(queries, states, rows)
+            keys = m.warpgroup_wait(1, keys)
             m.synchronize()
-            self.fetch_states(index + STATE_STAGES)
-            self.fetch_rows(index + ROW_STAGES)
-            return [*found, *sums]
+            m.loop(0, later, 1, functools.partial(fetch, index))
+            keys = self.start_keys(keys, states, rows)
+            sums = self.multiply_states(sums, states)
+            return [*m.warpgroup_wait(1, queries), *keys, *sums]
 
-        carried = list(m.loop(0, tiles, 1, add, [m.zero()] * (count + 8)))
-        self.store_scores(carried[64:count])
+        carried = m.loop(0, tiles, 1, add, [m.zero()] * (others + 40))
+        carried = [*m.warpgroup_wait(0, carried[: others + 32]), *carried[others + 32 :]]
+        m.synchronize()
+        self.store_scores(carried[32:others])
         self.store_state_sums(carried[-8:])
-        return carried[:32], carried[32:64]
+        return carried[:32], carried[others : others + 32]
 
-    def start_products(self, found: Sequence[Any], states: Int, rows: Int) -> list[Any]:
-        """Starts the products of 64 values: of queries, of keys, and of scores."""
-        m, blocks = self.machine, 4 // self.slabs
-        lefts = [word for i in range(2) for word in self.left_rows(rows + i * PANEL_BYTES)]
-        made = m.warpgroup_begin([*found, *lefts])
-        queries, keys, scores = made[:32], made[32:64], made[64 : len(found)]
-        values, cotangents = made[len(found) :][:16], made[len(found) + 16 :]
-        tokens = rows + self.slab * (blocks * ROWS * 128)
-        states = states + self.slab * PANEL_BYTES
+    def start_queries(self, found: Sequence[Any], states: Int, rows: Int) -> list[Any]:
+        """Starts the products of 64 values with states before, and of scores."""
+        m, blocks, count = self.machine, 4 // self.slabs, len(found)
+        left = self.left_rows(rows + PANEL_BYTES)
+        tokens, start = rows + self.slab * (blocks * ROWS * 128), states + self.slab * PANEL_BYTES
+        made = m.warpgroup_begin([*found, *left])
+        queries, scores, left = made[:32], made[32:count], made[count:]
         for i in range(4):
-            at, left = states + i * ROWS * 128, cotangents[4 * i : 4 * i + 4]
-            scores = m.warpgroup_product(scores, left, tokens + 32 * i, transpose=False, panel=0)
-            queries = m.warpgroup_product(queries, left, at, transpose=True, panel=0)
-            at, left = at + self.plan.state_bytes, values[4 * i : 4 * i + 4]
-            keys = m.warpgroup_product(keys, left, at, transpose=True, panel=0)
+            words = left[4 * i : 4 * i + 4]
+            scores = m.warpgroup_product(scores, words, tokens + 32 * i, transpose=False, panel=0)
+            at = start + i * ROWS * 128
+            queries = m.warpgroup_product(queries, words, at, transpose=True, panel=0)
         m.warpgroup_commit()
-        return [*queries, *keys, *scores]
+        return [*queries, *scores]
+
+    def start_keys(self, found: Sequence[Any], states: Int, rows: Int) -> list[Any]:
+        """Starts those of 64 values with gradients of states after."""
+        m = self.machine
+        made = m.warpgroup_begin([*found, *self.left_rows(rows)])
+        keys, left = made[:32], made[32:]
+        start = states + self.slab * PANEL_BYTES + self.plan.state_bytes
+        for i in range(4):
+            at, words = start + i * ROWS * 128, left[4 * i : 4 * i + 4]
+            keys = m.warpgroup_product(keys, words, at, transpose=True, panel=0)
+        m.warpgroup_commit()
+        return keys
 
     def left_rows(self, start: Int) -> list[Any]:
         """Left operands: this warp's rows by 64 values."""
@@ -170,6 +216,11 @@ class States(Chunk):
                 scores[8 * block : 8 * block + 8],
             )
             self.store_block(self.plan.scores_at, self.rows, column, found)
+
+    def flag(self, condition: Int) -> Int:
+        """1 or 0."""
+        m = self.machine
+        return Int(m, m.select(condition, m.constant(1).value, m.constant(0).value))
 
     def state_group(self) -> tuple[Int, Int]:
         """Of the products of both states this thread's values modulo 16, and 8 channels."""
@@ -195,6 +246,6 @@ class States(Chunk):
     def store_state_sums(self, sums: Sequence[Any]) -> None:
         """The sums of `multiply_states`."""
         m, (group, unit) = self.machine, self.state_group()
-        at = (group + STATE_SUMS) * (4 * self.sizes.key) + unit * 32 + self.plan.sums_at
+        at = group * (4 * self.sizes.key) + unit * 32 + self.plan.state_sums_at
         for i in (0, 4):
             m.store_shared(at + 4 * i, [m.bits(x) for x in sums[i : i + 4]])
