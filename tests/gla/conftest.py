@@ -6,7 +6,7 @@ import pytest
 
 from structlayers._core.dispatch import assume_platform
 from structlayers._core.partitioning import vary_alike
-from structlayers.gla.pallas_gpu import apply, calls, gradient_products
+from structlayers.gla.pallas_gpu import apply, calls, gradient_states
 from structlayers.gla.pallas_gpu.layout import SHARED_LIMIT
 from structlayers.testing.simt import simulate
 
@@ -31,7 +31,7 @@ def simulated(monkeypatch):
 
     monkeypatch.setattr(calls, "_launch", launch)
     # so that blocks prefetch for others
-    monkeypatch.setattr(gradient_products, "MULTIPROCESSORS", 1)
+    monkeypatch.setattr(gradient_states, "MULTIPROCESSORS", 1)
     monkeypatch.setattr(apply._Kernels, "partitioned", False)
     with assume_platform("gpu"):
         yield

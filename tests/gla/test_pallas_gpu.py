@@ -46,6 +46,7 @@ CASES = {
     "segments": (1, 100, 1, 1, 64, 64, {"segment_ids": IDS}),
     "reverse": (1, 70, 1, 1, 64, 64, {"reverse": True}),
     "two slabs of keys": (1, 130, 1, 1, 128, 64, {}),
+    "more tiles of values than stages": (1, 65, 1, 1, 128, 320, {}),
     "sizes that are padded": (1, 70, 2, 1, 40, 72, {}),
     "keys in halves": (1, 66, 2, 1, 256, 64, {}),
 }
@@ -56,6 +57,23 @@ CASES = {
 def test_values_and_gradients(case, rng):
     batch, time, heads, groups, key, value, options = CASES[case]
     arrays = arguments(rng, batch, time, heads, groups, key, value, "spiky")
+    assert_gradients_match(
+        kernel(**options), reference(**options), arrays, GRADIENTS, value_bound=VALUES
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [
+        ("a part of a chunk, shared keys", "mixed"),
+        ("several tiles of values", "strong"),
+        ("two slabs of keys", "mixed"),
+    ],
+)
+@pytest.mark.usefixtures("simulated")
+def test_values_and_gradients_with_other_gates(case, kind, rng):
+    batch, time, heads, groups, key, value, options = CASES[case]
+    arrays = arguments(rng, batch, time, heads, groups, key, value, kind)
     assert_gradients_match(
         kernel(**options), reference(**options), arrays, GRADIENTS, value_bound=VALUES
     )
@@ -210,7 +228,7 @@ def test_scratch_fits(key):
     taken = [prepare.shared_bytes(sizes), recurrent.make_plan(sizes).shared_bytes]
     if key <= support.LARGEST_GRADIENT_KEY:
         taken.append(recurrent.make_plan(sizes, keeps=True).shared_bytes)
-        taken.append(gradient_layout.make_plan(sizes).shared_bytes)
+        taken.append(gradient_layout.Plan(sizes).shared_bytes)
     assert max(taken) <= SHARED_LIMIT
 
 

@@ -361,6 +361,10 @@ class Machine(abc.ABC):
         """The smallest of the integers of a warp's threads, all of which take part."""
 
     @abc.abstractmethod
+    def shuffle_xor(self, value: Any, mask: int) -> Any:
+        """The float32 of the lane whose index differs in these bits; all lanes take part."""
+
+    @abc.abstractmethod
     def add(self, left: Any, right: Any) -> Any:
         """Sum of two float32."""
 

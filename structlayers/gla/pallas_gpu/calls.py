@@ -90,7 +90,7 @@ def backward(
         image, ends = _flat(known.images), known.run(dfinal, reverse=True)[1]
     ends = _split_states(ends, sizes)
     dstate, dv, pulled = _recur(image, dout, ends, sizes, transposed=True, keeps=True)
-    plan = gradient_layout.make_plan(sizes)
+    plan = gradient_layout.Plan(sizes)
     outputs = (
         jax.ShapeDtypeStruct(q.shape, q.dtype),
         jax.ShapeDtypeStruct(q.shape, q.dtype),
@@ -100,7 +100,7 @@ def backward(
         gradient.program(plan),
         (q, k, gate, v, dout, kept.reshape(pulled.shape), pulled),
         outputs,
-        blocks=sizes.sequences * sizes.chunks,
+        blocks=plan.blocks,
         threads=plan.threads,
         shared_bytes=plan.shared_bytes,
         name="gated_linear_attention_gradient",

@@ -14,7 +14,7 @@ there only while the gates are not so small that this would cost digits.
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, override
 
 from structlayers._core.simt.machine import Int, Machine
 from structlayers.gla.pallas_gpu.chunk import (
@@ -28,15 +28,16 @@ from structlayers.gla.pallas_gpu.chunk import (
     each,
 )
 from structlayers.gla.pallas_gpu.gradient_layout import (
+    AFTER,
+    BEFORE,
     KEY_SUMS,
     OVER_SECOND,
     OVER_THIRD,
     QUERY_SUMS,
-    STATE_SUMS,
     Plan,
 )
-from structlayers.gla.pallas_gpu.gradient_products import Products
-from structlayers.gla.pallas_gpu.layout import ROWS, VALUE_TILE, permuted
+from structlayers.gla.pallas_gpu.gradient_products import DIAGONAL_BUFFER, Products
+from structlayers.gla.pallas_gpu.layout import ROWS, permuted
 
 
 class Program(Products):
@@ -45,110 +46,97 @@ class Program(Products):
     def __init__(self, plan: Plan, machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]):
         super().__init__(plan, machine, inputs)
         self.dq, self.dk, self.dgate = outputs
+        self.weights: Sequence[Pair] = ()
 
     def run(self) -> None:
         """The chunk."""
-        m, plan = self.machine, self.plan
-        with m.when(m.thread().equals(0)):
-            for stage in range(plan.stages):
-                m.barrier_init(plan.barriers_at + 8 * stage)
-        m.synchronize()
-        tiles = self.sizes.value // VALUE_TILE
+        m = self.machine
+        self.begin()
         weighed = self.weigh()
-        queries, keys = self.read_values(tiles)
+        self.store_sums(self.part + BEFORE, weighed.before)
+        self.store_sums(self.part + AFTER, weighed.after)
+        queries, keys = self.read_values()
+        weights = self.kept_weights()
         self.prefetch_later()
         m.synchronize()
         m.loop(0, weighed.slow, 1, self.part_scores)
-        gates = self.load_gates()
-        self.to_buffer(0, queries)
-        self.to_buffer(1, keys)
-        self.within_queries()
+        self.merge(queries, keys)
         m.synchronize()
-        weights = [each(m.exp2, gate) for gate in gates]
-        given = self.finish_queries(weighed, weights)
-        m.synchronize()
-        self.within_keys()
-        m.synchronize()
-        downwards = self.finish_diagonal(weights, given)
-        rows = self.over_intervals(downwards, self.finish_keys(weighed, weights))
-        m.synchronize()
+        given = self.give_queries(weighed, weights)
+        rows = self.give_keys(weighed, weights, given)
         span = self.span(weighed)
-        for place, row in zip(self.buffer(2), rows, strict=True):
-            self.write(place, self.plus(row, span))
-        self.give(weighed, 2)
+        self.give(weighed, 2, [self.plus(row, span) for row in rows])
         m.loop(0, weighed.slow, 1, self.halve)
+
+    def begin(self) -> None:
+        """Makes the barriers, and asks for what is loaded first."""
+        m = self.machine
+        with m.when(m.thread().equals(0)):
+            for stage in range(self.plan.stages):
+                m.barrier_init(self.plan.barriers_at + 8 * stage)
+        m.synchronize()
+        self.ask()
+
+    @override
+    def fill_queries(self, words: Sequence[Any], weights: Sequence[Pair], known: Any) -> None:
+        self.weights = weights
+        super().fill_queries(words, weights, known)
+
+    def kept_weights(self) -> list[Pair]:
+        """Gates of this thread's rows."""
+        # new values to the compiler: or it keeps their products as well
+        found = self.machine.warpgroup_wait(0, [x for pair in self.weights for x in pair])
+        return list(zip(found[::2], found[1::2], strict=True))
 
     # gradients -------------------------------------------------------------------------------
 
-    def finish_queries(self, weighed: Weighed, weights: Sequence[Pair]) -> list[Pair]:
+    def give_queries(self, weighed: Weighed, weights: Sequence[Pair]) -> list[Pair]:
         """Gives the gradients of queries; what rows give to the gates before them."""
-        m = self.machine
-        total, spanned, given = self.nothing(), self.nothing(), []
+        given, results = [], []
         rows = zip(
             self.tile_places(self.part + QUERIES),
-            self.prefixes(weights),
-            self.row_places(self.plan.far_at),
             self.buffer(0),
-            self.buffer(2),
+            self.prefixes(weights),
             strict=True,
         )
-        for query, weight, far, place, near in rows:
-            query = self.load_packed(query)
-            state = self.times(self.read(place), weighed.before)
-            far = self.times(self.far(3, far), weighed.decays[2])
-            total = each(m.fma, query, state, total)
-            spanned = each(m.fma, query, far, spanned)
-            gradient = self.plus(self.plus(state, self.read(near)), far)
+        for query, place, weight in rows:
+            query, gradient = self.load_packed(query), self.read(place)
             given.append(self.times(query, gradient))
-            self.write(place, self.times(weight, gradient))  # registers are few
-        self.store_sums(self.part + QUERY_SUMS, total)
-        with m.when(self.part.equals(3)):
-            self.store_sums(OVER_THIRD, spanned)
-        self.give(weighed, 0)
+            results.append(self.times(weight, gradient))
+        self.give(weighed, 0, results)
         return given
 
-    def finish_diagonal(self, weights: Sequence[Pair], given: Sequence[Pair]) -> list[Pair]:
-        """Gradients of keys by the diagonal, in buffer 3; what rows give to gates before them."""
-        m, found = self.machine, []
+    def give_keys(
+        self, weighed: Weighed, weights: Sequence[Pair], given: Sequence[Pair]
+    ) -> list[Pair]:
+        """Gives the gradients of keys; those of gates by all rows of the part."""
+        m, downwards, diagonal = self.machine, [], []
         rows = zip(
             self.tile_places(self.part + DIAGONAL),
+            self.buffer(DIAGONAL_BUFFER),
             self.inverses(weights),
-            self.buffer(3),
             given,
             strict=True,
         )
-        for other, inverse, place, back in rows:
+        for other, place, inverse, back in rows:
             other, own = self.load_packed(other), self.read(place)
-            found.append(each(m.fma, each(m.negate, other), own, back))
-            self.write(place, self.times(own, inverse))
-        return found
-
-    def finish_keys(self, weighed: Weighed, weights: Sequence[Pair]) -> list[Pair]:
-        """Gives the gradients of keys; what rows give to the gates after them."""
-        m = self.machine
-        total, spanned, given = self.nothing(), self.nothing(), []
+            downwards.append(each(m.fma, each(m.negate, other), own, back))
+            diagonal.append(self.times(own, inverse))
+        upwards, results = [], []
         rows = zip(
             self.tile_places(self.part + KEYS),
+            self.buffer(1),
             self.suffixes(weights),
-            self.row_places(self.plan.far_at),
-            *(self.buffer(buffer) for buffer in (1, 2, 3)),
+            diagonal,
             strict=True,
         )
-        for key, weight, far, place, near, diagonal in reversed(list(rows)):
-            key = self.load_packed(key)
-            state = self.times(self.read(place), weighed.after)
-            far = self.times(self.far(0, far), weighed.decays[1])
-            total = each(m.fma, key, state, total)
-            spanned = each(m.fma, key, far, spanned)
-            gradient = self.plus(self.plus(state, self.read(near)), far)
-            given.append(self.times(key, gradient))
-            gradient = gradient if weight is None else self.times(weight, gradient)
-            self.write(place, self.plus(gradient, self.read(diagonal)))
-        self.store_sums(self.part + KEY_SUMS, total)
-        with m.when(self.part.equals(0)):
-            self.store_sums(OVER_SECOND, spanned)
-        self.give(weighed, 1)
-        return given[::-1]
+        for key, place, weight, other in reversed(list(rows)):
+            key, gradient = self.load_packed(key), self.read(place)
+            upwards.append(self.times(key, gradient))
+            result = gradient if weight is None else self.times(weight, gradient)
+            results.append(self.plus(result, other))
+        self.give(weighed, 1, results[::-1])
+        return self.over_intervals(downwards, upwards[::-1])
 
     def over_intervals(
         self, downwards: Sequence[Pair | None], upwards: Sequence[Pair | None]
@@ -176,29 +164,37 @@ class Program(Products):
         for place, values in zip(places, rows, strict=True):
             self.write(place, self.plus(self.read(place), values))
 
-    def give(self, weighed: Weighed, result: int) -> None:
-        """Rows of a buffer to device memory, if halving does not add to them."""
+    def give(self, weighed: Weighed, result: int, rows: Sequence[Pair]) -> None:
+        """Rows of a result to device memory, or to a buffer, if halving adds to them."""
         with self.machine.when(weighed.slow.equals(0)):
-            self.store(result, map(self.read, self.buffer(result)))
+            self.store(result, rows)
+        with self.machine.when(weighed.slow.equals(1)):
+            for place, row in zip(self.buffer(result), rows, strict=True):
+                self.write(place, row)
         self.machine.reconverge()
 
     def store(self, result: int, rows: Iterable[Pair]) -> None:
         """Rows of a result to device memory: float32 gates, bfloat16 queries and keys."""
+        for row, values in enumerate(rows):
+            self.store_row(result, row, values)
+
+    def store_row(self, result: int, row: int, values: Pair) -> None:
+        """One of them."""
         m, sizes = self.machine, self.sizes
         array, size = ((self.dq, 2), (self.dk, 2), (self.dgate, 4))[result]
         heads, pitch, offset = sizes.heads, size * sizes.key, self.pair * (2 * size)
-        for row, values in enumerate(rows):
-            words = [m.pack(*values)] if size == 2 else [m.bits(x) for x in values]
-            target, inside, displacement = self.own_row(row, heads, self.head, pitch)
-            with m.when(inside) if sizes.ragged else contextlib.nullcontext():
-                m.store_global(array, target, pitch, offset, words, displacement=displacement)
+        words = [m.pack(*values)] if size == 2 else [m.bits(x) for x in values]
+        target, inside, displacement = self.own_row(row, heads, self.head, pitch)
+        with m.when(inside) if sizes.ragged else contextlib.nullcontext():
+            m.store_global(array, target, pitch, offset, words, displacement=displacement)
 
     def span(self, weighed: Weighed) -> Pair:
         """What the gates of this thread's rows have from all that spans them."""
         nothing = self.nothing()
         span = nothing
         for group in range(16):
-            span = self.plus(span, self.load_sums(STATE_SUMS + group))
+            start = self.plan.state_sums_at + group * 4 * self.sizes.key
+            span = self.plus(span, self.load_pair(start))
         span = self.times(span, weighed.whole)
         for part in range(1, 4):
             later = self.choose(self.part < part, self.load_sums(QUERY_SUMS + part), nothing)

@@ -3,21 +3,15 @@
 import dataclasses
 
 from structlayers.gla.pallas_gpu.chunk import TILES
-from structlayers.gla.pallas_gpu.layout import (
-    CHUNK,
-    ROW_PITCH,
-    ROWS,
-    SCORE_BYTES,
-    SHARED_LIMIT,
-    VALUE_TILE,
-    Sizes,
-)
+from structlayers.gla.pallas_gpu.layout import CHUNK, ROWS, SCORE_BYTES, VALUE_TILE, Sizes
 
-# Of 64 values or cotangents of all rows.
-ROWS_BYTES = CHUNK * ROW_PITCH
-# Sums over rows, K float32 each: of queries and keys that reach over other parts, for each part; of
-# what the far tiles span; and of the products of both states, for each of 16 groups of values.
-QUERY_SUMS, KEY_SUMS, OVER_SECOND, OVER_THIRD, STATE_SUMS, SUMS = 0, 4, 8, 9, 10, 26
+# A panel of 64 values of all rows.
+PANEL_BYTES = CHUNK * 128
+# Rows of K float32. Sums over rows: of queries and keys that reach over other parts, for each part;
+# of what the far tiles span. Then the decays of the chunk before each of the four times 16 rows,
+# and after.
+QUERY_SUMS, KEY_SUMS, OVER_SECOND, OVER_THIRD, BEFORE, AFTER, SUMS = 0, 4, 8, 9, 10, 14, 18
+_PANEL_ALIGNMENT = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +20,14 @@ class Plan:
 
     Attributes:
         sizes: of the call.
-        stages: tiles of values on their way.
     """
 
     sizes: Sizes
-    stages: int
+
+    @property
+    def stages(self) -> int:
+        """Tiles of 64 values on their way; with two a multiprocessor has two blocks of K = 64."""
+        return 3 if self.sizes.key > 64 else 2
 
     @property
     def threads(self) -> int:
@@ -38,14 +35,14 @@ class Plan:
         return 2 * self.sizes.key
 
     @property
+    def blocks(self) -> int:
+        """Size of the grid."""
+        return self.sizes.sequences * self.sizes.chunks
+
+    @property
     def state_bytes(self) -> int:
         """64 values of a state in bfloat16."""
         return VALUE_TILE * self.sizes.key * 2
-
-    @property
-    def stage_bytes(self) -> int:
-        """Values and cotangents of 64 columns, and both states."""
-        return 2 * ROWS_BYTES + 2 * self.state_bytes
 
     @property
     def buffer_bytes(self) -> int:
@@ -63,35 +60,33 @@ class Plan:
         return self.scores_at + SCORE_BYTES
 
     @property
-    def far_at(self) -> int:
-        """Gradients of the far tiles."""
-        return self.sums_at + SUMS * 4 * self.sizes.key
+    def state_sums_at(self) -> int:
+        """Products of both states, K float32 for each of 16 groups of values."""
+        return self.stages_at + 3 * self.buffer_bytes
 
     @property
     def halved_at(self) -> int:
         """Gradients of scores of rows that are halved: the four blocks on the diagonal in a row."""
-        return self.far_at + self.buffer_bytes // 4
+        return self.sums_at + SUMS * 4 * self.sizes.key
 
     @property
     def stages_at(self) -> int:
-        """Stages, and later the buffers."""
-        return self.halved_at + ROWS * 128
+        """Stages of both states, and later the buffers."""
+        return -(-(self.halved_at + ROWS * 128) // _PANEL_ALIGNMENT) * _PANEL_ALIGNMENT
+
+    @property
+    def rows_at(self) -> int:
+        """Stages of values and cotangents."""
+        return self.stages_at + self.stages * 2 * self.state_bytes
 
     @property
     def barriers_at(self) -> int:
-        """One for each stage."""
-        return self.stages_at + max(self.stages * self.stage_bytes, 4 * self.buffer_bytes)
+        """One for each stage of states."""
+        return max(
+            self.rows_at + self.stages * 2 * PANEL_BYTES, self.stages_at + 4 * self.buffer_bytes
+        )
 
     @property
     def shared_bytes(self) -> int:
         """Scratch of a block."""
         return self.barriers_at + 8 * self.stages
-
-
-def make_plan(sizes: Sizes) -> Plan:
-    """The plan with two stages, or one."""
-    for stages in (2, 1):
-        plan = Plan(sizes, stages)
-        if plan.shared_bytes <= SHARED_LIMIT:
-            return plan
-    raise NotImplementedError(f"a chunk of K = {sizes.key} does not fit in shared memory")

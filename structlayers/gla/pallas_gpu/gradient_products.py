@@ -1,7 +1,10 @@
-"""The products that gradients of a chunk are made of, and their way from warps to threads.
+"""The products within a chunk that its gradients are made of, and their way to threads.
 
-Results of products change from the registers of a warp, 16 rows by 64 channels, to those of the
-threads, 16 rows by two channels, through buffers of 64 x K float32 in shared memory.
+What a row has from the states is weighted in the registers of tensor cores, and the products
+within the chunk add to it. Results change from the registers of a warp, 16 rows by 64 channels, to
+those of the threads, 16 rows by two channels, through buffers of 64 x K float32 in shared memory:
+one each of queries, of keys, and of keys on the diagonal. Sums over rows that reach over other
+parts are made of the same registers.
 """
 
 import functools
@@ -9,177 +12,152 @@ import itertools
 from collections.abc import Generator, Sequence
 from typing import Any, override
 
-from structlayers._core.simt.machine import Int, IntLike, Machine
+from structlayers._core.simt.machine import Int, IntLike
 from structlayers.gla.pallas_gpu.chunk import (
     DIAGONAL,
     FAR_KEYS,
     FAR_QUERIES,
     KEYS,
     QUERIES,
-    Chunk,
     Pair,
     each,
 )
-from structlayers.gla.pallas_gpu.gradient_layout import ROWS_BYTES, STATE_SUMS, Plan
-from structlayers.gla.pallas_gpu.layout import (
-    CHUNK,
-    MULTIPROCESSORS,
-    ROW_PITCH,
-    ROWS,
-    VALUE_TILE,
-    lane_row,
-    permuted,
+from structlayers.gla.pallas_gpu.gradient_layout import (
+    AFTER,
+    BEFORE,
+    KEY_SUMS,
+    OVER_SECOND,
+    OVER_THIRD,
+    QUERY_SUMS,
 )
+from structlayers.gla.pallas_gpu.gradient_states import States
+from structlayers.gla.pallas_gpu.layout import ROWS, permuted
 
-_PANEL = CHUNK * 128
-# Tiles that meet the blocks of dP in the row of a warp's part, and in its column.
-_KEYS_OF = (
-    (DIAGONAL, KEYS, FAR_KEYS, FAR_KEYS),
-    (KEYS + 1, DIAGONAL + 1, KEYS + 1, KEYS + 1),
-    (KEYS + 2, KEYS + 2, DIAGONAL + 2, KEYS + 2),
-    (KEYS + 3, KEYS + 3, KEYS + 3, DIAGONAL + 3),
+# Tiles that meet blocks of dP, by four times the block's row or column within the chunk, and part.
+_KEYS_BY = (
+    *(DIAGONAL, KEYS, FAR_KEYS, FAR_KEYS),
+    *(0, DIAGONAL + 1, KEYS + 1, KEYS + 1),
+    *(0, 0, DIAGONAL + 2, KEYS + 2),
+    *(0, 0, 0, DIAGONAL + 3),
 )
-_QUERIES_OF = (
-    (QUERIES,) * 4,
-    (QUERIES + 1,) * 4,
-    (QUERIES + 2,) * 4,
-    (FAR_QUERIES, FAR_QUERIES, QUERIES + 3, QUERIES + 3),
-)
+_FAR_OF_QUERIES = ((0, FAR_KEYS), (1, KEYS + 1))
+_FAR_OF_KEYS = ((2, QUERIES + 2), (3, FAR_QUERIES))
+DIAGONAL_BUFFER = 2  # where the gradients of gates follow
 # 2**-12: on the diagonal a gate's gradient is a difference of float32 sums without this factor.
 _LEAST_GATE = 0x39800000
 
 
-class Products(Chunk):
+class Products(States):
     """What the block's program does with tensor cores."""
 
-    def __init__(self, plan: Plan, machine: Machine, inputs: Sequence[Any]):
-        super().__init__(plan.sizes, machine, inputs[:3])
-        self.locate(machine.cluster())
-        self.plan = plan
-        self.values, self.cotangents, self.states, self.pulled = inputs[3:]
-        # of a warp: its 16 rows, and its 64 channels
-        self.rows, self.slab = self.warp & 3, self.warp >> 2
-        self.slabs = plan.sizes.key // 64
+    def merge(self, queries: Sequence[Any], keys: Sequence[Any]) -> None:
+        """Gradients of this warp's weighted queries and keys to buffers, and sums over rows."""
+        rows = self.rows
+        queries, keys = self.scaled(queries, rows + BEFORE), self.scaled(keys, rows + AFTER)
+        self.sum_rows(rows + QUERY_SUMS, queries, self.fragments(rows + QUERIES))
+        self.sum_rows(rows + KEY_SUMS, keys, self.fragments(rows + KEYS))
+        block = self.scores_of(rows, rows)
+        queries = self.add_product(queries, block, self.tile_rows(rows + DIAGONAL))
+        block = self.scores_of(rows, rows, transpose=True)
+        found = self.add_product(self.zeros(), block, self.tile_rows(rows + QUERIES))
+        self.to_buffer(DIAGONAL_BUFFER, found)
+        self.to_buffer(0, self.add_earlier(queries))
+        self.to_buffer(1, self.add_later(keys))
 
-    # values and states -----------------------------------------------------------------------
+    def add_earlier(self, found: Sequence[Any]) -> Sequence[Any]:
+        """Adds what queries have from keys of the rows before the 16."""
+        m, rows = self.machine, self.rows
+        start = self.flag(rows.equals(3)) * 2
 
-    def fetch(self, step: Int) -> None:
-        """Starts the copies of 64 values, their cotangents, and both states, if there are any."""
-        plan, m, sizes = self.plan, self.machine, self.sizes
-        stage = step.modulo(plan.stages)
-        barrier, start = stage * 8 + plan.barriers_at, stage * plan.stage_bytes + plan.stages_at
-        tiles, units = sizes.value // VALUE_TILE, VALUE_TILE // 8
-        unit, first = m.thread() & (units - 1), m.thread() >> (units.bit_length() - 1)
-        with m.when(step < tiles):
-            with m.when(m.thread().equals(0)):
-                m.barrier_expect(barrier, 2 * plan.state_bytes)
-                for i, states in enumerate((self.states, self.pulled)):
-                    at, size = start + (2 * ROWS_BYTES + i * plan.state_bytes), plan.state_bytes
-                    row, zero = self.block * tiles + step, m.constant(0)
-                    m.copy_in(at, states, row, size, zero, size, barrier)
-            for row in range(0, CHUNK, plan.threads // units):
-                place, _ = self.place(first + row)
-                target, offset = (
-                    start + (first + row) * ROW_PITCH + unit * 16,
-                    step * 128 + unit * 16,
-                )
-                for i, (array, heads, head) in enumerate(
-                    (
-                        (self.values, sizes.groups, self.group),
-                        (self.cotangents, sizes.heads, self.head),
-                    )
-                ):
-                    source = place * (heads // sizes.parts) + head.divide(sizes.parts)
-                    m.load_ahead(target + i * ROWS_BYTES, array, source, 2 * sizes.value, offset)
-        m.reconverge()
-        m.commit_loads()
+        def near(index: Int, found: Sequence[Any]) -> list[Any]:
+            part = index + start
+            tile = self.listed(_KEYS_BY, part * 4 + rows)
+            return self.add_product(found, self.scores_of(rows, part), self.tile_rows(tile))
 
-    @override
-    def load_more(self) -> None:
-        for stage in range(self.plan.stages):
-            self.fetch(self.machine.constant(stage))
+        def far(index: Int, found: Sequence[Any]) -> list[Any]:
+            del index
+            over = self.zeros()
+            for part, tile in _FAR_OF_QUERIES:
+                block = self.scores_of(m.constant(3), m.constant(part))
+                over = self.add_product(over, block, self.tile_rows(m.constant(tile)))
+            return self.add_far(found, over, 2, OVER_THIRD, self.fragments(rows + QUERIES))
 
-    def prefetch_later(self) -> None:
-        """Brings what a later block begins with into the L2, while this one does not load."""
-        m, plan, sizes = self.machine, self.plan, self.sizes
-        index, size = m.cluster() + MULTIPROCESSORS, plan.state_bytes
-        with m.when(index < sizes.sequences * sizes.chunks):
-            here = self.chunk, self.block, self.head, self.first, self.group
-            self.locate(index)
-            self.prefetch()
-            with m.when(m.thread().equals(0)):
-                row = self.block * (sizes.value // VALUE_TILE)
-                for states in (self.states, self.pulled):
-                    m.prefetch_bulk(states, row, size, size)
-            self.chunk, self.block, self.head, self.first, self.group = here
-        m.reconverge()
+        found = m.loop(0, self.flag(rows.equals(3)), 1, far, found)
+        return m.loop(0, rows - start, 1, near, found)
 
-    def prefetch(self) -> None:
-        """Brings queries, keys and gates of the chunk into the L2, a line of each by a thread."""
-        m, key = self.machine, self.sizes.key
-        shift = (key // 32).bit_length() - 1
-        row, line = self.place(self.thread >> shift)[0], self.thread & (key // 32 - 1)
-        m.prefetch(self.gate, row * self.sizes.groups + self.group, 4 * key, line * 128)
-        thread = self.thread & (key - 1)
-        row, line = self.place(thread >> (shift - 1))[0], thread & (key // 64 - 1)
-        with m.when(self.thread < key):
-            m.prefetch(self.q, row * self.sizes.heads + self.head, 2 * key, line * 128)
-        with m.when(self.thread >= key):
-            m.prefetch(self.k, row * self.sizes.groups + self.group, 2 * key, line * 128)
-        m.reconverge()
+    def add_later(self, found: Sequence[Any]) -> Sequence[Any]:
+        """Adds what keys have from queries of the rows after the 16."""
+        m, rows = self.machine, self.rows
 
-    def read_values(self, tiles: int) -> tuple[list[Any], list[Any]]:
-        """Gradients of queries and keys in the image, in registers, and of scores, as a tile."""
-        m, plan = self.machine, self.plan
-        zero, count, blocks = m.zero(), 32, 4 // self.slabs
+        def near(index: Int, found: Sequence[Any]) -> list[Any]:
+            part = index + rows + 1
+            tile = part + self.flag(part.equals(3) & (rows < 2)) * (FAR_QUERIES - QUERIES - 3)
+            block = self.scores_of(part, rows, transpose=True)
+            return self.add_product(found, block, self.tile_rows(tile + QUERIES))
 
-        def step(index: Int, carried: Sequence[Any]) -> list[Any]:
-            queries, keys = list(carried[:count]), list(carried[count : 2 * count])
-            scores = list(carried[2 * count : 2 * count + 8 * blocks])
-            sums = carried[2 * count + 8 * blocks :]
-            stage = index.modulo(plan.stages)
-            m.barrier_wait(stage * 8 + plan.barriers_at, index.divide(plan.stages) & 1)
-            m.wait_loads(plan.stages - 1)
-            m.synchronize()
-            start = stage * plan.stage_bytes + plan.stages_at
-            values = self.load_rows(start)
-            cotangents = self.load_rows(start + ROWS_BYTES)
-            states = start + 2 * ROWS_BYTES
-            queries = self.read_states(queries, cotangents, states)
-            keys = self.read_states(keys, values, states + plan.state_bytes)
-            for block in range(blocks):
-                at = slice(8 * block, 8 * block + 8)
-                column = self.slab * blocks + block
-                scores[at] = self.read_scores(scores[at], cotangents, start, column)
-            sums = self.multiply_states(sums, states)
-            m.synchronize()
-            self.fetch(index + plan.stages)
-            return [*queries, *keys, *scores, *sums]
+        def far(index: Int, found: Sequence[Any]) -> list[Any]:
+            del index
+            over = self.zeros()
+            for part, tile in _FAR_OF_KEYS:
+                block = self.scores_of(m.constant(part), m.constant(0), transpose=True)
+                over = self.add_product(over, block, self.tile_rows(m.constant(tile)))
+            return self.add_far(found, over, 1, OVER_SECOND, self.fragments(rows + KEYS))
 
-        carried = [zero] * (2 * count + 8 * blocks + 8)
-        carried = list(m.loop(0, tiles, 1, step, carried))
-        for block in range(blocks):
-            found = carried[2 * count + 8 * block : 2 * count + 8 * block + 8]
-            column = self.slab * blocks + block
-            below = (self.rows - column) * ROWS
-            found = self.where(lambda row, col, below=below: col < below + row + 1, found)
-            self.store_block(plan.scores_at, self.rows, column, found)
-        self.store_state_sums(carried[-8:])
-        return carried[:count], carried[count : 2 * count]
+        first = self.flag(rows.equals(0))
+        found = m.loop(0, first, 1, far, found)
+        return m.loop(0, rows * -1 + 3 - first * 2, 1, near, found)
 
-    def load_rows(self, start: Int) -> list[Any]:
-        """Left operands: this warp's rows by 64 values."""
-        m = self.machine
-        row, unit = lane_row(self.lane, rows_first=True)
-        at = start + (self.rows * ROWS + row) * ROW_PITCH + unit * 16
-        return [m.load_matrices(at + 32 * i, transpose=False) for i in range(VALUE_TILE // 16)]
+    def add_far(
+        self, found: Sequence[Any], over: Sequence[Any], part: int, sums: int, weighted: Any
+    ) -> list[Any]:
+        """Adds results of far tiles, weighted with the decay of a part, 1 or 2."""
+        # `count_kept` may have written over the decay of part 0, and over no more
+        over = self.scaled(over, self.machine.constant(0), self.scratch + part * 4 * self.sizes.key)
+        self.sum_rows(self.machine.constant(sums), over, weighted)
+        return [self.machine.add(x, y) for x, y in zip(found, over, strict=True)]
 
-    def read_states(self, found: list[Any], left: Sequence[Any], start: Int) -> list[Any]:
-        """Adds rows by 64 values times those values of a state, of this warp's channels."""
-        places = self.operands(start + self.slab * _PANEL, rows_first=True)
-        for i, words in enumerate(left):
-            found = self.add_product(found, words, [place + i * ROWS * 128 for place in places])
+    def scaled(self, found: Sequence[Any], index: Int, start: Any = None) -> list[Any]:
+        """Results times a row of K float32: of the sums, or from a place in shared memory."""
+        m, scaled = self.machine, []
+        if start is None:
+            start = index * (4 * self.sizes.key) + self.plan.sums_at
+        at = self.slab * 256 + (self.lane & 3) * 8 + start
+        for tile in range(8):
+            factors = [m.float(word) for word in m.load_shared(at + 32 * tile, 2)]
+            for i, value in enumerate(found[4 * tile : 4 * tile + 4]):
+                scaled.append(m.multiply(value, factors[i & 1]))
+        return scaled
+
+    def fragments(self, tile: Int) -> list[Any]:
+        """A tile's values of this warp's channels, where results of products have theirs."""
+        m, found = self.machine, []
+        for place in self.tile_rows(tile):
+            upper, lower, upper_next, lower_next = m.load_matrices(place, transpose=False)
+            found += [upper, lower, upper_next, lower_next]
         return found
+
+    def sum_rows(self, index: Int, found: Sequence[Any], weighted: Sequence[Any]) -> None:
+        """Sums over 16 rows of results times weighted values, to a row of the sums."""
+        m, sums = self.machine, []
+        for tile in range(8):
+            upper, lower = (m.unpack(word) for word in weighted[2 * tile : 2 * tile + 2])
+            values = found[4 * tile : 4 * tile + 4]
+            first = self.times(upper, (values[0], values[1]))
+            sums.append(each(m.fma, lower, values[2:], first))
+        for bit in (2, 1, 0):  # a lane keeps the tiles that have its bit
+            mask = 4 << bit
+            kept = (self.lane & mask).equals(0)
+            half = len(sums) // 2
+            pairs = zip(sums[:half], sums[half:], strict=True)
+            sums = [each(functools.partial(self.halves, kept, mask), *pair) for pair in pairs]
+        at = index * (4 * self.sizes.key) + self.slab * 256 + self.lane * 8
+        m.store_shared(at + self.plan.sums_at, [m.bits(x) for x in sums[0]])
+
+    def halves(self, kept: Int, mask: int, low: Any, high: Any) -> Any:
+        """The sum of one of two values over two lanes, where it is kept, else of the other."""
+        m = self.machine
+        sent = m.shuffle_xor(m.select(kept, high, low), mask)
+        return m.add(m.select(kept, low, high), sent)
 
     def add_product(self, found: Sequence[Any], left: Any, places: Sequence[Int]) -> list[Any]:
         """Adds a 16 x 16 block times 16 rows of this warp's channels."""
@@ -190,50 +168,6 @@ class Products(Chunk):
                 at = slice(8 * i + 4 * half, 8 * i + 4 * half + 4)
                 found[at] = m.tensor_product(found[at], left, right[2 * half : 2 * half + 2])
         return found
-
-    def read_scores(
-        self, found: Sequence[Any], left: Sequence[Any], start: Int, column: Int
-    ) -> list[Any]:
-        """Adds `dO V^T` of 64 values to a block of 16 x 16."""
-        m, found = self.machine, list(found)
-        row, unit = lane_row(self.lane, rows_first=False)
-        at = start + (column * ROWS + row) * ROW_PITCH + unit * 16
-        for i, words in enumerate(left):
-            right = m.load_matrices(at + 32 * i, transpose=False)
-            for half in range(2):
-                at_ = slice(4 * half, 4 * half + 4)
-                found[at_] = m.tensor_product(found[at_], words, right[2 * half : 2 * half + 2])
-        return found
-
-    def state_group(self) -> tuple[Int, Int]:
-        """Of the products of both states this thread's values modulo 16, and 8 channels."""
-        units, thread = self.sizes.key // 8, self.machine.thread()
-        return thread >> (units.bit_length() - 1), thread & (units - 1)
-
-    def multiply_states(self, sums: Sequence[Any], start: Int) -> list[Any]:
-        """Adds the products of both states, over 64 values."""
-        m, sums = self.machine, list(sums)
-        row, unit = self.state_group()
-        at = start + row * 128 + permuted(unit & 7, row) + (unit >> 3) * _PANEL
-        for offset in range(0, VALUE_TILE * 128, 16 * 128):
-            pairs = zip(
-                m.load_shared(at + offset, 4),
-                m.load_shared(at + (offset + self.plan.state_bytes), 4),
-                strict=True,
-            )
-            for i, words in enumerate(pairs):
-                both = (m.unpack(word) for word in words)
-                sums[2 * i : 2 * i + 2] = each(m.fma, *both, sums[2 * i : 2 * i + 2])
-        return sums
-
-    def store_state_sums(self, sums: Sequence[Any]) -> None:
-        """The sums of `multiply_states`."""
-        m, (group, unit) = self.machine, self.state_group()
-        at = (group + STATE_SUMS) * (4 * self.sizes.key) + unit * 32 + self.plan.sums_at
-        for i in (0, 4):
-            m.store_shared(at + 4 * i, [m.bits(x) for x in sums[i : i + 4]])
-
-    # products within the chunk ---------------------------------------------------------------
 
     def tile_rows(self, tile: Int) -> list[Int]:
         """Right operands of this warp's channels from a tile of 16 rows."""
@@ -250,6 +184,10 @@ class Products(Chunk):
         """A left operand from a tile of 16 x 16 blocks."""
         at = self.block_place(start, row, column, rows_first=not transpose)
         return self.machine.load_matrices(at, transpose=transpose)
+
+    def zeros(self) -> list[Any]:
+        """16 rows of this warp's channels."""
+        return [self.machine.zero()] * 32
 
     # rows that are halved --------------------------------------------------------------------
 
@@ -286,70 +224,13 @@ class Products(Chunk):
         m.synchronize()
         return carried
 
-    def only(self, condition: Int, words: Sequence[Any]) -> list[Any]:
-        """Words, or zeros."""
-        m = self.machine
-        return [m.select(condition, word, m.word(0)) for word in words]
-
-    def zeros(self) -> list[Any]:
-        """16 rows of this warp's channels."""
-        return [self.machine.zero()] * 32
-
-    def within_queries(self) -> None:
-        """Gradients of weighted queries from scores: to buffer 2, of the far ones apart."""
-        m = self.machine
-        found = self.zeros()
-        for part in range(4):
-            block = self.scores_of(self.rows, m.constant(part))
-            if part < 2:
-                block = self.only(self.rows < 3, block)
-            places = self.tile_rows(self.listed(_KEYS_OF[part], self.rows))
-            found = self.add_product(found, block, places)
-        self.to_buffer(2, found)
-        with m.when(self.rows.equals(3)):
-            found = self.zeros()
-            for part, tile in enumerate((FAR_KEYS, KEYS + 1)):
-                block = self.scores_of(m.constant(3), m.constant(part))
-                found = self.add_product(found, block, self.tile_rows(m.constant(tile)))
-            self.to_far(found)
-
-    def within_keys(self) -> None:
-        """The same of weighted keys: to buffer 2, on the diagonal to 3, of the far ones apart."""
-        m = self.machine
-        found = self.zeros()
-        for part in (1, 2, 3):
-            block = self.scores_of(m.constant(part), self.rows, transpose=True)
-            least = 1 if part > 1 else 0  # the far keys are those of the first rows
-            near = (self.rows >= least) & (self.rows < part)
-            places = self.tile_rows(self.listed(_QUERIES_OF[part], self.rows))
-            found = self.add_product(found, self.only(near, block), places)
-        self.to_buffer(2, found)
-        block = self.scores_of(self.rows, self.rows, transpose=True)
-        places = self.tile_rows(self.rows + QUERIES)
-        self.to_buffer(3, self.add_product(self.zeros(), block, places))
-        with m.when(self.rows.equals(0)):
-            found = self.zeros()
-            for part, tile in ((2, QUERIES + 2), (3, FAR_QUERIES)):
-                block = self.scores_of(m.constant(part), m.constant(0), transpose=True)
-                found = self.add_product(found, block, self.tile_rows(m.constant(tile)))
-            self.to_far(found)
-
     # from warps to threads -------------------------------------------------------------------
 
     def to_buffer(self, buffer: int, found: Sequence[Any]) -> None:
-        """This warp's rows and channels of a buffer."""
+        """This warp's rows and channels of a buffer, in units of 8 permuted as those of tiles."""
+        m, pitch, row = self.machine, 4 * self.sizes.key, self.lane >> 2
         start = self.plan.stages_at + buffer * self.plan.buffer_bytes
-        self.to_rows(self.rows * (ROWS * 4 * self.sizes.key) + start, found)
-
-    def to_far(self, found: Sequence[Any]) -> None:
-        """The same of the 16 rows of a far tile."""
-        self.to_rows(self.machine.constant(self.plan.far_at), found)
-
-    def to_rows(self, start: Int, found: Sequence[Any]) -> None:
-        """Rows of K float32, in units of 8 that are permuted as those of tiles are."""
-        m, pitch = self.machine, 4 * self.sizes.key
-        row = self.lane >> 2
-        at = start + row * pitch + (self.lane & 3) * 8 + self.slab * 256
+        at = (self.rows * ROWS + row) * pitch + (self.lane & 3) * 8 + self.slab * 256 + start
         for i in range(8):
             place = at + (permuted(i, row) << 1)
             for lower in range(2):
@@ -385,7 +266,3 @@ class Products(Chunk):
     def load_sums(self, index: int) -> Pair:
         """The reverse."""
         return self.load_pair(index * 4 * self.sizes.key + self.plan.sums_at)
-
-    def far(self, part: int, place: Int) -> Pair:
-        """A gradient of the far tile in the threads of a part, zero in others."""
-        return self.choose(self.part.equals(part), self.read(place), self.nothing())

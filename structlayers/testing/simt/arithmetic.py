@@ -76,6 +76,13 @@ class Arithmetic(SharedMemory):
         return Int(self, np.repeat(smallest, 32))
 
     @override
+    def shuffle_xor(self, value: Any, mask: int) -> Any:
+        active = self._active.reshape(-1, 32)
+        if (active.any(1) != active.all(1)).any():
+            raise ValueError("values are exchanged by whole warps only")
+        return value[self._index ^ mask]
+
+    @override
     def add(self, left: Any, right: Any) -> Any:
         return left + right
 

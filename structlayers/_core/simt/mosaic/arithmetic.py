@@ -61,6 +61,11 @@ class Arithmetic(Threads):
         return Int(self, self._asm(text, value.value, result=self._i32))
 
     @override
+    def shuffle_xor(self, value: Any, mask: int) -> Any:
+        text = f"shfl.sync.bfly.b32 $0, $1, {mask}, 31, 0xffffffff;"
+        return self._asm(text, value, result=self._f32)
+
+    @override
     def add(self, left: Any, right: Any) -> Any:
         return arith.addf(left, right)
 
