@@ -60,6 +60,20 @@ def define(heads, groups, q, k, gate):
     return SCALE * q * np.exp(total), k * np.exp(end - total), scores, np.exp(end[:, :, 0])
 
 
+@pytest.mark.parametrize("from_end", [True, False])
+@pytest.mark.parametrize(("heads", "key"), [(7, 64), (3, 128), (2, 256)])
+def test_teams_that_take_several_chunks(heads, key, from_end, rng, monkeypatch):
+    """Some of them have rows that are halved; each finds the scratch of the one before."""
+    monkeypatch.setattr(prepare_rows, "MULTIPROCESSORS", 1)
+    q, k, _, gate = inputs(rng, (1,), 64, heads, heads, key, 64, "start", "bfloat16")
+    gate[:, 20:22, ::2] = -60.0
+    found = make(64, heads, heads, key, q, k, gate, from_end=from_end)
+    wanted = define(heads, heads, q, k, gate)
+    for name, got, want in zip(("queries", "keys", "scores"), found, wanted, strict=False):
+        assert error_ratio(got, want) <= 4e-3, name
+    np.testing.assert_allclose(found[3], wanted[3], rtol=2e-5, atol=1e-30)
+
+
 @pytest.mark.parametrize("kind", ["start", "-5", "spiky", "strong", "mixed"])
 @pytest.mark.parametrize(
     ("time", "heads", "groups", "key"),

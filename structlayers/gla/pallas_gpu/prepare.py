@@ -15,7 +15,9 @@ from structlayers.gla.pallas_gpu.prepare_rows import (
     KEYS,
     QUERIES,
     SHARING,
+    THREADS,
     Rows,
+    blocks,
     team_bytes,
     teams,
 )
@@ -33,10 +35,8 @@ _BLOCKS = (
     *((i, j, QUERIES, KEYS) for i in range(4) for j in range(i + 1, 4)),
 )
 
-
-def blocks(sizes: Sizes) -> int:
-    """Size of the grid."""
-    return -(-sizes.sequences * sizes.chunks // teams(sizes))
+# From the start of a block to when its last team loads, for two teams half of what a chunk takes.
+_STAGGER_NANOSECONDS = 5000
 
 
 def shared_bytes(sizes: Sizes) -> int:
@@ -45,7 +45,7 @@ def shared_bytes(sizes: Sizes) -> int:
 
 
 class Program(Rows):
-    """The block's program, for the chunk of a team."""
+    """What a team does with a chunk."""
 
     def __init__(
         self,
@@ -55,9 +55,12 @@ class Program(Rows):
         image: Any,
         *,
         from_end: bool,
+        turn: Int,
     ):
-        super().__init__(sizes, machine, inputs, from_end=from_end)
-        self.inputs, self.image, self.from_end = inputs, image, from_end
+        # 0, but unknown to compilers: or they find all places before the first turn, and spill them
+        zero = turn >> 24
+        super().__init__(sizes, machine, inputs, from_end=from_end, turn=turn, zero=zero)
+        self.inputs, self.image, self.from_end, self.turn = inputs, image, from_end, turn
         warps = self.threads // 32
         self.rounds = [_BLOCKS[i : i + warps] for i in range(0, len(_BLOCKS), warps)]
 
@@ -71,12 +74,14 @@ class Program(Rows):
         m.loop(0, slow, 1, self.halve)
         for taken in self.rounds:
             self.copy_scores(taken)
-        m.wait_out(0)
 
     def fill(self) -> Int:
         """Makes the rows of the image and the arrays, for all of the team; 0 if none is halved."""
         m, last, first = self.machine, self.part.equals(3), self.part.equals(0)
         gates, queries, keys = self.load_gates(), self.load_queries(), self.load_keys()
+        # the scratch of the chunk before is read
+        m.wait_out(0)
+        self.synchronize()
         weights, decay = self.decay(gates)
         self.synchronize()
         decays = map(self.decay_of, range(4 * SHARING))
@@ -105,7 +110,14 @@ class Program(Rows):
 
     def halve(self, index: Int, carried: Sequence[Any]) -> Sequence[Any]:
         """Scores of rows that are halved."""
-        halving = Halving(self.sizes, self.machine, self.inputs, from_end=self.from_end, zero=index)
+        halving = Halving(
+            self.sizes,
+            self.machine,
+            self.inputs,
+            from_end=self.from_end,
+            turn=self.turn + index,
+            zero=index,
+        )
         halving.run()
         return carried
 
@@ -176,6 +188,19 @@ def program(sizes: Sizes, *, from_end: bool) -> Any:
     """
 
     def run(machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        Program(sizes, machine, inputs, outputs[0], from_end=from_end).run()
+        m, (image,) = machine, outputs
+        count, stride = sizes.sequences * sizes.chunks, blocks(sizes) * teams(sizes)
+        first = m.cluster() * teams(sizes) + m.thread().divide(THREADS // teams(sizes))
+        if count > stride:
+            # some teams load while others compute; in step, memory would rest half of the time
+            phases = max(teams(sizes), 2)
+            m.sleep(first.modulo(phases) * (_STAGGER_NANOSECONDS // phases))
+
+        def take(turn: Int, carried: Sequence[Any]) -> Sequence[Any]:
+            Program(sizes, machine, inputs, image, from_end=from_end, turn=turn).run()
+            return carried
+
+        m.loop(0, (m.constant(count + stride - 1) - first).divide(stride), 1, take)
+        m.wait_out(0)
 
     return run

@@ -9,7 +9,7 @@ from typing import Any
 
 from structlayers._core.simt.machine import Int, IntLike, Machine
 from structlayers.gla.pallas_gpu.chunk import Chunk, Pair
-from structlayers.gla.pallas_gpu.layout import CHUNK, Sizes
+from structlayers.gla.pallas_gpu.layout import CHUNK, MULTIPROCESSORS, Sizes
 
 # Arrays of 64 x K in the scratch of a team, after queries, keys and scores of the image: weighted
 # queries, weighted keys, keys of the diagonal, and, for scores of rows with 16 rows or more between
@@ -21,8 +21,13 @@ THREADS, SHARING = 1024, 2
 
 
 def teams(sizes: Sizes) -> int:
-    """Chunks that a block takes, each with a team of its threads."""
+    """Of a block, each for a chunk at a time."""
     return THREADS // (2 * SHARING * sizes.key)
+
+
+def blocks(sizes: Sizes) -> int:
+    """Size of the grid: no more than run at once, so that teams stay and take chunk after chunk."""
+    return min(MULTIPROCESSORS, -(-sizes.sequences * sizes.chunks // teams(sizes)))
 
 
 def team_bytes(sizes: Sizes) -> int:
@@ -42,8 +47,10 @@ class Rows(Chunk):
         inputs: Sequence[Any],
         *,
         from_end: bool,
+        turn: Int,
         zero: Int | None = None,
     ):
+        """As `Chunk`; turn: how many chunks the team has had."""
         size = team_bytes(sizes)
         super().__init__(sizes, machine, inputs, team_bytes=size, sharing=SHARING, zero=zero)
         self.scores_at = self.scratch + sizes.scores_at
@@ -52,9 +59,8 @@ class Rows(Chunk):
         word = self.words[0] + start
         # of this thread's words in queries of the image, with units as `permuted` has them
         self.places = [word ^ (row * (128 + 16)) for row in range(self.height)]
-        count, index = sizes.sequences * sizes.chunks, machine.cluster() * teams(sizes) + self.team
-        # the last block may have more teams than chunks
-        self.locate(index.minimum(count - 1), from_end=from_end)
+        index = (turn * blocks(sizes) + machine.cluster()) * teams(sizes) + self.team
+        self.locate(index, from_end=from_end)
 
     def of_half(self, half: int) -> Int:
         """Whether this thread has the first (0) or the last (1) 8 of 16 rows."""
