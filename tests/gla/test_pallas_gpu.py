@@ -141,8 +141,8 @@ def test_keys_of_256_channels_have_gradients_in_parts(rng):
 
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.usefixtures("simulated")
-def test_keys_of_256_channels_in_two_warpgroups(split, rng, monkeypatch):
-    """Outputs and states without gradients; split, of segments from a state of zero, too."""
+def test_keys_of_256_channels_without_gradients(split, rng, monkeypatch):
+    """All keys in one block, not in parts; split, of segments from a state of zero, too."""
     if split:
         monkeypatch.setattr(segments, "_SEGMENT_CHUNKS", 1)
         monkeypatch.setattr(segments, "MULTIPROCESSORS", 8)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from structlayers.gla.pallas_gpu import prepare, prepare_rows
+from structlayers.gla.pallas_gpu import prepare
 from structlayers.gla.pallas_gpu.layout import CHUNK, SCORE_BYTES, Sizes
 from structlayers.testing import error_ratio
 from structlayers.testing.simt import simulate
@@ -24,7 +24,7 @@ def make(time, heads, groups, key, q, k, gate, *, from_end=True):
         [jax.ShapeDtypeStruct((count, sizes.image_bytes), jnp.uint8)],
         clusters=prepare.blocks(sizes),
         cluster_size=1,
-        threads=prepare_rows.THREADS,
+        threads=prepare.THREADS,
         shared_bytes=prepare.shared_bytes(sizes),
     )
     image = image.reshape(heads, sizes.chunks, -1)
@@ -58,20 +58,6 @@ def define(heads, groups, q, k, gate):
     scores = SCALE * np.einsum("hnik,hnjk,hnijk->hnij", q, k, pairs)
     end = total[:, :, -1:]
     return SCALE * q * np.exp(total), k * np.exp(end - total), scores, np.exp(end[:, :, 0])
-
-
-@pytest.mark.parametrize("from_end", [True, False])
-@pytest.mark.parametrize(("heads", "key"), [(7, 64), (3, 128), (2, 256)])
-def test_teams_that_take_several_chunks(heads, key, from_end, rng, monkeypatch):
-    """Some of them have rows that are halved; each finds the scratch of the one before."""
-    monkeypatch.setattr(prepare_rows, "MULTIPROCESSORS", 1)
-    q, k, _, gate = inputs(rng, (1,), 64, heads, heads, key, 64, "start", "bfloat16")
-    gate[:, 20:22, ::2] = -60.0
-    found = make(64, heads, heads, key, q, k, gate, from_end=from_end)
-    wanted = define(heads, heads, q, k, gate)
-    for name, got, want in zip(("queries", "keys", "scores"), found, wanted, strict=False):
-        assert error_ratio(got, want) <= 4e-3, name
-    np.testing.assert_allclose(found[3], wanted[3], rtol=2e-5, atol=1e-30)
 
 
 @pytest.mark.parametrize("kind", ["start", "-5", "spiky", "strong", "mixed"])

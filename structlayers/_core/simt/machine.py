@@ -161,10 +161,6 @@ class Machine(abc.ABC):
         """`synchronize_team`; 1 if the condition holds in any thread of the team, else 0."""
 
     @abc.abstractmethod
-    def sleep(self, nanoseconds: Int) -> None:
-        """Does nothing for about as long, up to 1 ms; nothing may depend on it."""
-
-    @abc.abstractmethod
     def reconverge(self) -> None:
         """Waits for the threads of the warp, after a condition that may have parted them."""
 

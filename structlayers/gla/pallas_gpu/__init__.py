@@ -2,9 +2,8 @@
 
 - `layout`: sizes, and where the values of a chunk lie in device and shared memory;
 - `chunk`: weighted queries and keys of a chunk, which two of the programs begin with;
-- `prepare`, `recurrent`, `gradient`: the programs of the three kernels, for `_core.simt`, the first
-  with its `prepare_rows` and `prepare_halving`, the last with `gradient_layout`,
-  `gradient_states` and `gradient_products`;
+- `prepare`, `recurrent`, `gradient`: the programs of the three kernels, for `_core.simt`, the last
+  with its `gradient_layout`, `gradient_states` and `gradient_products`;
 - `calls`: the kernels on arrays;
 - `step_plan`, `step_program`, `step`, `step_support`: the same for one token, a kernel of its own;
 - `support`: what cannot be served, and why;

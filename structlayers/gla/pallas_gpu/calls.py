@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from structlayers.gla.pallas_gpu import gradient, gradient_layout, prepare, prepare_rows, recurrent
+from structlayers.gla.pallas_gpu import gradient, gradient_layout, prepare, recurrent
 from structlayers.gla.pallas_gpu.layout import Sizes
 from structlayers.gla.pallas_gpu.segments import Segments, decays_of, segment_count
 from structlayers.gla.pallas_gpu.support import LARGEST_GRADIENT_KEY
@@ -191,7 +191,7 @@ def _images(
         (q, k, gate),
         (jax.ShapeDtypeStruct((count, sizes.image_bytes // 4), jnp.int32),),
         blocks=prepare.blocks(sizes),
-        threads=prepare_rows.THREADS,
+        threads=prepare.THREADS,
         shared_bytes=prepare.shared_bytes(sizes),
         name="gated_linear_attention_prepare",
     )
@@ -223,7 +223,7 @@ def _recur(
         (image, v) if state is None else (image, v, state),
         outputs,
         blocks=plan.blocks,
-        threads=plan.threads,
+        threads=recurrent.THREADS,
         shared_bytes=plan.shared_bytes,
         name="gated_linear_attention_recurrent",
     )

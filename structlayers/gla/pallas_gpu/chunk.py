@@ -1,11 +1,11 @@
 """A chunk of one head as its block of threads has it: weighted queries and keys, in tiles.
 
-A thread has two channels of 16 rows, or of 8 of them. Weights are products of gates: of those from
-the start of the 16 rows to a row, for queries, and of those after a row to their end, for keys;
-never a quotient, except for the 16 x 16 scores on the diagonal, whose keys are divided by the gates
-up to their row. Once these are below 2^-60 in some channel, the rows from there on take a halving
-of the 16 rows, as `xla.chunks` halves chunks. So nothing depends on later gates: what looks at all
-16 rows only decides whether to look for such rows.
+A thread has two channels of 16 rows. Weights are products of gates: of those from the start of the
+16 rows to a row, for queries, and of those after a row to their end, for keys; never a quotient,
+except for the 16 x 16 scores on the diagonal, whose keys are divided by the gates up to their row.
+Once these are below 2^-60 in some channel, the rows from there on take a halving of the 16 rows, as
+`xla.chunks` halves chunks. So nothing depends on later gates: what looks at all 16 rows only
+decides whether to look for such rows.
 """
 
 import dataclasses
@@ -32,56 +32,33 @@ type Pair = tuple[Any, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Decays:
-    """What a thread knows of the chunk around its 16 rows.
+class Weighed:
+    """What a thread knows of its rows after `Chunk.weigh`.
 
     Attributes:
         before: decay of the chunk before the 16 rows.
         after: decay after them.
         decays: of the four times 16 rows.
         whole: of the chunk.
+        slow: 0 if no row is halved.
     """
 
     before: Pair
     after: Pair
-    decays: Sequence[Pair]
+    decays: list[Pair]
     whole: Pair
-
-
-@dataclasses.dataclass(frozen=True)
-class Weighed(Decays):
-    """What a thread knows after `Chunk.weigh`.
-
-    Attributes:
-        slow: 0 if no row is halved.
-    """
-
     slow: Int
 
 
 class Chunk:
     """What the programs of chunks share.
 
-    A team of `2 K` threads of the block takes a chunk, or `4 K` that share 16 rows by two. Its
-    scratch starts with the decays of the four times 16 rows, K float32 each, and the tiles, if a
-    program has no other places for them.
-
-    Attributes:
-        loads_move: whether compilers may put off loads until after a barrier, where registers are
-            few, and may keep in registers what is loaded again.
+    A team of `2 K` threads of the block takes a chunk. Its scratch starts with the decays of the
+    four times 16 rows, K float32 each, and the tiles.
     """
 
-    loads_move = True
-
     def __init__(
-        self,
-        sizes: Sizes,
-        machine: Machine,
-        arrays: Sequence[Any],
-        *,
-        team_bytes: int = 0,
-        sharing: int = 1,
-        zero: Int | None = None,
+        self, sizes: Sizes, machine: Machine, arrays: Sequence[Any], *, team_bytes: int = 0
     ):
         """Finds the place of a thread.
 
@@ -90,28 +67,20 @@ class Chunk:
             machine: that executes the program.
             arrays: queries, keys and gates.
             team_bytes: scratch of a team.
-            sharing: threads that have two channels of 16 rows, 1 or 2.
-            zero: 0, but compilers cannot know it: what is found with it is not kept in registers
-                from where another object has found the same.
         """
         self.sizes, self.machine = sizes, machine
         self.q, self.k, self.gate = arrays
         m, half = machine, sizes.key // 2
-        places = [m.thread(), m.lane(), m.warp()]
-        thread, self.lane, warp = places if zero is None else [place + zero for place in places]
-        self.threads, self.height = 4 * sharing * half, ROWS // sharing
+        self.threads = 4 * half
         shift = self.threads.bit_length() - 1
-        self.team, self.thread = thread >> shift, thread & (self.threads - 1)
-        self.warp = warp & (self.threads // 32 - 1)
-        # of this thread: its channels, its rows, and the 16 rows that they are of
-        self.pair, self.share = self.thread & (half - 1), self.thread >> (half.bit_length() - 1)
-        self.part = self.share >> (sharing - 1)
+        self.team, self.thread = m.thread() >> shift, m.thread() & (self.threads - 1)
+        self.lane, self.warp = m.lane(), m.warp() & (self.threads // 32 - 1)
+        self.pair, self.part = self.thread & (half - 1), self.thread >> (half.bit_length() - 1)
         # this thread's word in a row of a panel, by the row modulo 8
         unit = self.pair >> 2
         self.words = [permuted(unit & 7, m.constant(row)) + (self.pair & 3) * 4 for row in range(8)]
         self.panel = unit >> 3
         self.scratch = self.team * team_bytes
-        self.decays_at = self.counts_at = self.scratch
         self.tiles_at = self.scratch + 16 * sizes.key
         self.one, self.scale = self.number(_ONE), self.number(_bits(sizes.scale))
 
@@ -169,9 +138,9 @@ class Chunk:
             A row, whether the token exists, and the displacement from the row in bytes.
         """
         if self.sizes.ragged:
-            place, inside = self.place(self.share * self.height + row)
+            place, inside = self.place(self.part * ROWS + row)
             return place * heads + head, inside, 0
-        place, inside = self.place(self.share * self.height)
+        place, inside = self.place(self.part * ROWS)
         return place * heads + head, inside, row * heads * pitch
 
     def load(self, array: Any, row: int, heads: int, head: Int, size: int) -> list[Any]:
@@ -179,15 +148,7 @@ class Chunk:
         m, pitch = self.machine, size * self.sizes.key
         place, inside, displacement = self.own_row(row, heads, head, pitch)
         offset = self.pair * (2 * size)
-        words = m.load_global(
-            array,
-            offset,
-            size // 2,
-            place,
-            pitch,
-            displacement=displacement,
-            constant=self.loads_move,
-        )
+        words = m.load_global(array, offset, size // 2, place, pitch, displacement=displacement)
         if self.sizes.ragged:
             words = [m.select(inside, word, m.word(0)) for word in words]
         return words
@@ -196,73 +157,67 @@ class Chunk:
         """Base-2 logarithms of the gates of this thread's rows."""
         m, sizes = self.machine, self.sizes
         log2_e = self.number(_LOG2_E)
-        array, group = self.gate, self.group
-        rows = [self.load(array, row, sizes.groups, group, 4) for row in range(self.height)]
+        rows = [self.load(self.gate, row, sizes.groups, self.group, 4) for row in range(ROWS)]
         return [each(lambda word: m.multiply(m.float(word), log2_e), words) for words in rows]
 
     def load_queries(self) -> list[Any]:
         """Queries of this thread's rows, two channels in a word."""
         heads = self.sizes.heads
-        return [self.load(self.q, row, heads, self.head, 2)[0] for row in range(self.height)]
+        return [self.load(self.q, row, heads, self.head, 2)[0] for row in range(ROWS)]
 
     def load_keys(self) -> list[Any]:
         """Keys of this thread's rows, two channels in a word."""
         groups = self.sizes.groups
-        return [self.load(self.k, row, groups, self.group, 2)[0] for row in range(self.height)]
+        return [self.load(self.k, row, groups, self.group, 2)[0] for row in range(ROWS)]
 
     # weights ---------------------------------------------------------------------------------
 
     def weigh(self) -> Weighed:
         """Fills the tiles."""
-        m = self.machine
+        m, sizes = self.machine, self.sizes
         gates, queries = self.load_gates(), self.load_queries()
         self.load_more()
-        weights, decay = self.decay(gates)
-        slow = m.synchronize_any(self.may_be_weak(weights, decay), self.team, self.threads)
-        keys = self.load_keys()  # not before, for the registers
-        known = self.know([self.decay_of(share) for share in range(4)])
-        self.fill_queries(queries, weights, known)
-        self.fill_keys(keys, weights, known)
-        return Weighed(**vars(known), slow=slow)
-
-    def decay(self, gates: Sequence[Pair]) -> tuple[list[Pair], Pair]:
-        """Gates of this thread's rows, and their product, which the team finds in the scratch."""
-        m, total = self.machine, gates[0]
+        total = gates[0]
         for gate in gates[1:]:
             total = self.plus(total, gate)
         weights = [each(m.exp2, gate) for gate in gates]
         decay = each(m.exp2, total)
-        self.store_pair(self.decays_at + self.share * (4 * self.sizes.key), decay)
-        return weights, decay
-
-    def decay_of(self, share: IntLike) -> Pair:
-        """What a thread of the team, with other rows of the same channels, has stored."""
-        return self.load_pair(self.decays_at + share * (4 * self.sizes.key))
-
-    def know(self, decays: Sequence[Pair]) -> Decays:
-        """What follows from the decays of the four times 16 rows."""
+        self.store_pair(self.scratch + self.part * (4 * sizes.key), decay)
+        slow = m.synchronize_any(self.may_be_weak(weights, decay), self.team, self.threads)
+        keys = self.load_keys()  # not before, for the registers
+        decays = [self.load_pair(self.scratch + part * 4 * sizes.key) for part in range(4)]
         one = (self.one, self.one)
         before, after, whole = one, one, decays[0]
         for part in range(3):
             before = self.times(before, self.choose(self.part >= part + 1, decays[part], one))
             after = self.times(after, self.choose(self.part < part + 1, decays[part + 1], one))
             whole = self.times(whole, decays[part + 1])
-        return Decays(before, after, decays, whole)
+        weighed = Weighed(before, after, decays, whole, slow)
+        self.fill_queries(queries, weights, weighed)
+        self.fill_keys(keys, weights, weighed)
+        return weighed
 
-    def fill_queries(self, words: Sequence[Any], weights: Sequence[Pair], known: Decays) -> None:
+    def fill_queries(self, words: Sequence[Any], weights: Sequence[Pair], known: Weighed) -> None:
         """Tiles of queries."""
         weighted = self.weighted(words, self.prefixes(weights))
-        self.store_tile(self.part + QUERIES, weighted)
+        for row, (place, values) in enumerate(
+            zip(self.tile_places(self.part + QUERIES), weighted, strict=True)
+        ):
+            self.store_packed(place, values)
+            self.took_query(row, values, known)
         with self.machine.when(self.part.equals(3)):
             self.store_tile(FAR_QUERIES, [self.times(x, known.decays[2]) for x in weighted])
 
-    def fill_keys(self, words: Sequence[Any], weights: Sequence[Pair], known: Decays) -> None:
+    def fill_keys(self, words: Sequence[Any], weights: Sequence[Pair], known: Weighed) -> None:
         """Tiles of keys, the last rows first, whose weights are found first."""
         self.store_tile(self.part + DIAGONAL, self.weighted(words, self.inverses(weights)))
-        weighted = self.weighted(words, self.suffixes(weights))
-        places = self.tile_places(self.part + KEYS)
+        weighted, places = (
+            self.weighted(words, self.suffixes(weights)),
+            self.tile_places(self.part + KEYS),
+        )
         for row in reversed(range(ROWS)):
             self.store_packed(places[row], weighted[row])
+            self.took_key(row, weighted[row], known)
         with self.machine.when(self.part.equals(0)):
             self.store_tile(FAR_KEYS, [self.times(x, known.decays[1]) for x in weighted])
 
@@ -273,6 +228,12 @@ class Chunk:
 
     def load_more(self) -> None:
         """What else a program loads, after what the tiles are waiting for."""
+
+    def took_query(self, row: int, values: Pair, known: Weighed) -> None:
+        """What else a program does with a weighted query."""
+
+    def took_key(self, row: int, values: Pair, known: Weighed) -> None:
+        """What else a program does with a weighted key."""
 
     def choose(self, condition: Int, chosen: Pair, other: Pair) -> Pair:
         """One of two pairs."""
@@ -319,20 +280,20 @@ class Chunk:
             yield self.below(weight, _WEAKEST)
 
     def count_kept(self, weights: Sequence[Pair]) -> None:
-        """How many of this thread's rows are not halved, into the scratch."""
-        m, count = self.machine, self.machine.constant(self.height)
+        """How many of the 16 rows are not halved, into the scratch."""
+        m, count = self.machine, self.machine.constant(ROWS)
         for weak in self.weak_rows(weights):
             count = count - Int(m, m.select(weak, m.constant(1).value, m.constant(0).value))
         least = m.warp_minimum(count)
         with m.when(self.lane.equals(0)):
-            m.store_shared(self.counts_at + self.warp * 4, [m.word_of(least)])
+            m.store_shared(self.scratch + self.warp * 4, [m.word_of(least)])
         m.reconverge()
 
-    def kept_rows(self, share: Int) -> Int:
-        """What `count_kept` found for the threads of some rows, after a barrier."""
+    def kept_rows(self, part: Int) -> Int:
+        """What `count_kept` found for a part, after a barrier."""
         m, warps, least = self.machine, self.sizes.key // 64, self.machine.constant(ROWS)
         for i in range(warps):
-            (count,) = m.load_shared((share * warps + i) * 4 + self.counts_at, 1)
+            (count,) = m.load_shared((part * warps + i) * 4 + self.scratch, 1)
             least = least.minimum(m.integer_of(count))
         return least
 
@@ -346,7 +307,7 @@ class Chunk:
 
     def level(self, weights: Sequence[Pair], half: int) -> Generator[tuple[int, Pair | None]]:
         """Rows, and the gates between each and the split of its block of ``2 half``; None is 1."""
-        for split in range(half, self.height, 2 * half):
+        for split in range(half, ROWS, 2 * half):
             weight = None
             for row in range(split, split + half):
                 weight = weights[row] if weight is None else self.times(weight, weights[row])
@@ -358,13 +319,7 @@ class Chunk:
 
     def store_level(self, weights: Sequence[Pair], half: int) -> None:
         """Queries of right halves and keys of left ones, weighted to the split, as a tile."""
-        places = self.tile_places(self.part + DIAGONAL)
-        for row, values in self.level_rows(weights, half):
-            self.store_packed(places[row], values)
-
-    def level_rows(self, weights: Sequence[Pair], half: int) -> Generator[tuple[int, Pair]]:
-        """The rows of such a tile."""
-        sizes = self.sizes
+        sizes, places = self.sizes, self.tile_places(self.part + DIAGONAL)
         for row, weight in self.level(weights, half):
             if row & half:
                 (word,) = self.load(self.q, row, sizes.heads, self.head, 2)
@@ -372,7 +327,7 @@ class Chunk:
             else:
                 (word,) = self.load(self.k, row, sizes.groups, self.group, 2)
                 value = self.machine.unpack(word)
-            yield row, value if weight is None else self.times(value, weight)
+            self.store_packed(places[row], value if weight is None else self.times(value, weight))
 
     def load_unweighted(self) -> tuple[list[Pair], list[Pair]]:
         """Scaled queries, and keys."""

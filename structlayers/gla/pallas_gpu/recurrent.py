@@ -1,8 +1,7 @@
 """The recurrence over the chunks of a sequence: outputs, states and the final state.
 
-A block of threads holds 64 values of one head's state, transposed, in registers: 16 values of up to
-128 keys a warp, as the result of a tensor-core product, which is at once the left operand of the
-next. With 256 keys two warpgroups have half of them each and exchange what they find of outputs.
+A block of threads holds 64 values of one head's state, transposed, in registers: 16 values of all
+keys a warp, as the result of a tensor-core product, which is at once the left operand of the next.
 Images of chunks and rows of values come in by asynchronous copies, some chunks ahead.
 
     out^T   = S^T Q^T + V^T P^T            S before the chunk
@@ -27,8 +26,7 @@ from structlayers.gla.pallas_gpu.layout import (
     permuted,
 )
 
-_WARPGROUP = 128
-_KEYS = 128  # of a warpgroup, as many as registers hold with outputs and operands
+THREADS = 128
 _OUT_BYTES = CHUNK * ROW_PITCH
 
 
@@ -56,35 +54,9 @@ class Plan:
         return -(-(self.sizes.image_bytes + CHUNK * ROW_PITCH) // 1024) * 1024
 
     @property
-    def warpgroups(self) -> int:
-        """Of a block, each with its keys."""
-        return -(-self.sizes.key // _KEYS)
-
-    @property
-    def threads(self) -> int:
-        """Of a block."""
-        return self.warpgroups * _WARPGROUP
-
-    @property
-    def keys(self) -> int:
-        """Of a warpgroup."""
-        return self.sizes.key // self.warpgroups
-
-    @property
-    def share(self) -> int:
-        """Parts of 16 tokens of the scores, and of the outputs, of a warpgroup."""
-        return CHUNK // 16 // self.warpgroups
-
-    @property
-    def sums_at(self) -> int:
-        """Where sums of outputs wait for the other warpgroup, after two tiles of states."""
-        return self.states_at + 2 * self.state_bytes * self.keeps
-
-    @property
     def barriers_at(self) -> int:
-        """Where barriers start."""
-        exchanged = VALUE_TILE * CHUNK * 4 if self.warpgroups > 1 and self.reads else 0
-        return self.sums_at + exchanged
+        """Where barriers start, after stages, two tiles of outputs and two of states."""
+        return self.states_at + 2 * self.state_bytes * self.keeps
 
     @property
     def state_bytes(self) -> int:
@@ -143,11 +115,7 @@ class Program:
         self.tile, self.sequence = block.modulo(plan.tiles), block.divide(plan.tiles)
         self.head = self.sequence.modulo(sizes.heads)
         self.batch = self.sequence.divide(sizes.heads)
-        self.thread, self.lane, self.warp = m.thread(), m.lane(), m.warp() & 3
-        self.warpgroup = m.warp() >> 2
-        # where panels of the keys of a warpgroup start in a tile of 64 rows
-        self.panels_at = self.warpgroup * (plan.keys * CHUNK * 2)
-        self.parts_at = self.warpgroup * plan.share
+        self.thread, self.lane, self.warp = m.thread(), m.lane(), m.warp()
         # values and states are those of key heads, cotangents and theirs those of query heads
         self.state_heads, self.state_head = sizes.groups, sizes.group_of(self.head)
         if plan.transposed:
@@ -170,7 +138,6 @@ class Program:
         m.synchronize()
         state = self.load_state()
         state = m.loop(0, sizes.chunks, 1, self.step, state)
-        self.write(m.constant(sizes.chunks - 1))
         self.store_state(state)
         if plan.keeps:
             m.wait_out(0)
@@ -212,7 +179,7 @@ class Program:
         """Rows and units of a tile of values that this thread copies."""
         units = VALUE_TILE // 8
         unit, row = self.thread & (units - 1), self.thread >> (units.bit_length() - 1)
-        return [(row + i, unit) for i in range(0, CHUNK, self.plan.threads // units)]
+        return [(row + i, unit) for i in range(0, CHUNK, THREADS // units)]
 
     def write_out(self, step: Int, source: Int) -> None:
         """Outputs of a chunk to device memory."""
@@ -240,18 +207,17 @@ class Program:
         """Row (key) of an array of states `(B, heads, K, V)`, and byte in it, of a register."""
         sizes = self.sizes
         key = (self.lane & 3) * 2 + (8 * (index >> 2) + (index & 1))
-        key = self.warpgroup * self.plan.keys + key
         value = self.tile * VALUE_TILE + self.warp * 16 + (self.lane >> 2) + 8 * (index >> 1 & 1)
         head = self.batch * self.state_heads + self.state_head
         return head * sizes.key + key, value * 4
 
     def load_state(self) -> list[Any]:
         """Registers of the state: those of 16 x 8 tiles, keys along their columns."""
-        m, sizes, count = self.machine, self.sizes, self.plan.keys // 2
+        m, sizes = self.machine, self.sizes
         if self.initial is None:
-            return [m.zero()] * count
+            return [m.zero()] * (sizes.key // 2)
         state = []
-        for index in range(count):
+        for index in range(sizes.key // 2):
             row, offset = self.state_place(index)
             (word,) = m.load_global(self.initial, offset, 1, row, 4 * sizes.value)
             state.append(m.float(word))
@@ -275,171 +241,93 @@ class Program:
         start = stage * plan.stage_bytes
         m.barrier_wait(stage * 8 + plan.barriers_at, step.divide(plan.stages) & 1)
         values = self.load_values(start + sizes.image_bytes)
-        shared = values if plan.warpgroups == 1 else self.load_share(start + sizes.image_bytes)
-        packed = [self.pack(state[i : i + 8]) for i in range(0, len(state), 8)]
+        kept = (step & 1) * plan.state_bytes + plan.states_at
         if plan.keeps:
-            self.stage_state(packed, self.state_of(step))
-        found, state = self.multiply(state, packed, values, shared, start)
-        # while the tensor cores are at work
-        with m.when(step >= 1):
-            self.fetch(step + (plan.stages - 1))
-            self.write(step - 1)
-        m.reconverge()
+            self.stage_state(state, kept)
+        out = (step & 1) * _OUT_BYTES + plan.outputs_at
+        found = self.attend(state, values, start) if plan.reads else []
+        state = self.next_state(state, values, start)
         if plan.reads:
-            self.stage_outputs(self.exchange(m.warpgroup_wait(1, found)), self.output_of(step))
+            self.stage_outputs(m.warpgroup_wait(1, found), out)
         state = m.warpgroup_wait(0, state)
         if plan.keeps:
             m.wait_out(0)
             m.release_to_copies()
         m.wait_loads(plan.stages - 2)
         m.synchronize()
+        self.fetch(step + plan.stages)
+        if plan.keeps:
+            self.write_state(step, kept)
+        if plan.reads:
+            self.write_out(step, out)
         return state
-
-    def output_of(self, step: Int) -> Int:
-        """Where outputs of a step wait."""
-        return (step & 1) * _OUT_BYTES + self.plan.outputs_at
-
-    def state_of(self, step: Int) -> Int:
-        """Where the state before a step waits."""
-        return (step & 1) * self.plan.state_bytes + self.plan.states_at
-
-    def write(self, step: Int) -> None:
-        """What a step has staged, to device memory."""
-        if self.plan.keeps:
-            self.write_state(step, self.state_of(step))
-        if self.plan.reads:
-            self.write_out(step, self.output_of(step))
 
     def pack(self, values: Sequence[Any]) -> list[Any]:
         """16 x 16 results in bfloat16: a left operand."""
         return [self.machine.pack(*values[i : i + 2]) for i in range(0, 8, 2)]
 
-    def load_values(self, start: Int, parts: int = CHUNK // 16) -> list[list[Any]]:
-        """Left operands: 16 values of this warp by 16 tokens, for some parts of the chunk."""
+    def load_values(self, start: Int) -> list[list[Any]]:
+        """Left operands: 16 values of this warp by 16 tokens, for the four parts of the chunk."""
         m = self.machine
         unit, row = (self.lane >> 3) & 1, (self.lane & 7) + (self.lane >> 4) * 8
         at = start + row * ROW_PITCH + unit * 16 + self.warp * 32
         return [
-            m.load_matrices(at + part * 16 * ROW_PITCH, transpose=True) for part in range(parts)
+            m.load_matrices(at + part * 16 * ROW_PITCH, transpose=True)
+            for part in range(CHUNK // 16)
         ]
 
-    def load_share(self, start: Int) -> list[list[Any]]:
-        """Those of the parts that the warpgroup multiplies by scores."""
-        return self.load_values(start + self.parts_at * (16 * ROW_PITCH), self.plan.share)
-
-    def multiply(
-        self,
-        state: Sequence[Any],
-        packed: Sequence[Sequence[Any]],
-        values: Sequence[Sequence[Any]],
-        shared: Sequence[Sequence[Any]],
-        start: Int,
-    ) -> tuple[list[Any], list[Any]]:
-        """Starts the products: of outputs, then of the state, in two groups.
-
-        Args:
-            state: before the chunk.
-            packed: the same as left operands, by 16 keys.
-            values: as left operands, by 16 tokens.
-            shared: those that the warpgroup multiplies by scores.
-            start: of the chunk's stage.
-
-        Returns:
-            Sums of outputs, 16 values a warp by 64 tokens, and of the state.
-        """
-        plan, m, sizes = self.plan, self.machine, self.sizes
-        outputs = [m.zero()] * (CHUNK // 2 if plan.reads else 0)
-        # the decay first: nothing may touch the state while its products are under way
-        state = self.decayed(state, start + sizes.decay_at)
-        if not plan.reads:
-            packed = shared = ()
-        elif plan.warpgroups == 1:
-            shared = ()  # the same registers
-        words = [word for left in (packed, shared, values) for x in left for word in x]
-        begun = iter(m.warpgroup_begin([*outputs, *state, *words]))
-        outputs, state = [next(begun) for _ in outputs], [next(begun) for _ in state]
-        packed, shared, values = (
-            [[next(begun) for _ in x] for x in left] for left in (packed, shared, values)
-        )
-        if plan.reads:
-            outputs = self.attend(outputs, packed, shared or values, start)
-            m.warpgroup_commit()
-        for part, words in enumerate(values):
-            at = self.panels_at + (start + self.writing + part * 16 * 128)
-            state = m.warpgroup_product(state, words, at, transpose=True, panel=CHUNK * 128)
-        m.warpgroup_commit()
-        return outputs, state
-
-    def attend(
-        self,
-        outputs: Sequence[Any],
-        packed: Sequence[Sequence[Any]],
-        values: Sequence[Sequence[Any]],
-        start: Int,
-    ) -> list[Any]:
-        """Adds `S^T Q^T` of the warpgroup's keys, and `V^T P^T` of its share of the tokens."""
-        plan, m, sizes, sums = self.plan, self.machine, self.sizes, list(outputs)
-        for step, words in enumerate(packed):
+    def attend(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
+        """Starts `S^T Q^T + V^T P^T`, 16 values a warp by 64 tokens."""
+        m, sizes, transposed = self.machine, self.sizes, self.plan.transposed
+        packed = [word for i in range(0, len(state), 8) for word in self.pack(state[i : i + 8])]
+        flat = [word for words in values for word in words]
+        count = CHUNK // 2
+        made = m.warpgroup_begin([*[m.zero()] * count, *packed, *flat])
+        found, packed = made[:count], made[count : count + len(packed)]
+        flat = made[count + len(packed) :]
+        for step in range(sizes.key // 16):
             at = start + (self.reading + (step >> 2) * (CHUNK * 128) + (step & 3) * 32)
-            sums = m.warpgroup_product(sums, words, self.panels_at + at, transpose=False, panel=0)
-        pitch = 16 * 128 if plan.transposed else 32
-        for part, words in enumerate(values):
-            at = self.parts_at * pitch + (start + sizes.scores_at + part * pitch)
-            sums = m.warpgroup_product(
-                sums, words, at, transpose=plan.transposed, panel=CHUNK * 128
-            )
-        return sums
+            words = packed[4 * step : 4 * step + 4]
+            found = m.warpgroup_product(found, words, at, transpose=False, panel=0)
+        for part in range(CHUNK // 16):
+            at = start + (sizes.scores_at + part * (16 * 128 if transposed else 32))
+            words = flat[4 * part : 4 * part + 4]
+            found = m.warpgroup_product(found, words, at, transpose=transposed, panel=CHUNK * 128)
+        m.warpgroup_commit()
+        return found
 
-    def decayed(self, state: Sequence[Any], decay: Int) -> list[Any]:
-        """The state times the decay of a chunk."""
-        m, found = self.machine, []
-        at = decay + self.warpgroup * (4 * self.plan.keys) + (self.lane & 3) * 8
+    def next_state(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
+        """Starts `S^T * decay + V^T K`."""
+        m, sizes = self.machine, self.sizes
+        at, decayed = start + sizes.decay_at + (self.lane & 3) * 8, []
         for index in range(0, len(state), 4):
             low, high = (m.float(word) for word in m.load_shared(at + 8 * index, 2))
             for i, value in enumerate(state[index : index + 4]):
-                found.append(m.multiply(value, low if i % 2 == 0 else high))
-        return found
-
-    def exchange(self, found: Sequence[Any]) -> list[Any]:
-        """Sums over all keys, of the warpgroup's share of the tokens."""
-        plan, m = self.plan, self.machine
-        if plan.warpgroups == 1:
-            return list(found)
-        first, count = self.warpgroup.equals(0), len(found) // 2
-        halves = list(zip(found[:count], found[count:], strict=True))
-        mine = [m.select(first, low, high) for low, high in halves]
-        other = [m.select(first, high, low) for low, high in halves]
-        at = plan.sums_at + (self.thread & (_WARPGROUP - 1)) * 16
-        own = at + self.warpgroup * (_WARPGROUP * 4 * count)
-        for index in range(0, count, 4):
-            words = [m.bits(value) for value in other[index : index + 4]]
-            m.store_shared(own + index * (_WARPGROUP * 4), words)
-        m.synchronize()
-        theirs, sums = at + (self.warpgroup ^ 1) * (_WARPGROUP * 4 * count), []
-        for index in range(0, count, 4):
-            words = m.load_shared(theirs + index * (_WARPGROUP * 4), 4)
-            pairs = zip(mine[index : index + 4], words, strict=True)
-            sums += [m.add(value, m.float(word)) for value, word in pairs]
-        return sums
+                decayed.append(m.multiply(value, low if i % 2 == 0 else high))
+        state = m.warpgroup_begin(decayed)
+        for part, words in enumerate(values):
+            at = start + (self.writing + part * 16 * 128)
+            state = m.warpgroup_product(state, words, at, transpose=True, panel=CHUNK * 128)
+        m.warpgroup_commit()
+        return state
 
     def stage_outputs(self, found: Sequence[Any], start: Int) -> None:
         """Outputs, transposed, to their rows."""
         m = self.machine
         unit, row = (self.lane >> 3) & 1, (self.lane & 7) + (self.lane >> 4) * 8
-        at = start + (self.parts_at * 16 + row) * ROW_PITCH + unit * 16 + self.warp * 32
-        for part in range(self.plan.share):
+        at = start + row * ROW_PITCH + unit * 16 + self.warp * 32
+        for part in range(CHUNK // 16):
             words = self.pack(found[8 * part : 8 * part + 8])
             m.store_matrices(at + part * 16 * ROW_PITCH, words, transpose=True)
 
-    def stage_state(self, packed: Sequence[Sequence[Any]], start: Int) -> None:
+    def stage_state(self, state: Sequence[Any], start: Int) -> None:
         """The state in bfloat16, values along rows, to its tile."""
         m = self.machine
         row, unit = lane_row(self.lane, rows_first=True)
         at = start + (row + self.warp * 16) * 128
-        at = at + self.panels_at
-        for step, words in enumerate(packed):
+        for step in range(self.sizes.key // 16):
             place = at + permuted(unit ^ (2 * (step & 3)), row) + (step >> 2) * (VALUE_TILE * 128)
-            m.store_matrices(place, words, transpose=False)
+            m.store_matrices(place, self.pack(state[8 * step : 8 * step + 8]), transpose=False)
 
 
 def program(plan: Plan) -> Any:

@@ -139,10 +139,6 @@ class Threads(Machine):
         return Int(self, np.repeat(holds.astype(np.int64), threads))
 
     @override
-    def sleep(self, nanoseconds: Int) -> None:
-        del nanoseconds
-
-    @override
     def reconverge(self) -> None:
         self._converged += 1
 

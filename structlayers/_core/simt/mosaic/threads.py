@@ -146,10 +146,6 @@ class Threads(Machine):
         return Int(self, self._asm(text, flag, (team + 1).value, result=self._i32))
 
     @override
-    def sleep(self, nanoseconds: Int) -> None:
-        self._asm("nanosleep.u32 $0;", nanoseconds.value)
-
-    @override
     def reconverge(self) -> None:
         self._asm("bar.warp.sync 0xffffffff;")
 
