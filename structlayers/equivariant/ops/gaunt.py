@@ -47,9 +47,9 @@ _DENSE_TABLE = 2**24
 # as other work does; in eight of them half of the points took less for values and gradients
 # together at T = 36 always, at 24 to 33 in some.
 #
-# On one H200 10 x 10 -> 20 (TF32, 10,000 rows, Gauss-Legendre points) took 124 us with one table
-# each way and 158 with half of the points, which is not chosen there; in true float32, which was
-# not timed, half of the products are expected to save more than that costs (xla/gpu.md).
+# On one H200 10 x 10 -> 20 (TF32, 10,000 rows) takes 94 us with one table each way; on
+# Gauss-Legendre points it took 124, and 158 by the split, which is not chosen there; in true
+# float32, not timed, half of the products should save more than that costs (xla/gpu.md).
 _SPARSE = 512
 _SPARSE_PAYS = 100
 _SMALL_TABLE = 2**13
