@@ -14,6 +14,7 @@ from jax.profiler import ProfileData
 
 from experiments.bench.loop import Arrays
 from experiments.bench.timing import Timing
+from experiments.device_trace import device_kernels
 
 MAX_SETS = 64
 
@@ -24,17 +25,9 @@ def kernel_seconds(profile: ProfileData) -> list[float]:
     Raises:
         ValueError: the profile shows no stream of a GPU.
     """
-    for plane in profile.planes:
-        if plane.name != "/device:GPU:0":
-            continue
-        events = [
-            (event.start_ns, event.duration_ns)
-            for line in plane.lines
-            if (line.name or "").startswith("Stream")
-            for event in line.events
-        ]
-        if events:
-            return [duration * 1e-9 for _, duration in sorted(events)]
+    kernels = device_kernels(profile)
+    if kernels:
+        return [duration * 1e-9 for _, duration, _ in kernels]
     names = ", ".join(repr(plane.name) for plane in profile.planes)
     raise ValueError(f"profile shows no kernels of /device:GPU:0, only planes {names}")
 

@@ -43,6 +43,8 @@ class Options:
     """Save the state at least so often."""
     checkpoint_steps: int | None = None
     """Save the state also after so many steps."""
+    profile: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Trace the second chunk of every phase, into profile/ of the work folder."""
     results_dir: Path = config_files.RESULTS
     """Where --store puts results."""
 
@@ -105,6 +107,7 @@ def _run(argv: list[str], signals: StopSignals, started: float) -> int:
         checkpoint_seconds=options.checkpoint_seconds,
         checkpoint_steps=options.checkpoint_steps,
         started=started,
+        profile=options.profile,
     )
     record = loop.run(config, settings, signals)
     if jax.process_index() == 0:
@@ -233,7 +236,7 @@ def repeat_command(config_file: str, arguments: list[str]) -> str:
             skip = False
         elif name in ("--workdir", "--results-dir"):
             skip = not equals
-        elif name not in ("--resume", "--store"):
+        elif name not in ("--resume", "--store", "--profile"):
             kept.append(argument)
     return shlex.join(["python", "-m", "experiments", "run", config_file, *kept])
 

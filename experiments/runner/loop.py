@@ -12,6 +12,7 @@ from experiments.errors import CommandError, NonFiniteError, SaveError, Stopped
 from experiments.experiment import Experiment, HostState, Keeps, Phase
 from experiments.runner import distributed, provenance
 from experiments.runner.checkpoints import Checkpoints, describe, strong
+from experiments.runner.chunk_profile import ChunkProfile
 from experiments.runner.json_files import read_json, to_json, write_json
 from experiments.runner.metrics_log import JsonlWriter, as_scalars, truncate
 from experiments.runner.nonfinite import nonfinite_leaves, nonfinite_scalars
@@ -35,6 +36,7 @@ class RunSettings:
         checkpoint_seconds: save at the first end of a chunk after so many seconds.
         checkpoint_steps: and after so many steps, if given.
         started: `time.monotonic()` when the process began its work.
+        profile: whether the second chunk of every phase is traced.
     """
 
     workdir: Path
@@ -44,6 +46,7 @@ class RunSettings:
     checkpoint_seconds: float
     checkpoint_steps: int | None
     started: float
+    profile: bool = False
 
 
 def run(config: Any, settings: RunSettings, signals: StopSignals) -> dict[str, Any]:
@@ -112,6 +115,9 @@ class _Runner:
         self.writes = jax.process_index() == 0
         self.checkpoints = Checkpoints(folder.checkpoint_path, folder.identity.fingerprint)
         self.log: JsonlWriter | None = None
+        self.profile = ChunkProfile(
+            folder.path / "profile" if settings.profile and self.writes else None, display
+        )
         self.earlier = folder.seconds
         self.saved = time.monotonic()
 
@@ -176,12 +182,15 @@ class _Runner:
                 phase.set_host_state(record["host_state"])
         self.display.start(phase.name, step, phase.num_steps, place)
         chunk = chunk_of(phase)
+        self.profile.start()
         self.saved, saved_step = time.monotonic(), step
         allowed = frozenset(getattr(phase, "allow_nonfinite", ()))
         self.check_finite(phase.name, step, 0, state, {}, allowed, saved_step)
         while step < phase.num_steps:
             num = min(chunk - step % chunk, phase.num_steps - step)
-            state, logged = phase.advance(state, step, num)
+            with self.profile.chunk(phase.name) as advanced:
+                state, logged = phase.advance(state, step, num)
+                advanced.append(state)
             state, step = strong(state), step + num
             scalars = as_scalars(phase.name, logged)
             if self.log is not None:
