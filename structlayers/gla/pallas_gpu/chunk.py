@@ -155,10 +155,17 @@ class Chunk:
 
     def load_gates(self) -> list[Pair]:
         """Base-2 logarithms of the gates of this thread's rows."""
-        m, sizes = self.machine, self.sizes
-        log2_e = self.number(_LOG2_E)
-        rows = [self.load(self.gate, row, sizes.groups, self.group, 4) for row in range(ROWS)]
-        return [each(lambda word: m.multiply(m.float(word), log2_e), words) for words in rows]
+        return list(map(self.base_2, self.load_gate_words()))
+
+    def load_gate_words(self) -> list[Any]:
+        """Gates of this thread's rows as they are stored: logarithms, two channels each."""
+        groups = self.sizes.groups
+        return [self.load(self.gate, row, groups, self.group, 4) for row in range(ROWS)]
+
+    def base_2(self, words: Sequence[Any]) -> Pair:
+        """Logarithms of two gates to base 2."""
+        m, log2_e = self.machine, self.number(_LOG2_E)
+        return each(lambda word: m.multiply(m.float(word), log2_e), words)
 
     def load_queries(self) -> list[Any]:
         """Queries of this thread's rows, two channels in a word."""

@@ -11,14 +11,10 @@ from typing import Any, override
 
 from structlayers._core.simt.machine import Int, Machine
 from structlayers.gla.pallas_gpu.chunk import Chunk, Pair, each
-from structlayers.gla.pallas_gpu.gradient_layout import (
-    PANEL_BYTES,
-    Plan,
-)
+from structlayers.gla.pallas_gpu.gradient_layout import PANEL_BYTES, Plan
 from structlayers.gla.pallas_gpu.layout import CHUNK, MULTIPROCESSORS, ROWS, VALUE_TILE, permuted
 
 _UNITS = VALUE_TILE // 8
-_LOG2_E = 0x3FB8AA3B  # of float32
 
 
 class States(Chunk):
@@ -36,10 +32,9 @@ class States(Chunk):
 
     def ask(self) -> None:
         """Asks for all that is loaded first, before anything is waited for."""
-        m, sizes = self.machine, self.sizes
-        gates = [self.load(self.gate, row, sizes.groups, self.group, 4) for row in range(ROWS)]
-        queries, keys = super().load_queries(), super().load_keys()
-        self.asked = {"gates": gates, "queries": queries, "keys": keys}
+        m = self.machine
+        gates, queries = self.load_gate_words(), super().load_queries()
+        self.asked = {"gates": gates, "queries": queries, "keys": super().load_keys()}
         self.fetch_states(m.constant(0))
         for stage in range(self.plan.stages):
             self.fetch_rows(m.constant(stage))
@@ -50,10 +45,7 @@ class States(Chunk):
     @override
     def load_gates(self) -> list[Pair]:
         words = self.asked.pop("gates", None)
-        if words is None:
-            return super().load_gates()
-        m, log2_e = self.machine, self.number(_LOG2_E)
-        return [each(lambda word: m.multiply(m.float(word), log2_e), pair) for pair in words]
+        return super().load_gates() if words is None else list(map(self.base_2, words))
 
     @override
     def load_queries(self) -> list[Any]:
