@@ -1,6 +1,7 @@
 """`run --profile`: a trace of one chunk of every phase, and where a GPU's time went in it."""
 
 import contextlib
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def kernel_table(kernels: Sequence[Kernel]) -> list[str]:
         total[0] += duration
         total[1] += 1
     whole = end - kernels[0][0]
-    median = sorted(gaps[1:] or [0])[len(gaps[1:]) // 2]
+    median = statistics.median_high(gaps[1:] or [0])
     lines = [
         f"{len(kernels)} kernels, busy {busy / 1e6:.3f} of {whole / 1e6:.3f} ms, "
         f"median gap {median / 1e3:.1f} us"

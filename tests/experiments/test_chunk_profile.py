@@ -51,6 +51,7 @@ def test_other_chunks_are_not(chunks, tmp_path):
         def note(self, text):
             notes.append(text)
 
+    # all of a display that a profile calls
     profile = ChunkProfile(tmp_path, Display())  # pyrefly: ignore
     profile.start()
     for _ in range(chunks):
