@@ -24,6 +24,8 @@ type Path = tuple[int, int, int]
 
 COUPLINGS = ("all", "even", "odd")
 NORMALIZATIONS = ("component", "norm", "frobenius", "gaunt")
+# Non-zero terms up to which a program lists each by itself: one fused loop over the rows.
+FEW_TERMS = 32
 
 
 def tensor_product_paths(

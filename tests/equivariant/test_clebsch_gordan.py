@@ -152,18 +152,19 @@ def test_empty_batch_and_vmap(implementation, rng):
 
 
 def test_choice():
-    """Sparse where the dense tensor, with columns for every path, would be too large."""
+    """Sparse of few terms, and where the dense tensor of every path would be too large."""
     shape = jax.ShapeDtypeStruct
 
-    def chosen(lmax, weights):
+    def chosen(lmax, weights, platform="gpu"):
         ranges = [range(lmax + 1), range(lmax + 1), range(2 * lmax + 1)]
         factors = dict.fromkeys(tensor_product_paths(*ranges), 1.0)
         x = shape((5, (lmax + 1) ** 2), "float32")
         w = shape((weights, len(factors)), "float32")
         table = signal_table((lmax, lmax, 2 * lmax), factors)
-        return dispatcher.choose(x, x, w, table=table, precision=None).name
+        return dispatcher.choose(x, x, w, table=table, precision=None, platform=platform).name
 
     assert [chosen(4, 5), chosen(8, 1), chosen(8, 5)] == ["dense", "dense", "sparse"]
+    assert [chosen(1, 5, on) for on in ("cpu", "gpu", "tpu")] == ["sparse", "sparse", "dense"]
     x, weights = jnp.zeros((5, 81)), jnp.zeros((5, count_paths(8)))
     # all paths together have as many components as the outer product, 81^2
     with pytest.raises(NotImplementedError, match=f"its tensor would have {81**4} entries"):

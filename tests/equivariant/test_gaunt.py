@@ -426,5 +426,5 @@ def test_the_choice_can_be_asked():
         *("sparse", "sparse", "sparse", "xla", "xla", "antipodal"),
     ]
     assert choice(1, "cpu", "tf32") == "xla"
-    assert [choice(lmax, "gpu") for lmax in (1, 11, 12)] == ["xla", "xla", "antipodal"]
+    assert [choice(lmax, "gpu") for lmax in (1, 2, 11, 12)] == ["sparse", "xla", "xla", "antipodal"]
     assert choice(12, "gpu", "tf32") == choice(12, "gpu", jax.lax.Precision.DEFAULT) == "xla"

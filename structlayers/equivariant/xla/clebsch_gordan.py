@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from structlayers.equivariant.paths import PathTable, block_offsets
+from structlayers.equivariant.paths import FEW_TERMS, PathTable, block_offsets
+from structlayers.equivariant.xla.sparse import sum_of_terms
 
 
 def clebsch_gordan_sparse(
@@ -20,12 +21,16 @@ def clebsch_gordan_sparse(
 ) -> jax.Array:
     """Every non-zero term by itself, summed into the coefficient that it belongs to."""
     del precision
-    terms = table.terms()
+    terms, size = table.terms(), table.sizes[2]
+    if len(terms.value) <= FEW_TERMS:
+        columns = (terms.index1, terms.index2, terms.index3, terms.path, terms.value)
+        each = zip(*(column.tolist() for column in columns), strict=True)
+        return sum_of_terms(x, y, weights, each, size)
     products = x[..., terms.index1] * y[..., terms.index2]
     products = products * jnp.asarray(terms.value, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
     if weights is not None:
         products = products * weights[..., terms.path]
-    out = jnp.zeros((*products.shape[:-1], table.sizes[2]), x.dtype)
+    out = jnp.zeros((*products.shape[:-1], size), x.dtype)
     return out.at[..., terms.index3].add(products, indices_are_sorted=True)
 
 
@@ -44,32 +49,33 @@ def clebsch_gordan_dense(
     size1, size2, size3 = table.sizes
     terms = table.terms()
     rows = terms.index1 * size2 + terms.index2
-    values = jnp.asarray(terms.value, x.dtype)
     lead = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
     outer = (x[..., :, None] * y[..., None, :]).reshape(*lead, size1 * size2)
 
-    def couple(columns: np.ndarray, width: int, values: jax.Array) -> jax.Array:
-        tensor = jnp.zeros((size1 * size2, width), x.dtype).at[rows, columns].add(values)
-        return jnp.matmul(outer, tensor, precision=precision)
+    def coupled(columns: np.ndarray, width: int) -> jax.Array:
+        # not made in the program, which would take seconds to evaluate when it is compiled
+        constant = np.zeros((size1 * size2, width))
+        np.add.at(constant, (rows, columns), terms.value)
+        return jnp.matmul(outer, jnp.asarray(constant, x.dtype), precision=precision)
 
     if weights is None:
-        # not in the program, which would take seconds to evaluate when it is compiled
-        constant = np.zeros((size1 * size2, size3))
-        np.add.at(constant, (rows, terms.index3), terms.value)
-        return jnp.matmul(outer, jnp.asarray(constant, x.dtype), precision=precision)
+        return coupled(terms.index3, size3)
     if weights.size == weights.shape[-1]:
-        return couple(terms.index3, size3, weights.reshape(-1)[terms.path] * values)
+        values = weights.reshape(-1)[terms.path] * jnp.asarray(terms.value, x.dtype)
+        tensor = jnp.zeros((size1 * size2, size3), x.dtype).at[rows, terms.index3].add(values)
+        return jnp.matmul(outer, tensor, precision=precision)
     of_path = np.asarray([path[2] for path in table.paths], int)
     widths = 2 * np.asarray(table.degrees3, int)[of_path] + 1
     ends = np.cumsum(widths)
     # from the start of a block of the product to that of the same block of one path
     moved = ends - widths - np.asarray(block_offsets(table.degrees3))[of_path]
-    total = int(np.sum(widths))
-    each = couple(terms.index3 + moved[terms.path], total, values)
-    each = each * weights[..., np.repeat(np.arange(len(widths)), widths)]
-    back = np.arange(total) - np.repeat(moved, widths)
-    out = jnp.zeros((*each.shape[:-1], size3), x.dtype)
-    return out.at[..., back].add(each)
+    path = np.repeat(np.arange(len(widths)), widths)
+    each = coupled(terms.index3 + moved[terms.path], len(path))
+    # by products with ones and zeros, whose transposes are such, not scattered additions
+    spread = path == np.arange(len(widths))[:, None]
+    back = (np.arange(len(path)) - moved[path])[:, None] == np.arange(size3)
+    each = each * jnp.matmul(weights, jnp.asarray(spread, x.dtype), precision="highest")
+    return jnp.matmul(each, jnp.asarray(back, x.dtype), precision="highest")
 
 
 def signal_product(

@@ -1,4 +1,6 @@
-"""The product by its non-zero Gaunt coefficients, one multiplication each, in one fused loop."""
+"""Products by their non-zero coefficients, one multiplication each, in one fused loop."""
+
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,39 @@ from structlayers.equivariant.precision import TablePrecision
 from structlayers.equivariant.xla.transforms import lmax_of
 
 
+def sum_of_terms(
+    x: jax.Array,
+    y: jax.Array,
+    weights: jax.Array | None,
+    terms: Iterable[tuple[int, int, int, int, float]],
+    size: int,
+) -> jax.Array:
+    """Sums of products of single coefficients; x, y and the weights alone are kept.
+
+    Args:
+        x: `(..., d1)`, float32 or float64.
+        y: `(..., d2)` of the same rank and dtype; leading axes broadcast.
+        weights: `(..., P)`, the same; None is 1.
+        terms: components of x, of y and of the result, weight and coefficient of each.
+        size: d3.
+
+    Returns:
+        `(..., d3)`.
+    """
+    factors = [x, y] if weights is None else [x, y, weights]
+    lead = jnp.broadcast_shapes(*(factor.shape[:-1] for factor in factors))
+    # taken apart and repeated once: the derivative sums each and puts it together once
+    left, right, *given = (
+        [jnp.broadcast_to(factor[..., i], lead) for i in range(factor.shape[-1])]
+        for factor in factors
+    )
+    sums = [jnp.zeros(lead, x.dtype)] * size
+    for i, j, k, path, value in terms:
+        term = value * left[i] * right[j]
+        sums[k] = sums[k] + (term * given[0][path] if given else term)
+    return jnp.stack(sums, axis=-1)
+
+
 def gaunt_tensor_product(
     x: jax.Array,
     y: jax.Array,
@@ -18,7 +53,7 @@ def gaunt_tensor_product(
     grid: GridLike,
     precision: TablePrecision,
 ) -> jax.Array:
-    """Sums of products of single coefficients; x and y alone are kept.
+    """The product of two functions on the sphere.
 
     Args:
         x: `(..., (L1 + 1)^2)`, float32 or float64.
@@ -32,13 +67,5 @@ def gaunt_tensor_product(
     """
     del grid, precision
     table = tables.dense_gaunt(lmax_of(x), lmax_of(y), lmax)
-    zero = jnp.zeros(jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1]), x.dtype)
-    # taken apart once: the derivative puts each together once
-    left, right = ([v[..., i] for i in range(v.shape[-1])] for v in (x, y))
-    sums = []
-    for end in range(table.shape[-1]):
-        total = zero
-        for i, j in zip(*np.nonzero(table[..., end]), strict=True):
-            total = total + float(table[i, j, end]) * left[i] * right[j]
-        sums.append(total)
-    return jnp.stack(sums, axis=-1)
+    terms = [(i, j, k, 0, float(table[i, j, k])) for i, j, k in np.argwhere(table).tolist()]
+    return sum_of_terms(x, y, None, terms, table.shape[-1])

@@ -1,6 +1,8 @@
 """The symmetric contraction with all Clebsch-Gordan couplings."""
 
 import functools
+import itertools
+import math
 from typing import TYPE_CHECKING
 
 import e3nn_jax as e3nn
@@ -47,51 +49,76 @@ def symmetric_basis(lmax: int, lmax_out: int, power: int) -> np.ndarray:
     return np.stack(blocks)
 
 
-@functools.cache
-def _pairs(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of D components: each with those at most D / 2 places further on, cyclically.
+def _inner_products(size: int, degree: int) -> list[tuple[int, ...]]:
+    """Products of at most two components that are formed first; pairs lie within one half.
 
-    Returns:
-        The second of every pair, int64 `(D // 2 + 1, D)`, and how often it counts, float64: a pair
-        of two stands for both orders, and for even D those half way round are there twice.
+    Of three components two are always within one half, so that these times one more component are
+    all products of three.
     """
-    shifts = np.arange(size // 2 + 1)
-    second = (np.arange(size) + shifts[:, None]) % size
-    twice = (2 * shifts == size) | (shifts == 0)
-    return second, np.broadcast_to(np.where(twice, 1.0, 2.0)[:, None], second.shape)
+    if degree < 2:
+        return list(itertools.product(range(size), repeat=degree))
+    half = (size + 1) // 2
+    parts = range(half), range(half, size)
+    return [pair for part in parts for pair in itertools.combinations_with_replacement(part, 2)]
 
 
 @functools.cache
-def _folded_basis(lmax: int, lmax_out: int, power: int) -> np.ndarray:
-    """The basis of a power >= 2 on the products of two factors: `(paths, pairs, rest)`.
+def _table(lmax: int, lmax_out: int, power: int, level: int) -> np.ndarray:
+    """The basis of a power on inner products and `level` more factors: `(paths, inner, rest)`.
 
-    Pairs are those of `_pairs`; each path is divided by the root of the number of paths into its
-    degree.
+    Places of the same product share its coefficient; each path is divided by the root of the number
+    of paths into its degree.
     """
     basis = symmetric_basis(lmax, lmax_out, power)
     paths, size = basis.shape[:2]
     used = np.abs(basis).reshape(paths, -1, basis.shape[-1]).max(axis=1) > 0  # paths M
-    basis = (
-        basis
-        * (used @ (1 / used.sum(axis=0)) / used.sum(axis=1)).reshape(-1, *[1] * (power + 1)) ** 0.5
+    same = used.sum(axis=0)[used.argmax(axis=1)]
+    inner = _inner_products(size, power - level)
+    others = list(itertools.product(range(size), repeat=level))
+    index = np.array([one + rest for one in inner for rest in others])
+    products, which, places = np.unique(
+        np.sort(index, axis=1), axis=0, return_inverse=True, return_counts=True
     )
-    second, times = _pairs(size)
-    folded = basis[:, np.arange(size)[None], second] * times.reshape(
-        *times.shape, *[1] * (power - 1)
-    )
-    return folded.reshape(paths, times.size, -1)
+    factorial = np.array([math.factorial(k) for k in range(power + 1)])
+    times = (products[:, :, None] == np.arange(size)).sum(axis=1)
+    orders = factorial[power] / factorial[times].prod(axis=1)
+    values = basis[:, *index.T] * (orders / places)[which.ravel(), None]
+    return (values / np.sqrt(same)[:, None, None]).reshape(paths, len(inner), -1)
 
 
-def _products_of_two(a: jax.Array) -> jax.Array:
-    """Of every pair of components: `(..., D)` to `(..., D // 2 + 1, D)`.
+def _powers(level: int, correlation: int) -> range:
+    """Powers that have `level` factors besides an inner product; the lowest three have one."""
+    return range(1 if level == 1 else level + 2, min(level + 2, correlation) + 1)
 
-    The second factors come by a product with ones and zeros, whose transpose is one as well, not a
+
+@functools.cache
+def _joined_table(lmax: int, lmax_out: int, level: int, correlation: int) -> np.ndarray:
+    """Tables of the powers of a level: `(paths, inner, rest)`, 0 where those of two powers meet."""
+    blocks = [_table(lmax, lmax_out, power, level) for power in _powers(level, correlation)]
+    paths, inner = (np.cumsum([0, *(block.shape[axis] for block in blocks)]) for axis in (0, 1))
+    joined = np.zeros((paths[-1], inner[-1], blocks[0].shape[2]))
+    for place, block in enumerate(blocks):
+        rows, columns = (slice(*ends[place : place + 2]) for ends in (paths, inner))
+        joined[rows, columns] = block
+    return joined
+
+
+def _products(a: jax.Array, degrees: range) -> jax.Array:
+    """The inner products of some degrees: `(..., D)` to `(..., inner)`.
+
+    Their factors come by a product with ones and zeros, whose transpose is one as well, not a
     scatter.
     """
-    second = _pairs(a.shape[-1])[0]
-    chosen = np.arange(a.shape[-1])[:, None] == second.ravel()
-    others = jnp.matmul(a, jnp.asarray(chosen, a.dtype), precision="highest")
-    return a[..., None, :] * others.reshape(*a.shape[:-1], *second.shape)
+    size = a.shape[-1]
+    inner = [one for degree in degrees for one in _inner_products(size, degree)]
+    chosen, alone = np.zeros((size, 2, len(inner))), np.zeros((2, len(inner)))
+    for column, one in enumerate(inner):
+        chosen[one, range(len(one)), column] = 1
+        alone[len(one) :, column] = 1
+    factors = jnp.matmul(a, jnp.asarray(chosen.reshape(size, -1), a.dtype), precision="highest")
+    factors = factors + jnp.broadcast_to(jnp.asarray(alone.ravel(), a.dtype), factors.shape)
+    factors = factors.reshape(*a.shape[:-1], *alone.shape)
+    return factors[..., 0, :] * factors[..., 1, :]
 
 
 class ClebschGordanContraction(nnx.Module):
@@ -100,8 +127,9 @@ class ClebschGordanContraction(nnx.Module):
     .. math:: B_{n c M} = \sum_{\nu, p} W^\nu_{z_n p c} \sum_{i_1 \ldots i_\nu}
               U^{\nu p}_{i_1 \ldots i_\nu M} A_{n c i_1} \cdots A_{n c i_\nu}
 
-    Two factors of all powers are contracted at once, the others one at a time from the highest
-    power down.
+    Products of no, one and two factors times the coefficients of the atom's element are what one
+    more factor multiplies: all powers up to three are one product. Higher powers are contracted one
+    factor at a time from the highest down.
 
     Args:
         config: sizes; `correlation` is the largest nu.
@@ -124,42 +152,34 @@ class ClebschGordanContraction(nnx.Module):
 
     def __call__(self, a: jax.Array, one_hot: jax.Array) -> jax.Array:
         """Contracts `a (N, C, (lmax + 1)^2)` for elements `one_hot (N, Z)`."""
-        basis = jnp.asarray(symmetric_basis(self.lmax, self.lmax_out, 1), a.dtype)
-        linear = jnp.einsum(
-            "nz,zcp,pim->ncim", one_hot, self.weights[0][...], basis, precision=self.precision
-        )
-        result = jnp.einsum("nci,ncim->ncm", a, linear, precision=self.precision)
-        powers = range(2, len(self.weights) + 1)
-        if not powers:
-            return result
-        tables = [_folded_basis(self.lmax, self.lmax_out, power) for power in powers]
-        species, channels = self.weights[0].shape[:2]
-        coefficients = [
-            jnp.einsum(
-                "zcp,ptq->cztq",
-                self.weights[power - 1][...],
-                jnp.asarray(table, a.dtype),
-                precision=self.precision,
-            )
-            for power, table in zip(powers, tables, strict=True)
-        ]
-        pairs = _products_of_two(a)
+        # channels first, as the products have them: only arrays of this size are transposed
+        a, most = jnp.swapaxes(a, 0, 1), max(len(self.weights) - 2, 1)
+        total = self._contracted(a, one_hot, most)
+        for level in range(most, 0, -1):
+            if level < most:
+                total = total + self._contracted(a, one_hot, level)
+            rest = total.reshape(*a.shape, -1)
+            total = jnp.einsum("cniq,cni->cnq", rest, a, precision=self.precision)
+        return jnp.swapaxes(total, 0, 1)
+
+    def _contracted(self, a: jax.Array, one_hot: jax.Array, level: int) -> jax.Array:
+        """Inner products of `a (C, N, D)` with their coefficients: `(C, N, rest)`."""
+        powers = _powers(level, len(self.weights))
+        table = _joined_table(self.lmax, self.lmax_out, level, len(self.weights))
+        weights = jnp.concatenate([self.weights[power - 1][...] for power in powers], axis=-1)
+        species, channels = weights.shape[:2]
+        # in the order in which they are multiplied, so that nothing this large is transposed
+        coefficients = jnp.matmul(
+            jnp.swapaxes(weights, 0, 1).reshape(-1, len(table)),
+            jnp.asarray(table.reshape(len(table), -1), a.dtype),
+            precision=self.precision,
+        ).reshape(channels, species * table.shape[1], -1)
+        products = _products(a, range(powers[0] - level, powers[-1] - level + 1))
         # of every element, 0 but for that of the atom: one product for all elements
-        pairs = pairs[:, :, None] * one_hot[:, None, :, None, None]
-        joined = jnp.einsum(
-            "nct,ctq->ncq",
-            pairs.reshape(*a.shape[:2], -1),
-            jnp.concatenate(coefficients, axis=-1).reshape(
-                channels, species * tables[0].shape[1], -1
-            ),
+        products = products[:, :, None] * one_hot[None, :, :, None]
+        return jnp.einsum(
+            "cnt,ctq->cnq",
+            products.reshape(*a.shape[:2], -1),
+            coefficients,
             precision=self.precision,
         )
-        sizes = [table.shape[-1] for table in tables]
-        parts = jnp.split(joined, np.cumsum(sizes)[:-1], axis=-1)
-        total = jnp.zeros_like(parts[-1])
-        for index, part in enumerate(reversed(parts)):
-            if index:
-                rest = total.reshape(*a.shape, -1)
-                total = jnp.einsum("nciq,nci->ncq", rest, a, precision=self.precision)
-            total = total + part
-        return result + total

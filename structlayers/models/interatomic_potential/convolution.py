@@ -58,19 +58,6 @@ def natural_paths(lmax: int, hidden_lmax: int) -> Paths:
     return Paths(tuple(counts), np.concatenate(blocks, axis=2))
 
 
-@functools.cache
-def _selection(lmax: int, counts: tuple[int, ...], channels: int) -> np.ndarray:
-    """Which weights mix the paths of every component: `((lmax + 1)^2, max_l P_l, sum_l P_l)`.
-
-    One where they do, divided by the root of the fan-in; the rest of the paths are padding.
-    """
-    result = np.zeros(((lmax + 1) ** 2, max(counts), sum(counts)))
-    for degree, (count, place) in enumerate(zip(counts, np.cumsum(counts) - counts, strict=True)):
-        for path in range(count):
-            result[degree**2 : (degree + 1) ** 2, path, place + path] = (count * channels) ** -0.5
-    return result
-
-
 class NeighbourSum(nnx.Module):
     r"""The one-particle basis of each atom: messages of its neighbours, summed, channels mixed.
 
@@ -118,7 +105,9 @@ class NeighbourSum(nnx.Module):
         counts = natural_paths(self.config.lmax, self.hidden_lmax).counts
         scale = self.radial.shape[0] ** -0.5 / self.config.mean_neighbours
         kernel = self.radial[...]
-        weights = jnp.einsum("eh,hpc->epc", radial, kernel, precision=self.precision) * scale
+        # paths and channels as one axis: nothing is transposed for the derivative by the kernel
+        flat = jnp.matmul(radial, kernel.reshape(len(kernel), -1), precision=self.precision)
+        weights = (flat * scale).reshape(-1, *kernel.shape[1:])
         sent = edges.of_senders(self.up(features))
         products = self._products(harmonics, sent)
         ends = np.cumsum([count * (2 * degree + 1) for degree, count in enumerate(counts)])[:-1]
@@ -150,7 +139,10 @@ class NeighbourSum(nnx.Module):
             gap = ((0, 0), (0, 0), (0, most - count), (0, 0))
             padded.append(jnp.pad(jnp.swapaxes(by_path, 1, 2), gap))
         joined = jnp.concatenate(padded, axis=1)
-        selection = _selection(self.config.lmax, counts, joined.shape[-1])
-        selection = jnp.asarray(selection, joined.dtype)
-        kernel = jnp.einsum("isp,pcd->iscd", selection, self.mix[...], precision="highest")
+        kernels = []
+        for degree, kernel in enumerate(jnp.split(self.mix[...], np.cumsum(counts)[:-1])):
+            scaled = kernel * (len(kernel) * kernel.shape[1]) ** -0.5
+            scaled = jnp.pad(scaled, ((0, most - len(kernel)), (0, 0), (0, 0)))
+            kernels.append(jnp.broadcast_to(scaled, (2 * degree + 1, *scaled.shape)))
+        kernel = jnp.concatenate(kernels)
         return jnp.einsum("nisc,iscd->nid", joined, kernel, precision=self.precision)

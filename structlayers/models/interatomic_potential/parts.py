@@ -69,8 +69,13 @@ class DegreeLinear(nnx.Module):
         scale = self.kernel.shape[-1] ** -0.5
         if self.lmax == 0:
             return jnp.matmul(x[:, 0], kernel[0], precision=self.precision)[:, None] * scale
-        degrees = degrees_of(self.lmax, kernel.dtype) * scale
-        by_component = jnp.einsum("il,lcd->icd", degrees, kernel, precision="highest")
+        # broadcast, not gathered: its transpose is a sum, not a scatter
+        by_component = jnp.concatenate(
+            [
+                jnp.broadcast_to(part * scale, (2 * degree + 1, *part.shape))
+                for degree, part in enumerate(kernel)
+            ]
+        )
         return jnp.einsum("nic,icd->nid", x, by_component, precision=self.precision)
 
 
