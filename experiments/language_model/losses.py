@@ -29,11 +29,15 @@ def cross_entropy(logits: jax.Array, words: jax.Array) -> jax.Array:
     return _logsumexp(logits) - wanted
 
 
-@jax.custom_jvp
 def _logsumexp(logits: jax.Array) -> jax.Array:
     """Over the last axis. On GPUs the maximum and the sum are found in one pass over the logits."""
-    if current_platform() != "gpu":
-        return jax.nn.logsumexp(logits, axis=-1)
+    if current_platform() == "gpu":
+        return _logsumexp_in_one_pass(logits)
+    return jax.nn.logsumexp(logits, axis=-1)
+
+
+@jax.custom_jvp
+def _logsumexp_in_one_pass(logits: jax.Array) -> jax.Array:
     least = jnp.array(jnp.finfo(logits.dtype).min, logits.dtype)
     terms = (logits, jnp.ones_like(logits))
     largest, total = jax.lax.reduce(terms, (least, jnp.zeros_like(least)), _add, [logits.ndim - 1])
@@ -43,13 +47,14 @@ def _logsumexp(logits: jax.Array) -> jax.Array:
 def _add(a: tuple[jax.Array, jax.Array], b: tuple[jax.Array, jax.Array]) -> list[jax.Array]:
     """The sum of `s e^m` of two pairs (m, s), as such a pair whose m is the larger one."""
     largest = jnp.maximum(a[0], b[0])
-    return [largest, sum(total * jnp.exp(most - largest) for most, total in (a, b))]
+    left, right = (total * jnp.exp(most - largest) for most, total in (a, b))
+    return [largest, left + right]
 
 
-@_logsumexp.defjvp
+@_logsumexp_in_one_pass.defjvp
 def _logsumexp_jvp(
     primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     (logits,), (tangent,) = primals, tangents
-    value = _logsumexp(logits)
+    value = _logsumexp_in_one_pass(logits)
     return value, jnp.sum(jnp.exp(logits - value[..., None]) * tangent, axis=-1)

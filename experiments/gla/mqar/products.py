@@ -53,12 +53,14 @@ def _backward(
     last, precision = inputs.ndim - 1, dict(options).get("precision")
     lead = tuple(range(last))
 
-    def product(a: jax.Array, b: jax.Array, *axes: tuple[int, ...]) -> jax.Array:
+    def product(
+        a: jax.Array, b: jax.Array, axes: tuple[tuple[int, ...], tuple[int, ...]]
+    ) -> jax.Array:
         return lax.dot_general(
             a, b, (axes, ((), ())), precision=precision, preferred_element_type=inputs.dtype
         )
 
-    return product(cotangent, kernel, (last,), (1,)), product(inputs, cotangent, lead, lead)
+    return product(cotangent, kernel, ((last,), (1,))), product(inputs, cotangent, (lead, lead))
 
 
 _multiply.defvjp(_forward, _backward)

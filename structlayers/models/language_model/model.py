@@ -222,13 +222,13 @@ class LanguageModel(nnx.Module):
 
         bfloat16 features meet bfloat16 weights, and cotangents are rounded to it, too.
         """
-        tied = self.head is None
-        # not transposed: its gradient is added to that of the look-up
-        kernel = self.embedding.embedding[...] if tied else self.head.kernel[...]
+        # an embedding is not transposed: its gradient is added to that of the look-up
+        kernel, axes = self.embedding.embedding[...], "vd"
+        if self.head is not None:
+            kernel, axes = self.head.kernel[...], "dv"
         product = product_for(hidden.dtype, canonicalize_precision(self.config.precision))
         wide = accumulation_dtype(hidden.dtype)
         lead = "abcefghijlmnopqrstu"[: hidden.ndim - 1]
-        axes = "vd" if tied else "dv"
         return product(f"{lead}d,{axes}->{lead}v", hidden.astype(wide), kernel.astype(wide))
 
     def prefill(
