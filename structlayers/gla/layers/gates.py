@@ -28,7 +28,7 @@ def log_sigmoid(logits: jax.Array) -> jax.Array:
     where it has the logits in bfloat16 already.
 
     Example:
-        >>> jax.grad(log_sigmoid)(0.0).item()
+        >>> jax.grad(log_sigmoid)(jnp.zeros(())).item()
         0.5
     """
     return jax.nn.log_sigmoid(logits)
