@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from structlayers.gla import GatedLinearAttention, GatedLinearAttentionState
+from structlayers.gla.layers import gates
 from structlayers.testing import assert_close
 from tests.gla.cases import log_sigmoid, recurrence
 
@@ -39,6 +40,14 @@ def swish(x: np.ndarray) -> np.ndarray:
 
 def kinds(state: GatedLinearAttentionState) -> list[tuple]:
     return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)]
+
+
+def test_gates_of_logits_of_any_size():
+    logits = np.array([-1e4, -88, -20, -1, -1e-6, 0, 1e-6, 1, 20, 88, 1e4], np.float32)
+    values, slopes = jax.vmap(jax.value_and_grad(gates.log_sigmoid))(logits)
+    wide = logits.astype(np.float64)
+    np.testing.assert_allclose(values, log_sigmoid(wide), rtol=1e-6, atol=1e-37)
+    np.testing.assert_allclose(slopes, np.exp(log_sigmoid(-wide)), rtol=1e-6, atol=1e-37)
 
 
 def test_the_layer_is_its_formula(x):

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 
 from experiments.gla.mqar.data import Examples
+from experiments.gla.mqar.products import untransposed
 from experiments.language_model.losses import cross_entropy
 from structlayers.models import LanguageModel, LanguageModelConfig
 
@@ -47,7 +48,9 @@ class Trainer:
     @cached_property
     def graph(self) -> Any:
         """The network without its parameters."""
-        return nnx.split(nnx.eval_shape(lambda: self.network(jax.random.key(0))))[0]
+        network = nnx.eval_shape(lambda: self.network(jax.random.key(0)))
+        untransposed(network)
+        return nnx.split(network)[0]
 
     @property
     def optimizer(self) -> Any:

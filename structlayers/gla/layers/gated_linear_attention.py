@@ -21,7 +21,7 @@ from structlayers._core.precision import (
 )
 from structlayers.gla.layers import timewise
 from structlayers.gla.layers.convolution import ShortConvolution, inputs_before, last_inputs
-from structlayers.gla.layers.gates import GATES, constant_log_gate
+from structlayers.gla.layers.gates import GATES, constant_log_gate, log_sigmoid
 from structlayers.gla.layers.state import GatedLinearAttentionState
 from structlayers.gla.ops import (
     gated_linear_attention,
@@ -385,7 +385,7 @@ class GatedLinearAttention(nnx.Module):
             return None
         logits = self._gate_logits(x)
         logits = logits.astype(accumulation_dtype(logits.dtype))
-        return nnx.log_sigmoid(logits) / self.gate_logit_normalizer
+        return log_sigmoid(logits) / self.gate_logit_normalizer
 
     def _output_gate(self, x: jax.Array) -> jax.Array:
         """`x W_r`, `(*B, T, H, V)`."""

@@ -222,11 +222,14 @@ class LanguageModel(nnx.Module):
 
         bfloat16 features meet bfloat16 weights, and cotangents are rounded to it, too.
         """
-        kernel = self.embedding.embedding[...].T if self.head is None else self.head.kernel[...]
+        # an embedding is not transposed: its gradient is added to that of the look-up
+        kernel, axes = self.embedding.embedding[...], "vd"
+        if self.head is not None:
+            kernel, axes = self.head.kernel[...], "dv"
         product = product_for(hidden.dtype, canonicalize_precision(self.config.precision))
         wide = accumulation_dtype(hidden.dtype)
         lead = "abcefghijlmnopqrstu"[: hidden.ndim - 1]
-        return product(f"{lead}d,dv->{lead}v", hidden.astype(wide), kernel.astype(wide))
+        return product(f"{lead}d,{axes}->{lead}v", hidden.astype(wide), kernel.astype(wide))
 
     def prefill(
         self,

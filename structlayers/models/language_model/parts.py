@@ -47,7 +47,7 @@ def rotate(x: jax.Array, positions: jax.Array, theta: float) -> jax.Array:
 
     Args:
         x: `(*B, T, H, K)`, K even.
-        positions: integers `(*B, T)`.
+        positions: integers `(*B, T)`, axes of 1 are broadcast: what is equal is computed once.
         theta: base of the angles.
 
     Returns:

@@ -235,8 +235,10 @@ class Retention(nnx.Module):
         with jax.named_scope("structlayers.Retention"):
             x = timewise.sequences(inputs, self.features)
             counts, valid = timewise.counted(lengths, x.shape[:-1])
-            start = jnp.zeros(x.shape[:-2], jnp.int32) if state is None else state.position
-            q, k, v = self._heads(x, start[..., None] + timewise.time_index(x.shape[:-1]))
+            # without a state all sequences begin at 0: one row of positions is enough
+            start = jnp.zeros((1,) * (x.ndim - 2), jnp.int32) if state is None else state.position
+            index = timewise.time_index((*start.shape, x.shape[-2]))
+            q, k, v = self._heads(x, start[..., None] + index)
             log_decay = constant_log_gate(self.num_heads, k.ndim)
             if valid is not None:
                 # no key and no decay: the state stays

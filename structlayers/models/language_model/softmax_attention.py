@@ -143,7 +143,7 @@ class SoftmaxAttention(nnx.Module):
         """
         with jax.named_scope("structlayers.SoftmaxAttention"):
             x = timewise.sequences(inputs, self.features)
-            q, k, v = self._heads(x, timewise.time_index(x.shape[:-1]))
+            q, k, v = self._heads(x, timewise.time_index((1,) * (x.ndim - 2) + x.shape[-2:-1]))
             mask = None
             if segment_ids is not None:
                 ids = check_segment_ids(segment_ids, x.shape[:-1])
