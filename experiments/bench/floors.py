@@ -7,6 +7,7 @@ a product of two inputs repeats the forward's work once for each of them.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -151,7 +152,8 @@ def compute_floor(
         mode: "forward" or "forward_backward".
         precision: as `precision_name` gives it.
         platform: "cpu", "gpu" or "tpu".
-        ceilings: bytes/s under "copy", operations/s under the units.
+        ceilings: bytes/s under "copy", operations/s under the units; where there are none, the
+            seconds are NaN.
     """
     num_bytes = count_bytes(spec.arrays, spec.static, result, mode)
     operations = spec.operations * (1 if mode == "forward" else 3)
@@ -161,6 +163,6 @@ def compute_floor(
         num_bytes,
         operations,
         unit if rate else None,
-        num_bytes / ceilings["copy"],
+        num_bytes / ceilings.get("copy", math.nan),
         operations / rate if rate else None,
     )

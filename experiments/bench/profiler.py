@@ -14,6 +14,7 @@ from jax.profiler import ProfileData
 
 from experiments.bench.loop import Arrays
 from experiments.bench.timing import Timing
+from experiments.bench.turns import device_turn
 from experiments.device_trace import device_kernels
 
 MAX_SETS = 64
@@ -72,7 +73,7 @@ def time_profiler(
     for arrays in sets:
         jax.block_until_ready(single(*arrays))
     with tempfile.TemporaryDirectory(prefix="bench_profile_") as folder:
-        with jax.profiler.trace(folder):
+        with device_turn(), jax.profiler.trace(folder):
             for index in range(repeats):
                 result = single(*sets[index % len(sets)])
                 jax.block_until_ready(result)

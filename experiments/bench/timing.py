@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench.loop import Arrays, build_loop, build_overhead_loop
+from experiments.bench.turns import device_turn
 
 MAX_SETS = 8
 MAX_STEPS = 2000
@@ -106,9 +107,10 @@ def plan_sets(
 
 def seconds_of(run: Callable[[], Any]) -> float:
     """Wall time of a call, to the end of the device work it starts."""
-    start = time.perf_counter()
-    jax.block_until_ready(run())
-    return time.perf_counter() - start
+    with device_turn():
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        return time.perf_counter() - start
 
 
 def launched_seconds(call: Callable[[], Any]) -> float:
@@ -143,11 +145,12 @@ def sample_loops(
         jax.block_until_ready(run(carry)) for run, carry in zip(compiled, carries, strict=True)
     ]
     samples: list[list[float]] = [[] for _ in loops]
-    for _ in range(repeats):
-        for index, run in enumerate(compiled):
-            start = time.perf_counter()
-            carries[index] = jax.block_until_ready(run(carries[index]))
-            samples[index].append(time.perf_counter() - start)
+    with device_turn():
+        for _ in range(repeats):
+            for index, run in enumerate(compiled):
+                start = time.perf_counter()
+                carries[index] = jax.block_until_ready(run(carries[index]))
+                samples[index].append(time.perf_counter() - start)
     return samples
 
 

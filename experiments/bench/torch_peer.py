@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.bench.loop import Arrays
 from experiments.bench.timing import Timing
+from experiments.bench.turns import device_turn
 
 
 def to_torch(tree: Any, device: str) -> Any:
@@ -120,12 +121,13 @@ def time_torch(
     graph.replay()
     torch.cuda.synchronize()
     calls, samples = rounds * len(sets), []
-    for _ in range(repeats):
-        events[0].record()
-        graph.replay()
-        events[1].record()
-        torch.cuda.synchronize()
-        samples.append(events[0].elapsed_time(events[1]) * 1e-3 / calls)
+    with device_turn():
+        for _ in range(repeats):
+            events[0].record()
+            graph.replay()
+            events[1].record()
+            torch.cuda.synchronize()
+            samples.append(events[0].elapsed_time(events[1]) * 1e-3 / calls)
     return Timing(tuple(samples), calls, len(sets), cache, 0.0, "graph"), peak
 
 
@@ -146,5 +148,6 @@ def _time_on_clock(
     seconds(1)
     rounds = max(1, min(2000, round(target_seconds / max(seconds(1), 1e-7))))
     calls = rounds * len(sets)
-    samples = tuple(seconds(rounds) / calls for _ in range(repeats))
+    with device_turn():
+        samples = tuple(seconds(rounds) / calls for _ in range(repeats))
     return Timing(samples, calls, len(sets), cache, 0.0, "clock")

@@ -11,6 +11,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from experiments.bench.turns import device_turn
 from experiments.experiment import Phase, Results, Scalars
 from experiments.language_model.config import LanguageModelRun
 from experiments.language_model.train import Trainer, initialize, train_step
@@ -128,13 +129,14 @@ def measure(
         compiled = train_step.lower(trainer, state, batch).compile()
         memory: Any = compiled.memory_analysis()
         samples = []
-        for _ in range(repeats + 1):
-            start = time.perf_counter()
-            for _ in range(steps):
-                state, values = compiled(state, batch)
-                loss = values["loss"]
-            jax.block_until_ready(loss)
-            samples.append((time.perf_counter() - start) / steps)
+        with device_turn():
+            for _ in range(repeats + 1):
+                start = time.perf_counter()
+                for _ in range(steps):
+                    state, values = compiled(state, batch)
+                    loss = values["loss"]
+                jax.block_until_ready(loss)
+                samples.append((time.perf_counter() - start) / steps)
     speed = run.batch * run.context / statistics.median(samples[1:])
     placed = memory.argument_size_in_bytes + memory.output_size_in_bytes
     return {

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 import jax
 import numpy as np
 
+from experiments.bench.turns import device_turn
 from experiments.experiment import Goal, Results, Scalars
 from experiments.potential.config import DATASETS, PotentialConfig
 from experiments.potential.experiment import Data, TrainPotential
@@ -182,9 +183,10 @@ class MeasurePotential:
         self, state: dict[str, np.ndarray], step: int, num: int
     ) -> tuple[dict[str, np.ndarray], Scalars]:
         """The next repeats."""
-        found = np.array(state["milliseconds"])
-        for repeat in range(step, step + num):
-            found[repeat] = [measure() for measure in self.measured]
+        found, measured = np.array(state["milliseconds"]), self.measured
+        with device_turn():
+            for repeat in range(step, step + num):
+                found[repeat] = [measure() for measure in measured]
         last = found[step + num - 1]
         return {"milliseconds": found}, {"step_ms": float(last[0]), "forces_ms": float(last[1])}
 

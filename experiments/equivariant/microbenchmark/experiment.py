@@ -9,7 +9,7 @@ from typing import Any, override
 import numpy as np
 
 from experiments.bench.measure import Effort
-from experiments.bench.phase import MeasuredPhase, ceilings, measure_spec
+from experiments.bench.phase import MeasuredPhase, measure_spec
 from experiments.equivariant.microbenchmark.cases import Case
 from experiments.experiment import Results
 
@@ -41,7 +41,7 @@ class Measure(MeasuredPhase):
             "forward",
             (*job.implementations, *(rival.name for rival in job.rivals)),
             self.effort,
-            ceilings(),
+            {},  # no shares are wanted
             self.command,
             compare=False,  # op_numerics and the tests compare
             operation=job.operation,
@@ -77,7 +77,6 @@ class Measure(MeasuredPhase):
             "at": self.case.at,
             "key": self.key,
             "rows": self.rows,
-            "ceilings": ceilings(),
         }
 
 

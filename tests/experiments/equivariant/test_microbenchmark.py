@@ -13,7 +13,6 @@ import pytest
 from experiments.bench.inputs import make_arrays
 from experiments.config_files import CONFIGS, load
 from experiments.equivariant.expressivity import PRODUCTS, closed_form
-from experiments.equivariant.microbenchmark import experiment
 from experiments.equivariant.microbenchmark.experiment import numbers
 from experiments.equivariant.microbenchmark.figures import CASES
 from experiments.equivariant.microbenchmark.freedom import PRODUCTS as NAMES
@@ -93,13 +92,7 @@ def test_a_single_degree_is_the_part_of_a_signal():
     np.testing.assert_allclose(found, whole[:, 4:], rtol=1e-5, atol=1e-6)
 
 
-@pytest.fixture
-def ceilings(monkeypatch):
-    """No measurement of the machine."""
-    monkeypatch.setattr(experiment, "ceilings", lambda: {"copy": 1e10, "float32": 1e10})
-
-
-def test_what_cannot_serve_is_left_out_with_its_reason(ceilings):
+def test_what_cannot_serve_is_left_out_with_its_reason():
     config = dataclasses.replace(
         FREEDOM_CONFIG.smoke(),
         settings=("siso",),
@@ -184,7 +177,7 @@ def test_published_times_are_of_rows():
         assert found.keys() <= {"chosen", "symmetric_contraction"}
 
 
-def test_pictures(tmp_path, ceilings):
+def test_pictures(tmp_path):
     config = dataclasses.replace(FREEDOM_CONFIG.smoke(), products=("xla",))
     built = config.build()
     results = {}
