@@ -22,7 +22,8 @@ def draw_errors(results: Results, published: Mapping[str, float], path: Path) ->
             axes.plot([place + shift] * len(values), values, f"C0{marker}", label=label)
         if product in published:
             label = "paper" if place == 0 else None
-            axes.hlines(published[product], place - 0.3, place + 0.3, "grey", label=label)
+            ends = [place - 0.3, place + 0.3]
+            axes.plot(ends, [published[product]] * 2, color="grey", label=label)
     axes.set_xticks(range(len(results)), list(results))
     axes.set(ylabel="mean squared error", xlim=(-0.5, len(results) - 0.5))
     axes.legend(fontsize=8)
