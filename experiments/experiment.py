@@ -7,7 +7,7 @@ the state, resumes it and writes the files; an experiment does none of that itse
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
@@ -159,6 +159,25 @@ class Goal:
             return "not run"
         reached = value <= self.goal if self.direction == "<=" else value >= self.goal
         return "pass" if reached and math.isfinite(value) else "short"
+
+
+@dataclass(frozen=True)
+class Lines:
+    """What the configs of measurements have in common: bounds on their metrics.
+
+    Attributes:
+        at_least: metrics and the least value they are to have.
+        at_most: metrics and the largest value they are to have.
+    """
+
+    at_least: tuple[tuple[str, float], ...] = field(default=(), metadata=ONLY_GOALS)
+    at_most: tuple[tuple[str, float], ...] = field(default=(), metadata=ONLY_GOALS)
+
+    def goals(self) -> tuple[Goal, ...]:
+        """The bounds."""
+        return tuple(Goal(name, bound, ">=") for name, bound in self.at_least) + tuple(
+            Goal(name, bound, "<=") for name, bound in self.at_most
+        )
 
 
 @runtime_checkable

@@ -10,8 +10,8 @@ MACE-Gaunt 9.2, 22.2 and 63.1; goals 13, 30 and 85, since independent reruns of 
 12.7 at 300 K.
 Data: dataset_3BPA in $STRUCTLAYERS_DATA/botnet; the smoke preset makes its own molecule.
 Hardware: one H200, 17 minutes and a minute a contraction to compile (predicted from counts of
-kernels and bytes, experiments/potential/README.md). Not yet run in full; --contractions trains a
-part, `join` makes one result of them.
+kernels and bytes, experiments/potential/README.md); 15 minutes each of the first two beside four
+other trainings. --contractions trains a part, `join` makes one result of them.
 Command: python -m experiments run configs/equivariant/bpa.py
 """
 

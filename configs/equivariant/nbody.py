@@ -13,7 +13,7 @@ Satorras et al. 2021, arXiv:2102.09844 (the systems).
 Expected: mean squared errors of at most 5.5e-3 (there 5.0e-3 and 4.8e-3), Gaunt at most 1.05 times
 Clebsch-Gordan. --attribute-lmax 2 is the paper's second pair (5.2e-3 and 5.0e-3).
 Hardware: one H200, 6 minutes and a minute a product to compile (predicted from counts of
-kernels and bytes, experiments/equivariant/README.md). Not yet run in full.
+kernels and bytes, experiments/equivariant/README.md); 15 minutes each beside five other trainings.
 Command: python -m experiments run configs/equivariant/nbody.py
 """
 

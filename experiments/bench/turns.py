@@ -5,7 +5,7 @@ parts of a benchmark are run side by side; while one of them measures, the other
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def turn_file() -> Path:
 
 
 @contextmanager
-def device_turn() -> Iterator[None]:
+def device_turn() -> Generator[None]:
     """Waits until no other process of this machine measures, and measures.
 
     A turn within a turn is the same turn.

@@ -1,9 +1,9 @@
 """Config of the speed experiment."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
-from experiments.experiment import ONLY_GOALS, Goal
+from experiments.experiment import Lines
 
 if TYPE_CHECKING:
     from experiments.butterfly.speed.experiment import SpeedExperiment
@@ -55,7 +55,7 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class SpeedConfig:
+class SpeedConfig(Lines):
     """Times of `butterfly_multiply` and of its rivals.
 
     Attributes:
@@ -73,8 +73,6 @@ class SpeedConfig:
         compare: whether every value is also compared with the float64 reference.
         paper_table: which of the paper's tables the picture shows.
         paper_sweep: in whose panel.
-        at_least: metrics and the least value they are to have.
-        at_most: metrics and the largest value they are to have.
     """
 
     family: str = "butterfly"
@@ -97,8 +95,6 @@ class SpeedConfig:
     compare: bool = False
     paper_table: Literal["training", "inference"] = "training"
     paper_sweep: str = "float32/b256/forward_backward"
-    at_least: tuple[tuple[str, float], ...] = field(default=(), metadata=ONLY_GOALS)
-    at_most: tuple[tuple[str, float], ...] = field(default=(), metadata=ONLY_GOALS)
 
     def __post_init__(self) -> None:
         """Refuses sweeps and sizes that cannot be measured.
@@ -134,10 +130,4 @@ class SpeedConfig:
             sample_seconds=2e-3,
             at_least=(),
             at_most=(),
-        )
-
-    def goals(self) -> tuple[Goal, ...]:
-        """The lines of the config."""
-        return tuple(Goal(name, bound, ">=") for name, bound in self.at_least) + tuple(
-            Goal(name, bound, "<=") for name, bound in self.at_most
         )

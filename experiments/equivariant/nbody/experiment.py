@@ -1,13 +1,14 @@
 """Charged particles: a phase a product, an epoch a step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, override
 
 import numpy as np
 
-from experiments.equivariant.nbody.config import ParticleConfig
+from experiments.equivariant.nbody.config import PAPER, ParticleConfig
 from experiments.equivariant.nbody.simulate import TIME_STEP
 from experiments.equivariant.nbody.systems import Sets, Systems, make_sets
 from experiments.equivariant.nbody.train import Trainer, initialize, losses
@@ -129,3 +130,14 @@ class ParticleExperiment:
                     metrics[f"gaunt/{name}"] / metrics[f"clebsch_gordan/{name}"]
                 )
         return metrics
+
+    def plot(self, results: Results, metrics: Mapping[str, Any], path: Path) -> None:
+        """Errors of every seed by product, beside the paper's."""
+        from experiments.equivariant.nbody.plots import draw_errors
+
+        del metrics
+        lmax = self.config.attribute_lmax
+        published = {
+            product: PAPER[product, lmax] for product in results if (product, lmax) in PAPER
+        }
+        draw_errors(results, published, path)

@@ -1,10 +1,10 @@
 """Config of the speed experiment."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
 from experiments.bench.modes import Mode
-from experiments.experiment import ONLY_GOALS, Goal
+from experiments.experiment import Lines
 from structlayers._core.arg_spec import ArgSpec
 from structlayers.equivariant.arg_specs import ARG_SPECS
 
@@ -26,7 +26,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class SpeedConfig:
+class SpeedConfig(Lines):
     """Times of `gaunt_tensor_product` and `many_body_product`, and of their rivals.
 
     Attributes:
@@ -40,8 +40,6 @@ class SpeedConfig:
         repeats: samples of each time.
         sample_seconds: length of a sample of the loop.
         timer: "loop" on the device, or "profiler" for kernels alone (GPU).
-        at_least: metrics and the least value they are to have.
-        at_most: metrics and the largest value they are to have.
     """
 
     family: str = "equivariant"
@@ -53,8 +51,6 @@ class SpeedConfig:
     repeats: int = 12
     sample_seconds: float = 20e-3
     timer: Literal["loop", "profiler"] = "loop"
-    at_least: tuple[tuple[str, float], ...] = field(default=(), metadata=ONLY_GOALS)
-    at_most: tuple[tuple[str, float], ...] = field(default=(), metadata=ONLY_GOALS)
 
     def __post_init__(self) -> None:
         """Refuses shapes and precisions that are not there.
@@ -106,10 +102,4 @@ class SpeedConfig:
             timer="loop",
             at_least=(),
             at_most=(),
-        )
-
-    def goals(self) -> tuple[Goal, ...]:
-        """The lines of the config."""
-        return tuple(Goal(name, bound, ">=") for name, bound in self.at_least) + tuple(
-            Goal(name, bound, "<=") for name, bound in self.at_most
         )

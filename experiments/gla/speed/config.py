@@ -1,10 +1,10 @@
 """Config of the speed experiment."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
 from experiments.bench.modes import Mode
-from experiments.experiment import ONLY_GOALS, Goal
+from experiments.experiment import Lines
 from structlayers._core.arg_spec import ArgSpec
 from structlayers.gla.arg_specs import ARG_SPECS
 
@@ -27,7 +27,7 @@ _SPECS = {spec.name: spec for spec in ARG_SPECS}
 
 
 @dataclass(frozen=True)
-class SpeedConfig:
+class SpeedConfig(Lines):
     """Times of `gated_linear_attention`, of its step, and of their rivals.
 
     Attributes:
@@ -43,8 +43,6 @@ class SpeedConfig:
         sample_seconds: length of a sample of the loop.
         timer: "loop" on the device, or "profiler" for kernels alone (GPU).
         compare: whether every value is also compared with the float64 reference.
-        at_least: metrics and the least value they are to have.
-        at_most: metrics and the largest value they are to have.
     """
 
     family: str = "gla"
@@ -56,8 +54,6 @@ class SpeedConfig:
     sample_seconds: float = 20e-3
     timer: Literal["loop", "profiler"] = "loop"
     compare: bool = False
-    at_least: tuple[tuple[str, float], ...] = field(default=(), metadata=ONLY_GOALS)
-    at_most: tuple[tuple[str, float], ...] = field(default=(), metadata=ONLY_GOALS)
 
     def __post_init__(self) -> None:
         """Refuses shapes and candidates that are not there.
@@ -102,10 +98,4 @@ class SpeedConfig:
             timer="loop",
             at_least=(),
             at_most=(),
-        )
-
-    def goals(self) -> tuple[Goal, ...]:
-        """The lines of the config."""
-        return tuple(Goal(name, bound, ">=") for name, bound in self.at_least) + tuple(
-            Goal(name, bound, "<=") for name, bound in self.at_most
         )

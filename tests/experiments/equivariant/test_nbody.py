@@ -260,7 +260,7 @@ def test_a_phase_depends_on_its_state_alone():
     assert result["step_milliseconds"] > 0
 
 
-def test_every_goal_has_a_metric_and_ratios_are_of_means():
+def test_every_goal_has_a_metric_ratios_are_of_means_and_a_picture(tmp_path):
     result = {"validation_mse": [1.0], "constant_velocity_mse": 0.1, "parameters": 7}
     results = {
         "clebsch_gordan": {**result, "mse": [4e-3, 6e-3], "step_milliseconds": 2.0},
@@ -271,6 +271,8 @@ def test_every_goal_has_a_metric_and_ratios_are_of_means():
     assert metrics["gaunt_over_clebsch_gordan/mse"] == pytest.approx(0.8)
     assert metrics["gaunt_over_clebsch_gordan/step_milliseconds"] == pytest.approx(1.5)
     assert metrics["gaunt/mse_std"] == pytest.approx(2**0.5 * 1e-3)
+    CONFIG.build().plot(results, metrics, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
     alone = dataclasses.replace(CONFIG, products=("gaunt",), attribute_lmax=3)
     assert [(goal.metric, goal.paper) for goal in alone.goals()] == [("gaunt/mse", None)]
 
