@@ -73,9 +73,9 @@ def test_values_and_gradients(rng):
 
 def test_derivatives_to_third_order(rng):
     """Of powers of one vector, in float64; forward over reverse, too."""
-    counts = symmetric_path_counts(IRREPS, OUT, 3)
+    counts = symmetric_path_counts(OUT, OUT, 3)
     with jax.enable_x64(True):
-        x, dx = (jnp.asarray(rng.standard_normal((3, 2, 7))) for _ in range(2))
+        x, dx = (jnp.asarray(rng.standard_normal((3, 2, 4))) for _ in range(2))
         weights = [jnp.asarray(rng.standard_normal(n)) for n in counts]
 
         def derivatives(product):
@@ -87,9 +87,9 @@ def test_derivatives_to_third_order(rng):
             return jax.jit(third)(x), forward(x, dx)
 
         found = derivatives(
-            lambda x: symmetric_contraction(x, weights, irreps_out=OUT, irreps_in=IRREPS)
+            lambda x: symmetric_contraction(x, weights, irreps_out=OUT, irreps_in=OUT)
         )
-        wanted = derivatives(lambda x: written_out(x, weights, IRREPS, OUT))
+        wanted = derivatives(lambda x: written_out(x, weights, OUT, OUT))
         for one, other in zip(found, wanted, strict=True):
             assert error_ratio(one, other) < 1e-12
 
