@@ -25,6 +25,7 @@ from structlayers.equivariant.grids import KINDS
 from structlayers.equivariant.ops.gaunt import dispatcher
 from structlayers.equivariant.tables import dense_gaunt
 from structlayers.equivariant.wigner import gaunt_factor
+from structlayers.equivariant.xla import products
 from structlayers.testing import assert_close, assert_equivariant, error_ratio
 from tests.equivariant.cases import rotation, signal
 
@@ -454,3 +455,16 @@ def test_coefficients_one_by_one_are_exact_in_every_word(word, rng):
     found = gaunt_tensor_product(x, y, precision=word, implementation="sparse")
     wanted = gaunt_tensor_product(x, y, precision="highest", implementation="sparse")
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_tables_are_rounded_on_the_host_as_signals_are(rng):
+    """Ties, subnormal and large numbers; the second part has what the first lacks."""
+    bits = rng.integers(0, 2**32, 4096, dtype=np.uint32) & np.uint32(0xFEFFFFFF)
+    ties = (bits & np.uint32(0xFFFFE000)) | np.uint32(0x1000)
+    table = np.concatenate([bits, ties, np.zeros(1, np.uint32)]).view(np.float32)
+    table = table[np.isfinite(table)]
+    high, low = products._parts(table, "3xtf32")
+    np.testing.assert_array_equal(high, products.round_to_tf32(jnp.asarray(table)))
+    np.testing.assert_array_equal(products._parts(table, "tf32")[0], high)
+    np.testing.assert_array_equal(low, products._round_table(table - high))
+    assert not np.any(high.view(np.uint32) & 0x1FFF)

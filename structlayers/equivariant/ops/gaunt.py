@@ -80,7 +80,8 @@ _KERNEL_FROM_ROWS_IN_OTHER_WORDS = ((24, 10_000),)
 # million, 3.2 us by it and 10.0 by grids at one row; L = 10: 6.5 million, 9.7 and 8.8), and so many
 # times the rows: at 20 million products it was 1.1 to 1.4 times as fast as grids (L = 5, 128 rows;
 # L = 2, 10,000 rows), at 52 million slower (L = 6, 128 rows). Below 128 rows it stands before the
-# kernel. Timed in TF32; in true float32, by what it saves in launches and bytes, not timed.
+# kernel. Timed in TF32 as the product by coupling tensors (xla/gpu.md has the differences); taken
+# in true float32 by what it saves in launches and bytes, not timed.
 # Under `jax.vmap` rows are those of one call, so where there is no leading axis it is not taken.
 _DENSE_PAYS = 2**22
 _DENSE_PRODUCTS_PAY = 2**24
