@@ -4,9 +4,9 @@ Float32, products of tables in TF32, degrees as this library counts them (the pa
 more). Feature interaction: 128 channels, one sample, 0..L x 0..L to 0..2 L, L = 1..13. Equivariant
 convolution: one channel, a signal and the harmonics of one direction, the same degrees, L = 1..11.
 Many bodies: 32 samples of 128 channels, three factors, L to L for L = 1..5, and four to seven for
-L = 1. Beside `gaunt_tensor_product` stand the same products by coupling tensors, beside
-`many_body_product` the symmetric contraction with all couplings. Kernel times by the profiler,
-median of 20 after a call on every input; tables are made before.
+L = 1. Beside `gaunt_tensor_product`, on grids and by coefficients, stand the same products by
+coupling tensors, beside `many_body_product` the symmetric contraction with all couplings. Kernel
+times by the profiler, median of 20 after a call on every input; tables are made before.
 
 Paper: Luo, Chen, Krishnapriyan 2024, arXiv:2401.10216, section 4.1. Its times of feature
 interactions and convolutions are means of ten calls of which the first compiles, with deviations

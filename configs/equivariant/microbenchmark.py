@@ -2,14 +2,14 @@
 
 SISO (L x L to L), SIMO (L x L to 0..2 L), MIMO (0..L x 0..L to 0..2 L), 10,000 rows, float32, jit,
 L = 1..10: Gaunt products on grids (one table each way, opposite points, Legendre and Fourier, the
-kernel where it serves) and by Fourier series, Clebsch-Gordan products (all couplings, or the even
-ones that Gaunt products have), matrices, vector signals. Products of matrices and tables are in
-TF32. Beside each stand the paths between the degrees, those that the product has, and the degrees
-of freedom of its weights, which are all one while it is timed. A Gaunt product has no path of odd
-sum, so SISO has none at odd L; vector signals are the opposite. Both, and matrices, take whole
-signals: in SISO and SIMO other degrees are zeros. What cannot serve (a table over 2^24 entries, a
-kernel) is left out with its reason. Kernel times by the profiler, median of 20 after a call on
-every input.
+kernel where it serves), by their coefficients (in one table, or one by one up to 512) and by
+Fourier series, Clebsch-Gordan products (all couplings, or the even ones that Gaunt products have),
+matrices, vector signals. Products of matrices and tables are in TF32. Beside each stand the paths
+between the degrees, those that the product has, and the degrees of freedom of its weights, which
+are all one while it is timed. A Gaunt product has no path of odd sum, so SISO has none at odd L;
+vector signals are the opposite. Both, and matrices, take whole signals: in SISO and SIMO other
+degrees are zeros. What cannot serve (a table over 2^24 entries, a kernel) is left out with its
+reason. Kernel times by the profiler, median of 20 after a call on every input.
 
 Paper: Xie, Daigavane, Kotak, Smidt 2025, arXiv:2506.13523, microbenchmarks; A100 (669 us for the
 Gaunt product at L = 10). `published.py` says from where.

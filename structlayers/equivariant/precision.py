@@ -8,6 +8,8 @@
   TPUs; on CPUs rounded and multiplied in float32.
 - "default", "high" or a `jax.lax.Precision`: what XLA makes of it.
 
+What multiplies no table, coefficient by coefficient, does so in float32 whatever the word.
+
 Signals of bfloat16 and float16 are widened to float32 first, which is exact, and results rounded
 once, whatever the word.
 """

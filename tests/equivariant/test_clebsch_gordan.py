@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from structlayers.equivariant.ops.clebsch_gordan import (
     clebsch_gordan_tensor_product,
@@ -15,6 +16,7 @@ from structlayers.equivariant.ops.clebsch_gordan import (
 )
 from structlayers.equivariant.paths import count_paths, signal_table, tensor_product_paths
 from structlayers.equivariant.wigner import gaunt
+from structlayers.equivariant.xla import terms
 from structlayers.testing import assert_equivariant, assert_gradients_match, error_ratio
 from tests.equivariant.irreps_cases import irreps_array, rotate, rotation, signal
 
@@ -59,20 +61,104 @@ def test_values_and_gradients(implementation, shape, degrees, rng):
 
 
 @pytest.mark.parametrize("implementation", FAST)
-def test_third_derivative(implementation, rng):
+@pytest.mark.parametrize("degrees", [(1, 1, 2), (2, 1, 2)])
+def test_third_derivative(implementation, degrees, rng):
     """Of x, of y and of the weights, in float64: the trilinear form itself."""
+    l1, l2, l3 = degrees
+    count = len(tensor_product_paths(*(range(degree + 1) for degree in degrees)))
     with jax.enable_x64(True):
-        x, y = (jnp.asarray(rng.standard_normal(4)) for _ in range(2))
-        weights = jnp.asarray(rng.standard_normal(count_paths(1)))
+        x, y = (jnp.asarray(rng.standard_normal((lmax + 1) ** 2)) for lmax in (l1, l2))
+        weights = jnp.asarray(rng.standard_normal(count))
 
         def derivative(name):
             def product(x, y, w):
-                return clebsch_gordan_tensor_product(x, y, weights=w, implementation=name)
+                return clebsch_gordan_tensor_product(x, y, weights=w, lmax=l3, implementation=name)
 
             third = jax.jacfwd(jax.jacrev(jax.jacfwd(product, 0), 1), 2)
             return jax.jit(third)(x, y, weights)
 
         assert error_ratio(derivative(implementation), derivative("reference")) < 1e-14
+
+
+def test_derivatives_of_a_loss_by_many_terms(rng):
+    """Forces and their gradient, in reverse mode alone, and forward over them."""
+    with jax.enable_x64(True):
+        x, y, dx = (jnp.asarray(rng.standard_normal((3, 9))) for _ in range(3))
+        weights = jnp.asarray(rng.standard_normal(count_paths(2)))
+
+        def derivatives(name):
+            def loss(x, y, w):
+                z = clebsch_gordan_tensor_product(x, y, weights=w, implementation=name)
+                return jnp.sum(jnp.sin(z))
+
+            def forces(x, y, w):
+                return jnp.sum(jax.grad(loss)(x, y, w) ** 2)
+
+            def third(x, y, w):
+                return sum(jnp.sum(g**3) for g in jax.grad(forces, (0, 1, 2))(x, y, w))
+
+            reverse = jax.grad(third, (0, 1, 2))(x, y, weights)
+            return *reverse, jax.jvp(jax.grad(forces), (x, y, weights), (dx, y, weights))[1]
+
+        found, wanted = (jax.jit(derivatives, static_argnums=0)(n) for n in ("sparse", "dense"))
+        for one, other in zip(found, wanted, strict=True):
+            assert error_ratio(one, other) < 1e-12
+
+
+@pytest.mark.parametrize("result", range(4))
+def test_terms_as_one_reduction(result, rng):
+    """What other platforms than CPUs run, for the product and its transposes: unequal counts."""
+    table = signal_table((3, 2, 3), dict.fromkeys([(3, 2, 3), (1, 2, 2), (0, 0, 0)], 0.5))
+    form = terms.coupling_form(table)
+    sizes, coupling = form.sizes, np.zeros(form.sizes)
+    coupling[form.indices] = form.values
+    axes = tuple(axis for axis in range(4) if axis != result)
+    factors = [jnp.asarray(rng.standard_normal((5, 2, sizes[axis])), jnp.float32) for axis in axes]
+    wanted = np.einsum("abi,abj,abk,ijkl->abl", *factors, coupling.transpose(*axes, result))
+    for run in (terms._reduced, terms._looped):
+        assert error_ratio(run(*factors, form=form, axes=axes, result=result), wanted) < 3e-7
+
+
+def test_many_terms_scatter_nothing_on_a_gpu():
+    """Nor in derivatives, nor by a loop: kernels without atomics."""
+
+    def product(x, y, w):
+        return clebsch_gordan_tensor_product(x, y, weights=w, implementation="sparse")
+
+    def forces(x, y, w):
+        return jnp.sum(jax.grad(lambda x: jnp.sum(product(x, y, w) ** 2))(x) ** 2)
+
+    shapes = [jax.ShapeDtypeStruct((5, size), "float32") for size in (16, 16, count_paths(3))]
+    for run in (product, jax.grad(forces, (0, 1, 2))):
+        text = jax.jit(run).trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
+        assert "stablehlo.gather" in text
+        assert "stablehlo.scatter" not in text
+        assert "stablehlo.while" not in text
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_many_terms_of_sharded_rows(kind, rng):
+    """Values, and gradients of a factor that is the same for all rows; inside shard_map, too."""
+    args = [signal(rng, 2, 4), signal(rng, 2, 1), rng.standard_normal((4, 19)).astype("float32")]
+
+    def loss(*args):
+        x, y, w = args
+        z = clebsch_gordan_tensor_product(x, y, weights=w, implementation="sparse")
+        return jnp.sum(z**2)
+
+    gradients = jax.grad(loss, (0, 1, 2))
+    wanted = gradients(*args)
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(kind,))
+    specs = (PartitionSpec("rows"), PartitionSpec(), PartitionSpec("rows"))
+    with jax.set_mesh(mesh):
+        placed = [
+            jax.device_put(arg, NamedSharding(mesh, spec))
+            for arg, spec in zip(args, specs, strict=True)
+        ]
+        mapped = jax.shard_map(gradients, mesh=mesh, in_specs=specs, out_specs=specs)
+        for run in (gradients, mapped):
+            for one, other in zip(jax.jit(run)(*placed), wanted, strict=True):
+                assert error_ratio(one, other) < 3e-7
 
 
 def test_multiplicities_and_channel_weights(rng):
@@ -149,10 +235,12 @@ def test_empty_batch_and_vmap(implementation, rng):
         return clebsch_gordan_tensor_product(x, y, implementation=implementation)
 
     assert error_ratio(jax.jit(jax.vmap(product))(x, y), product(x, y)) < 2e-7
+    every = jax.vmap(jax.vmap(product, (None, 1), 1), (0, None))(x, y.T)
+    assert error_ratio(every, product(x[:, None], y).swapaxes(1, 2)) < 2e-7
 
 
 def test_choice():
-    """Sparse of few terms, and where the dense tensor of every path would be too large."""
+    """Sparse of few terms, on a CPU with weights of rows, and where the tensor is too large."""
     shape = jax.ShapeDtypeStruct
 
     def chosen(lmax, weights, platform="gpu"):
@@ -164,6 +252,7 @@ def test_choice():
         return dispatcher.choose(x, x, w, table=table, precision=None, platform=platform).name
 
     assert [chosen(4, 5), chosen(8, 1), chosen(8, 5)] == ["dense", "dense", "sparse"]
+    assert [chosen(3, 1, "cpu"), chosen(3, 5, "cpu")] == ["dense", "sparse"]
     assert [chosen(1, 5, on) for on in ("cpu", "gpu", "tpu")] == ["sparse", "sparse", "dense"]
     x, weights = jnp.zeros((5, 81)), jnp.zeros((5, count_paths(8)))
     # all paths together have as many components as the outer product, 81^2

@@ -25,6 +25,7 @@ from structlayers.equivariant.grids import KINDS
 from structlayers.equivariant.ops.gaunt import dispatcher
 from structlayers.equivariant.tables import dense_gaunt
 from structlayers.equivariant.wigner import gaunt_factor
+from structlayers.equivariant.xla import products
 from structlayers.testing import assert_close, assert_equivariant, error_ratio
 from tests.equivariant.cases import rotation, signal
 
@@ -425,6 +426,45 @@ def test_the_choice_can_be_asked():
     assert [choice(lmax, "cpu") for lmax in (0, 1, 2, 3, 11, 12)] == [
         *("sparse", "sparse", "sparse", "xla", "xla", "antipodal"),
     ]
-    assert choice(1, "cpu", "tf32") == "xla"
-    assert [choice(lmax, "gpu") for lmax in (1, 2, 11, 12)] == ["sparse", "xla", "xla", "antipodal"]
+    assert choice(1, "cpu", "tf32") == choice(1, "gpu", "tf32") == "sparse"
+    assert [choice(lmax, "gpu") for lmax in (1, 4, 5, 11, 12)] == [
+        *("sparse", "clebsch_gordan", "xla", "xla", "antipodal"),
+    ]
     assert choice(12, "gpu", "tf32") == choice(12, "gpu", jax.lax.Precision.DEFAULT) == "xla"
+
+
+def test_few_rows_take_the_table_on_a_gpu():
+    """In every word, up to a bound on its entries and one on products; not under a bare vmap."""
+
+    def choice(lead: tuple[int, ...], lmax: int, precision: Any = "tf32") -> str:
+        x = jax.ShapeDtypeStruct((*lead, (lmax + 1) ** 2), "float32")
+        options = {"grid": None, "precision": precision, "platform": "gpu"}
+        return dispatcher.choose(x, x, lmax=2 * lmax, **options).name
+
+    for word in ("tf32", "3xtf32", "bf16", jax.lax.Precision.HIGHEST):
+        assert [choice((1,), lmax, word) for lmax in (1, 5, 9)] == ["clebsch_gordan"] * 3
+    assert [choice((1,), lmax) for lmax in (10, 11)] == ["xla"] * 2
+    assert [choice((), lmax) for lmax in (1, 2, 9)] == ["sparse", "xla", "xla"]
+    assert [choice((rows,), 5) for rows in (106, 107)] == ["clebsch_gordan", "xla"]
+    assert [choice((rows,), 4, "3xtf32") for rows in (331, 332)] == ["clebsch_gordan", "xla"]
+
+
+@pytest.mark.parametrize("word", ["tf32", "3xtf32", "bf16"])
+def test_coefficients_one_by_one_are_exact_in_every_word(word, rng):
+    x, y = (jnp.asarray(signal(rng, 7, lmax=2), jnp.float32) for _ in range(2))
+    found = gaunt_tensor_product(x, y, precision=word, implementation="sparse")
+    wanted = gaunt_tensor_product(x, y, precision="highest", implementation="sparse")
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_tables_are_rounded_on_the_host_as_signals_are(rng):
+    """Ties, subnormal and large numbers; the second part has what the first lacks."""
+    bits = rng.integers(0, 2**32, 4096, dtype=np.uint32) & np.uint32(0xFEFFFFFF)
+    ties = (bits & np.uint32(0xFFFFE000)) | np.uint32(0x1000)
+    table = np.concatenate([bits, ties, np.zeros(1, np.uint32)]).view(np.float32)
+    table = table[np.isfinite(table)]
+    high, low = products._parts(table, "3xtf32")
+    np.testing.assert_array_equal(high, products.round_to_tf32(jnp.asarray(table)))
+    np.testing.assert_array_equal(products._parts(table, "tf32")[0], high)
+    np.testing.assert_array_equal(low, products._round_table(table - high))
+    assert not np.any(high.view(np.uint32) & 0x1FFF)

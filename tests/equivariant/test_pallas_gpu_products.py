@@ -220,28 +220,41 @@ def test_lowers_inside_shard_map_with_one_signal_for_all_shards():
 
 
 def test_none_takes_the_kernel_where_it_was_measured():
-    def choice(rows, precision, platform="gpu", lmax=3, dtype="float32"):
-        x, y = (jax.ShapeDtypeStruct((rows, n, 16), dtype) for n in (128, 1))
+    def choice(rows, precision="tf32", degrees=(3, 3, 3), platform="gpu", dtype="float32"):
+        l1, l2, lmax = degrees
+        x = jax.ShapeDtypeStruct((rows, 128, (l1 + 1) ** 2), dtype)
+        y = jax.ShapeDtypeStruct((rows, 1, (l2 + 1) ** 2), dtype)
         static = {"lmax": lmax, "grid": "gauss_legendre", "precision": precision}
         return dispatcher.choose(x, y, platform=platform, **static).name
 
-    assert choice(5000, "tf32") == choice(5000, "3xtf32") == "pallas_gpu"
-    assert choice(5000, "bf16", dtype="bfloat16") == "pallas_gpu"
-    assert choice(5000, "bf16") == "xla"
-    assert choice(4999, "tf32") == choice(5000, "tf32", lmax=4) == "xla"
-    assert choice(5000, "tf32", platform="tpu") == "xla"
-    assert choice(5000, jax.lax.Precision.HIGHEST) == "xla"
+    assert (
+        choice(1) == choice(1, degrees=(5, 5, 10)) == choice(1, degrees=(3, 2, 5)) == "pallas_gpu"
+    )
+    assert choice(1, degrees=(6, 6, 12)) == choice(78, degrees=(6, 6, 12)) == "xla"
+    assert choice(79, degrees=(6, 6, 12)) == choice(79, degrees=(9, 9, 9)) == "pallas_gpu"
+    assert choice(79, "3xtf32") == choice(79, "bf16", dtype="bfloat16") == "pallas_gpu"
+    # not timed
+    assert choice(78, "3xtf32") == choice(79, "3xtf32", (9, 9, 9)) == "xla"
+    assert choice(5000, "bf16") == choice(5000, platform="tpu") == "xla"
+    # of few terms, and what the kernel does not serve
+    assert choice(79, degrees=(1, 1, 2)) == "sparse"
+    assert choice(79, degrees=(7, 7, 14)) == choice(5000, jax.lax.Precision.HIGHEST) == "xla"
 
 
 def test_none_takes_the_kernel_of_powers_where_it_was_measured():
-    def choice(rows, precision, platform="gpu", order=3, dtype="float32"):
-        x = jax.ShapeDtypeStruct((rows, 128, 16), dtype)
-        static = {"order": order, "lmax": 2, "grid": "gauss_legendre", "precision": precision}
+    def choice(rows, precision="tf32", law=(3, 3, 2), platform="gpu", dtype="float32"):
+        degree, order, lmax = law
+        x = jax.ShapeDtypeStruct((rows, 128, (degree + 1) ** 2), dtype)
+        static = {"order": order, "lmax": lmax, "grid": "gauss_legendre", "precision": precision}
         return many_body_dispatcher.choose(x, platform=platform, **static).name
 
-    assert choice(5000, "tf32") == choice(5000, "3xtf32") == "pallas_gpu"
+    for law in ((3, 3, 2), (5, 3, 5), (1, 7, 1)):
+        assert [choice(rows, law=law) for rows in (31, 32)] == ["xla", "pallas_gpu"]
+    for law in ((3, 2, 3), (6, 3, 6), (1, 8, 1), (1, 3, 2)):
+        assert choice(5000, law=law) == "xla"
+    assert [choice(rows, "3xtf32") for rows in (4999, 5000)] == ["xla", "pallas_gpu"]
     assert choice(5000, "bf16", dtype="bfloat16") == "pallas_gpu"
-    assert choice(5000, "bf16") == choice(4999, "tf32") == choice(5000, "tf32", order=2) == "xla"
+    assert choice(5000, "bf16") == choice(5000, "3xtf32", (3, 3, 3)) == "xla"
     assert choice(5000, jax.lax.Precision.HIGHEST) == "xla"
 
 

@@ -71,6 +71,47 @@ def test_values_and_gradients(rng):
     )
 
 
+def test_derivatives_to_third_order(rng):
+    """Of powers of one vector, in float64; forward over reverse, too."""
+    counts = symmetric_path_counts(OUT, OUT, 3)
+    with jax.enable_x64(True):
+        x, dx = (jnp.asarray(rng.standard_normal((3, 2, 4))) for _ in range(2))
+        weights = [jnp.asarray(rng.standard_normal(n)) for n in counts]
+
+        def derivatives(product):
+            def forces(x):
+                return jnp.sum(jax.grad(lambda x: jnp.sum(jnp.sin(product(x))))(x) ** 2)
+
+            third = jax.grad(lambda x: jnp.sum(jax.grad(forces)(x) ** 3))
+            forward = jax.jit(lambda x, dx: jax.jvp(jax.grad(forces), (x,), (dx,))[1])
+            return jax.jit(third)(x), forward(x, dx)
+
+        found = derivatives(
+            lambda x: symmetric_contraction(x, weights, irreps_out=OUT, irreps_in=OUT)
+        )
+        wanted = derivatives(lambda x: written_out(x, weights, OUT, OUT))
+        for one, other in zip(found, wanted, strict=True):
+            assert error_ratio(one, other) < 1e-12
+
+
+def test_derivatives_scatter_nothing():
+    """On a GPU scattered additions are atomic."""
+    counts = symmetric_path_counts(IRREPS, OUT, 3)
+    x, *weights = (jax.ShapeDtypeStruct(shape, "float32") for shape in ((5, 7), *zip(counts)))
+
+    def forces(x, *weights):
+        def energy(x):
+            z = symmetric_contraction(x, weights, irreps_out=OUT, irreps_in=IRREPS)
+            return jnp.sum(z**2)
+
+        return jnp.sum(jax.grad(energy)(x) ** 2)
+
+    run = jax.jit(jax.grad(forces, tuple(range(4))))
+    text = run.trace(x, *weights).lower(lowering_platforms=("cuda",)).as_text()
+    assert "stablehlo.gather" in text
+    assert "stablehlo.scatter" not in text
+
+
 @pytest.mark.parametrize("invert", [False, True])
 def test_equivariance(invert, rng):
     """With pseudotensors among inputs and outputs."""

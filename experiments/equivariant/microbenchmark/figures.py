@@ -26,6 +26,7 @@ from structlayers.equivariant.signals import Parity, lmax_of, pack
 
 _SOURCE = "Luo et al. 2024, arXiv:2401.10216, section 4.1"
 _GRIDS = ("xla", "antipodal", "separable", "pallas_gpu")
+_COEFFICIENTS = ("clebsch_gordan", "sparse")
 _CHANNELS = 128
 _BATCH = 32
 _NAMES = {word: f"clebsch_gordan_{word}" for word in ("dense", "sparse")}
@@ -79,7 +80,7 @@ def _product(lmax: int, lead: tuple[int, ...], precision: str, make_inputs: Any 
         _clebsch_gordan(name, implementation, precision) for implementation, name in _NAMES.items()
     )
     operation = replace(find_operation(spec.op), make_inputs=make_inputs)
-    return Job(operation, spec, _GRIDS, rivals, tuple(_NAMES.values()))
+    return Job(operation, spec, (*_GRIDS, *_COEFFICIENTS), rivals, tuple(_NAMES.values()))
 
 
 def _clebsch_gordan(name: str, implementation: str, precision: str) -> Rival:

@@ -38,6 +38,8 @@ PRODUCTS = (
     "antipodal",
     "separable",
     "pallas_gpu",
+    "clebsch_gordan",
+    "sparse",
     "fourier_2d",
     "clebsch_gordan_dense",
     "clebsch_gordan_sparse",

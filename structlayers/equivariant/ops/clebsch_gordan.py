@@ -38,10 +38,15 @@ _DENSE_TENSOR = 2**24
 _SMALL_TENSOR = 2**10
 
 
+def _differ(weights: Any) -> bool:
+    """Whether rows have weights of their own."""
+    return weights is not None and weights.size > weights.shape[-1]
+
+
 def _check_dense(x: Any, y: Any, weights: Any, *, table: PathTable, **static: Any) -> None:
     del x, y, static
     size1, size2, size3 = table.sizes
-    if weights is not None and weights.size > weights.shape[-1]:
+    if _differ(weights):
         size3 = sum(2 * table.degrees3[k] + 1 for _, _, k in table.paths)
     if size1 * size2 * size3 > _DENSE_TENSOR:
         raise NotImplementedError(
@@ -52,7 +57,9 @@ def _check_dense(x: Any, y: Any, weights: Any, *, table: PathTable, **static: An
 def _prefer(
     x: Any, y: Any, weights: Any, *, table: PathTable, platform: str, **static: Any
 ) -> tuple[tuple[str, str], ...]:
-    del x, y, weights, static
+    del x, y, static
+    if platform == "cpu" and _differ(weights):
+        return (("sparse", "weights of rows: no column for every path"),)
     # of larger tables the terms are not found only to count them
     small = platform in ("cpu", "gpu") and math.prod(table.sizes) <= _SMALL_TENSOR
     if small and len(table.terms().value) <= FEW_TERMS:
@@ -61,16 +68,20 @@ def _prefer(
 
 
 # "dense" stands in front. Milliseconds forward / gradients of x and y, L1 = L2 = L3 = L, all paths,
-# 2048 rows, without weights and with weights of every row; jax 0.12, float32, 2 shared cores.
+# 2048 rows, without weights and with weights of every row; jax 0.12, float32, 2 shared cores, the
+# least of many while other work ran:
 #
 #   L    dense        sparse       dense, rows    sparse, rows
-#   1    .02  .09     .02  .05     .06   .13      .04   .04
-#   2    .08  .34     .21  .46     .32   .43      .33   .50
-#   3    .17  .22     1.1  3.2     1.1   .63      1.2   2.7
-#   4    .89  .90     5.0  53      6.7   6.4      14.8  64
+#   1    .02  .10     .01  .02     .07   .13      .02   .02
+#   2    .08  .24     .05  .09     .25   .38      .06   .12
+#   3    .12  .27     .14  .28     .69   .77      .20   .38
+#   4    .71  .54     .39  .87     6.1   6.0      .59   1.2
+#   6    7.4  4.8     2.5  8.0     192   187      3.8   7.4
 #
 # With weights of 42 channels, 1 x 1 -> 1 takes .15 / .91 ms by terms, .85 / 3.4 by the tensor. On a
-# GPU, not measured, the tensor has the outer product and every path in memory, the terms nothing.
+# GPU 0..L x 0..L -> 0..2 L of 10,000 rows takes 3.4, 7.1, 12.9, 37.4, 61.1 and 163 us by the tensor
+# at L = 1 to 6 (one H200, TF32), and 2.1 us by the 27 terms of L = 1. Not timed there: more terms
+# since they are summed without atomics, and weights of rows (xla/gpu.md).
 dispatcher = Dispatcher(
     "clebsch_gordan_tensor_product",
     (

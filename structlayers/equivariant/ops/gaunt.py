@@ -52,15 +52,40 @@ _DENSE_TABLE = 2**24
 # float32, not timed, half of the products should save more than that costs (xla/gpu.md).
 _SPARSE = 512
 _SPARSE_PAYS = 100
-# On a GPU, not measured: of 1 x 1 -> 1, with 10, nothing but factors and result is in memory.
+# On a GPU of 1 x 1 -> 2, with 21, nothing but factors and result is in memory: 1.8 us for 10,000
+# rows and 1.5 for 128, by the kernel 3.0 and 2.1 (one H200; xla/gpu.md). More are not timed.
 _SPARSE_PAYS_GPU = 32
 _SMALL_TABLE = 2**13
 _ANTIPODAL_PAYS = 36
 
-# Rows from which the kernel of Hopper GPUs is taken, where it serves the precision. On one H200 it
-# is 4 to 12 times as fast as one table each way by XLA at L1 = L2 = L3 = 2, 3, 4, 6, 8
-# (pallas_gpu/kernels.md). Fewer rows, other degrees and float32 signals in bf16 are not timed.
-_KERNEL_FROM_ROWS = 640_000
+# Rows from which the kernel of Hopper GPUs is taken, and up to which T, where it serves the
+# precision. Microseconds on one H200 in TF32, L x L -> 2 L, of the kernel / one table each way by
+# XLA / the table of all coefficients:
+#
+#   rows    L = 1        2            3            4            5            6
+#   1       2.2 1.8 0.9  2.2 2.4 1.2  2.8 3.3 1.0  3.2 4.4 1.6  3.6 8.1 1.7  7.0 6.8 2.0
+#   128     2.1 5.4 2.0  2.2 6.2 3.3  3.3 7.4 3.7  4.0 8.4 4.7  5.9 7.3 6.4  9.2 8.0 8.6
+#   10000   3.0 6.0 3.4  5.3 9.6 7.1  6.7 17 13    6.6 22 37    8.4 36 61    10 51 163
+#
+# L x L -> L up to L = 9, T = 27, in a signal filled up from one degree, is 1.3 to 3.1 times as fast
+# by the kernel as by XLA at 10,000 rows; from 640,000 on it is 4 to 12 times, L = 2 to 8, in every
+# word (pallas_gpu/kernels.md). Not timed: degrees unequal in another way; 3xTF32 and bfloat16 at
+# fewer rows, taken from 10,000 on up to T = 24 because 3xTF32 took the kernel at most 3.4 times as
+# long as TF32, and XLA at least 1.2 times; gradients at fewer than 640,000 rows, for which this is
+# not asked again; float32 signals in bf16, left to XLA.
+_KERNEL_FROM_ROWS = ((20, 128), (27, 10_000))
+_KERNEL_FROM_ROWS_IN_OTHER_WORDS = ((24, 10_000),)
+
+# On a GPU the table of all coefficients is taken where it has at most so many entries (L = 9: 3.6
+# million, 3.2 us by it and 10.0 by grids at one row; L = 10: 6.5 million, 9.7 and 8.8), and so many
+# times the rows: at 20 million products it was 1.1 to 1.4 times as fast as grids (L = 5, 128 rows;
+# L = 2, 10,000 rows), at 52 million slower (L = 6, 128 rows). Below 128 rows it stands before the
+# kernel. Timed in TF32 as the product by coupling tensors (xla/gpu.md has the differences); taken
+# in true float32 by what it saves in launches and bytes, not timed.
+# Under `jax.vmap` rows are those of one call, so where there is no leading axis it is not taken.
+_DENSE_PAYS = 2**22
+_DENSE_PRODUCTS_PAY = 2**24
+_DENSE_BEFORE_KERNEL = 128
 
 # pallas_tpu/kernels.md has the figures.
 TPU_KERNEL = ("pallas_tpu", "by compiled estimates faster than the grid in device memory")
@@ -98,10 +123,8 @@ def _check_dense(x: Any, y: Any, *, lmax: int, **static: Any) -> None:
         raise NotImplementedError(f"its table would have {size} entries, over {_DENSE_TABLE}")
 
 
-def _check_sparse(x: Any, y: Any, *, lmax: int, precision: Any, **static: Any) -> None:
+def _check_sparse(x: Any, y: Any, *, lmax: int, **static: Any) -> None:
     del static
-    if not isinstance(precision, jax.lax.Precision):
-        raise NotImplementedError(f"it multiplies no tables, which {precision!r} is about")
     degrees = lmax_of("x", x), lmax_of("y", y), lmax
     if max(degrees) > 8 or count_nonzero(*degrees) > _SPARSE:
         raise NotImplementedError(f"degrees {degrees} have more than {_SPARSE} coefficients")
@@ -124,26 +147,47 @@ def _prefer(
 ) -> tuple[tuple[str, str], ...]:
     """What was measured or estimated to be the fastest; the default order elsewhere."""
     del static
-    degrees = lmax_of("x", x), lmax_of("y", y), lmax
     if platform == "gpu":
-        rows = math.prod(jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1]))
-        timed = len(set(degrees)) == 1 and 2 <= lmax <= 8 and rows >= _KERNEL_FROM_ROWS
-        if timed and (precision != "bf16" or x.dtype == jnp.bfloat16):
-            return (("pallas_gpu", f"one kernel, faster from {_KERNEL_FROM_ROWS} rows on"),)
+        return _prefer_on_gpu(x, y, lmax, precision)
     if platform == "tpu" and batch_sharding_is_known():
         return (TPU_KERNEL,)
-    # on a GPU where products bound, not bytes: only in true float32
-    halved = platform == "cpu" or (platform == "gpu" and precision == jax.lax.Precision.HIGHEST)
-    if halved and sum(degrees) >= _ANTIPODAL_PAYS:
-        return (("antipodal", f"half of the points, faster from T = {_ANTIPODAL_PAYS} on"),)
-    if platform not in ("cpu", "gpu"):
+    if platform != "cpu":
         return ()
-    most = _SPARSE_PAYS if platform == "cpu" else _SPARSE_PAYS_GPU
+    return (*_antipodal(x, y, lmax), *_few_terms(x, y, lmax, _SPARSE_PAYS))
+
+
+def _antipodal(x: Any, y: Any, lmax: int) -> tuple[tuple[str, str], ...]:
+    if lmax_of("x", x) + lmax_of("y", y) + lmax < _ANTIPODAL_PAYS:
+        return ()
+    return (("antipodal", f"half of the points, faster from T = {_ANTIPODAL_PAYS} on"),)
+
+
+def _few_terms(x: Any, y: Any, lmax: int, most: int) -> tuple[tuple[str, str], ...]:
     # larger tables have more coefficients, and are not made only to count them
-    small = x.shape[-1] * y.shape[-1] * (lmax + 1) ** 2 <= _SMALL_TABLE
-    if small and count_nonzero(*degrees) <= most:
-        return (("sparse", f"at most {most} coefficients: faster than any grid"),)
-    return ()
+    if x.shape[-1] * y.shape[-1] * (lmax + 1) ** 2 > _SMALL_TABLE:
+        return ()
+    if count_nonzero(lmax_of("x", x), lmax_of("y", y), lmax) > most:
+        return ()
+    return (("sparse", f"at most {most} coefficients: faster than any grid"),)
+
+
+def _prefer_on_gpu(x: Any, y: Any, lmax: int, precision: Any) -> tuple[tuple[str, str], ...]:
+    lead = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
+    rows, total = math.prod(lead), lmax_of("x", x) + lmax_of("y", y) + lmax
+    entries = x.shape[-1] * y.shape[-1] * (lmax + 1) ** 2
+    table: tuple[tuple[str, str], ...] = ()
+    if lead and entries <= _DENSE_PAYS and rows * entries <= _DENSE_PRODUCTS_PAY:
+        table = (("clebsch_gordan", f"one table for {rows} rows: fewer launches and bytes"),)
+    preferred = _few_terms(x, y, lmax, _SPARSE_PAYS_GPU)
+    limits = _KERNEL_FROM_ROWS if precision == "tf32" else _KERNEL_FROM_ROWS_IN_OTHER_WORDS
+    enough = next((least for most, least in limits if total <= most), None)
+    fits = precision != "bf16" or x.dtype == jnp.bfloat16
+    if fits and enough is not None and rows >= enough:
+        preferred += (("pallas_gpu", f"one kernel, faster from {enough} rows on"),)
+    preferred = preferred + table if rows >= _DENSE_BEFORE_KERNEL else table + preferred
+    # halved products pay where they bound, not bytes: in true float32
+    halved = precision == jax.lax.Precision.HIGHEST
+    return preferred + (_antipodal(x, y, lmax) if halved else ())
 
 
 # Every implementation is called with coefficients x and y of one rank and one dtype, float32 or
@@ -235,9 +279,10 @@ def gaunt_tensor_product(
         implementation: "xla" (one table each way), "antipodal" (even and odd degrees on half of the
             points), "separable" (Legendre, then Fourier), "fourier" (on the torus, a reference
             route), "clebsch_gordan" (one table of all coefficients), "sparse" (the coefficients
-            that are not zero, one by one; up to 512), "pallas_gpu" (one kernel for Hopper, in
-            "tf32", "3xtf32" and "bf16"), "pallas_tpu" (one kernel for TPU, in "highest", "high",
-            "default" and "bf16"), "reference" (path by path), or None to choose.
+            that are not zero, one by one, up to 512; in float32 at any precision), "pallas_gpu"
+            (one kernel for Hopper, in "tf32", "3xtf32" and "bf16"), "pallas_tpu" (one kernel for
+            TPU, in "highest", "high", "default" and "bf16"), "reference" (path by path), or None to
+            choose.
 
     Returns:
         z `(*B, (L3 + 1)^2)` in the dtype of x, or an IrrepsArray whose value parity is the product

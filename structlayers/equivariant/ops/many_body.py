@@ -44,9 +44,19 @@ from structlayers.equivariant.signals import Parity, lmax_of, pack, unpack, wide
 #   2048   10 3  10    40   3.12/3.98    2.38/3.23
 _ANTIPODAL_PAYS = 32
 
-# Rows from which the kernel of Hopper GPUs is taken, where it serves the precision, by L, nu and
-# lmax: on one H200 82 us in TF32 and 111 in 3xTF32, one table each way by XLA 459 and 995
-# (pallas_gpu/kernels.md). Fewer rows, other degrees and float32 signals in bf16 are not timed.
+# Where the kernel of Hopper GPUs is taken. Microseconds on one H200 in TF32 with weights of
+# channels, 4,096 rows, of the kernel / one table each way by XLA (xla/gpu.md):
+#
+#   nu = 3, L to L    L = 1: 3.4 6.6    2: 5.1 8.0    3: 6.4 10.1    4: 7.3 13.6    5: 9.7 18.5
+#   1 to 1            nu = 4: 4.1 6.5   5: 3.8 7.3    6: 4.2 8.5     7: 4.8 10.2
+#
+# so in TF32 from these rows on up to T = nu L + lmax = 20; and by L, nu and lmax from those on at
+# which it was timed in the other words, too: 82 us in TF32 and 111 in 3xTF32, one table each way by
+# XLA 459 and 995 (pallas_gpu/kernels.md). Fewer rows, other orders, a larger lmax, float32 signals
+# in bf16 are not timed, nor are gradients at fewer than 640,000 rows.
+_KERNEL_FROM_ROWS_IN_TF32 = 4096
+_KERNEL_TOTAL = 20
+_KERNEL_ORDERS = range(3, 8)
 _KERNEL_FROM_ROWS = {(3, 3, 2): 640_000}
 
 
@@ -62,12 +72,19 @@ def _check_pallas_tpu(*args: Any, **static: Any) -> None:
     check_many_body(*args, **static)
 
 
+def _kernel_from_rows(degree: int, order: int, lmax: int, precision: Any) -> int | None:
+    timed = order in _KERNEL_ORDERS and lmax <= degree and order * degree + lmax <= _KERNEL_TOTAL
+    if precision == "tf32" and timed:
+        return _KERNEL_FROM_ROWS_IN_TF32
+    return _KERNEL_FROM_ROWS.get((degree, order, lmax))
+
+
 def _prefer(
     x: Any, *, order: int, lmax: int, precision: Any, platform: str, **static: Any
 ) -> tuple[tuple[str, str], ...]:
     del static
     if platform == "gpu" and (precision != "bf16" or x.dtype == jnp.bfloat16):
-        enough = _KERNEL_FROM_ROWS.get((lmax_of("x", x), order, lmax))
+        enough = _kernel_from_rows(lmax_of("x", x), order, lmax, precision)
         if enough is not None and math.prod(x.shape[:-1]) >= enough:
             return (("pallas_gpu", f"one kernel, faster from {enough} rows on"),)
     if platform == "tpu" and batch_sharding_is_known():

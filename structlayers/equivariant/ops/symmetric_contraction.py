@@ -1,10 +1,12 @@
 """`symmetric_contraction`: equivariant polynomials of one vector, by exact couplings."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_positive, require_real
@@ -16,6 +18,7 @@ from structlayers.equivariant.ops.arguments import check_leading, to_rank
 from structlayers.equivariant.ops.operands import merge_channels, path_weights, split_channels
 from structlayers.equivariant.signals import is_irreps_array, widen
 from structlayers.equivariant.symmetric_basis import SymmetricBasis, symmetric_basis
+from structlayers.equivariant.xla.terms import Form, sum_terms
 
 
 def symmetric_path_counts(irreps: Any, irreps_out: Any, order: int) -> tuple[int, ...]:
@@ -141,6 +144,14 @@ def _operand(x: Any, irreps_in: Any) -> tuple[jax.Array, tuple[Any, ...]]:
     return array, irreps
 
 
+@functools.cache
+def _monomials(basis: SymmetricBasis, size: int) -> Form:
+    """One term each: their derivatives are sums, where those of gathers add up in memory."""
+    order, count = basis.indices.shape
+    each = np.arange(count, dtype=np.int32)
+    return Form((size,) * order + (count,), (*basis.indices, each), np.ones(count))
+
+
 def _contract(
     x: jax.Array,
     weights: Sequence[jax.Array],
@@ -152,9 +163,9 @@ def _contract(
     lead = jnp.broadcast_shapes(x.shape[:-1], *(weight.shape[:-1] for weight in weights))
     parts = {ir: jnp.zeros((*lead, ir.dim), x.dtype) for _, ir in kept}
     for weight, basis in zip(weights, bases, strict=True):
-        monomials = x[..., basis.indices[0]]
-        for index in basis.indices[1:]:
-            monomials = monomials * x[..., index]
+        order = len(basis.indices)
+        form = _monomials(basis, x.shape[-1])
+        monomials = sum_terms([x] * order, form, tuple(range(order)), order)
         values = jnp.matmul(monomials, jnp.asarray(basis.matrix, x.dtype), precision=precision)
         start = 0
         for (paths, ir), at in zip(basis.irreps, basis.irreps.slices(), strict=True):

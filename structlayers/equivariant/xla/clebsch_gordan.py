@@ -9,6 +9,7 @@ import numpy as np
 
 from structlayers.equivariant.paths import FEW_TERMS, PathTable, block_offsets
 from structlayers.equivariant.xla.sparse import sum_of_terms
+from structlayers.equivariant.xla.terms import coupling_form, sum_terms
 
 
 def clebsch_gordan_sparse(
@@ -21,17 +22,13 @@ def clebsch_gordan_sparse(
 ) -> jax.Array:
     """Every non-zero term by itself, summed into the coefficient that it belongs to."""
     del precision
-    terms, size = table.terms(), table.sizes[2]
+    terms = table.terms()
     if len(terms.value) <= FEW_TERMS:
         columns = (terms.index1, terms.index2, terms.index3, terms.path, terms.value)
         each = zip(*(column.tolist() for column in columns), strict=True)
-        return sum_of_terms(x, y, weights, each, size)
-    products = x[..., terms.index1] * y[..., terms.index2]
-    products = products * jnp.asarray(terms.value, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-    if weights is not None:
-        products = products * weights[..., terms.path]
-    out = jnp.zeros((*products.shape[:-1], size), x.dtype)
-    return out.at[..., terms.index3].add(products, indices_are_sorted=True)
+        return sum_of_terms(x, y, weights, each, table.sizes[2])
+    factors, axes = ([x, y], (0, 1)) if weights is None else ([x, y, weights], (0, 1, 3))
+    return sum_terms(factors, coupling_form(table), axes, 2)
 
 
 def clebsch_gordan_dense(

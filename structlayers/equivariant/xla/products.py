@@ -27,7 +27,24 @@ def apply_table(x: jax.Array, table: np.ndarray, precision: TablePrecision) -> j
     """
     if isinstance(precision, lax.Precision):
         return _dot(x, jnp.asarray(table, x.dtype), precision)
-    return _reduced(x, jnp.asarray(table, x.dtype), precision)
+    # rounded here, not by kernels of their own in every call
+    parts = _parts(np.asarray(table, np.float32), precision)
+    return _reduced(x, tuple(map(jnp.asarray, parts)), precision)
+
+
+def _parts(table: np.ndarray, precision: str) -> tuple[np.ndarray, ...]:
+    """The operands that a table is in products of a reduced precision."""
+    if precision == "bf16":
+        return (table.astype(jnp.bfloat16),)
+    high = _round_table(table)
+    return (high, _round_table(table - high)) if precision == "3xtf32" else (high,)
+
+
+def _round_table(table: np.ndarray) -> np.ndarray:
+    """What `round_to_tf32` makes of finite numbers."""
+    bits = np.ascontiguousarray(table).view(np.uint32)
+    odd = (bits >> np.uint32(13)) & np.uint32(1)
+    return ((bits + np.uint32(0xFFF) + odd) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
 def _dot(
@@ -38,35 +55,38 @@ def _dot(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _reduced(x: jax.Array, table: jax.Array, precision: str) -> jax.Array:
+def _reduced(x: jax.Array, table: tuple[jax.Array, ...], precision: str) -> jax.Array:
     if precision == "bf16":
-        x, table = x.astype(jnp.bfloat16), table.astype(jnp.bfloat16)
+        x, (rounded,) = x.astype(jnp.bfloat16), table
         if current_platform() == "cpu":
-            x, table = x.astype(jnp.float32), table.astype(jnp.float32)
-            return _dot(x, table, lax.Precision.HIGHEST)
-        return _dot(x, table, lax.Precision.DEFAULT, jnp.dtype(jnp.float32))
+            x, rounded = x.astype(jnp.float32), rounded.astype(jnp.float32)
+            return _dot(x, rounded, lax.Precision.HIGHEST)
+        return _dot(x, rounded, lax.Precision.DEFAULT, jnp.dtype(jnp.float32))
     # tensor cores multiply operands that are already rounded exactly; others need true float32
     tensor_cores = current_platform() == "gpu"
     dot = functools.partial(
         _dot, precision=lax.Precision.DEFAULT if tensor_cores else lax.Precision.HIGHEST
     )
-    high, table_high = round_to_tf32(x), round_to_tf32(table)
+    high, (table_high, *rest) = round_to_tf32(x), table
     out = dot(high, table_high)
-    if precision == "3xtf32":
-        low, table_low = round_to_tf32(x - high), round_to_tf32(table - table_high)
+    if rest:
+        low, (table_low,) = round_to_tf32(x - high), rest
         out = out + (dot(low, table_high) + dot(high, table_low))
     return out
 
 
-def _reduced_forward(x: jax.Array, table: jax.Array, precision: str) -> tuple[jax.Array, jax.Array]:
+def _reduced_forward(
+    x: jax.Array, table: tuple[jax.Array, ...], precision: str
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     return _reduced(x, table, precision), table
 
 
 def _reduced_backward(
-    precision: str, table: jax.Array, cotangent: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    precision: str, table: tuple[jax.Array, ...], cotangent: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     # tables are constants: nothing asks for their derivative
-    return _reduced(cotangent, table.T, precision), jnp.zeros_like(table)
+    gradient = _reduced(cotangent, tuple(part.T for part in table), precision)
+    return gradient, tuple(map(jnp.zeros_like, table))
 
 
 _reduced.defvjp(_reduced_forward, _reduced_backward)

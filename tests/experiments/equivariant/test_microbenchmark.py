@@ -18,6 +18,7 @@ from experiments.equivariant.microbenchmark.figures import CASES
 from experiments.equivariant.microbenchmark.freedom import PRODUCTS as NAMES
 from experiments.equivariant.microbenchmark.freedom import freedom_case
 from experiments.equivariant.microbenchmark.published import FREEDOM, GAUNT
+from structlayers._core.dispatch import assume_platform
 from structlayers.equivariant.expressivity import expressivity_report, setting_degrees
 from structlayers.equivariant.paths import tensor_product_paths
 from structlayers.testing import error_ratio
@@ -104,6 +105,25 @@ def test_what_cannot_serve_is_left_out_with_its_reason():
     assert rows["pallas_gpu"]["kind"] == "left out"
     assert "no path of even sum" in rows["clebsch_gordan_sparse_even"]["failure"]
     assert not any("pallas_gpu" in name for name in numbers(phase.rows))
+
+
+@pytest.mark.parametrize(
+    ("make", "chosen"),
+    [
+        (lambda: CASES["convolution"](2, "tf32"), "clebsch_gordan"),
+        (lambda: CASES["feature"](1, "tf32"), "sparse"),
+        (lambda: CASES["many_body"](2, "tf32"), "pallas_gpu"),
+        (lambda: freedom_case("mimo", 1, 10_000, NAMES, "tf32"), "sparse"),
+        (lambda: freedom_case("mimo", 2, 10_000, NAMES, "tf32"), "pallas_gpu"),
+    ],
+)
+def test_what_a_gpu_chooses_is_among_the_rows(make, chosen):
+    job = make().prepare()
+    with assume_platform("gpu"):
+        _, choice = job.operation.trace(job.spec, None)
+    assert choice is not None
+    assert choice.name == chosen
+    assert chosen in job.implementations
 
 
 @pytest.mark.parametrize("panel", ["feature", "convolution"])
