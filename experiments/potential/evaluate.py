@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.potential.frames import Frames
@@ -49,19 +50,44 @@ def _atoms(frames: Frames) -> np.ndarray:
     return np.asarray(frames.graph.atom_mask).sum(axis=1)
 
 
-def mean_residual(trainer: Trainer, parameters: Any, frames: Frames, chunk: int) -> np.ndarray:
+def predicted(
+    trainer: Trainer, parameters: Any, frames: Frames, chunk: int, places: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `predict_all` gives, of one program for all sets that are filled up to as many places.
+
+    Args:
+        trainer: the potential.
+        parameters: of every seed.
+        frames: the set, which is repeated in the places left over.
+        chunk: frames predicted at once.
+        places: at least as many as the set has frames.
+    """
+    order = np.arange(places) % frames.size
+    filled = jax.tree.map(lambda leaf: np.asarray(leaf)[order], frames)
+    energy, forces = predict_all(trainer, parameters, filled, chunk=min(chunk, places))
+    return np.asarray(energy)[:, : frames.size], np.asarray(forces)[:, : frames.size]
+
+
+def mean_residual(
+    trainer: Trainer, parameters: Any, frames: Frames, chunk: int, places: int
+) -> np.ndarray:
     """Energy by atom that the predictions of every seed lack on the mean: `(seeds,)`, in eV.
 
     With forces weighted as strongly as they are, the constant of the energy is learned last. It is
     a parameter of the potential, its `shift`, and has a best value in closed form.
     """
-    energy, _ = predict_all(trainer, parameters, frames, chunk=min(chunk, frames.size))
-    lacking = np.asarray(frames.energy, np.float64) - np.asarray(energy, np.float64)
+    energy, _ = predicted(trainer, parameters, frames, chunk, places)
+    lacking = np.asarray(frames.energy, np.float64) - energy.astype(np.float64)
     return lacking.sum(axis=1) / _atoms(frames).sum()
 
 
 def evaluate(
-    trainer: Trainer, parameters: Any, frames: Frames, chunk: int, shift: np.ndarray
+    trainer: Trainer,
+    parameters: Any,
+    frames: Frames,
+    chunk: int,
+    places: int,
+    shift: np.ndarray,
 ) -> dict[str, Any]:
     """Errors of every seed on one set, and points for a parity plot.
 
@@ -70,10 +96,10 @@ def evaluate(
         parameters: of every seed.
         frames: the set.
         chunk: frames predicted at once.
+        places: see `predicted`.
         shift: energy by atom to add to the predictions of every seed, `(seeds,)`.
     """
-    found = predict_all(trainer, parameters, frames, chunk=min(chunk, frames.size))
-    energy, forces = (np.asarray(values) for values in found)
+    energy, forces = predicted(trainer, parameters, frames, chunk, places)
     energy = energy + shift[:, None] * _atoms(frames)
     return {
         "frames": frames.size,

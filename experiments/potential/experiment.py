@@ -107,9 +107,9 @@ class TrainPotential(SeedsPhase[PotentialConfig]):
     def finish(self, state: State) -> dict[str, Any]:
         """Errors of the best average of every seed on every test set, and the time of a step."""
         prepared, chunk = self.data.prepared, self.config.evaluation_batch
-        shift = self._refitted_shift(state)
+        places, shift = prepared.most_frames, self._refitted_shift(state)
         tests = {
-            name: evaluate(self.trainer, state["best"], frames, chunk, shift)
+            name: evaluate(self.trainer, state["best"], frames, chunk, places, shift)
             for name, frames in prepared.tests.items()
         }
         return {
@@ -136,7 +136,9 @@ class TrainPotential(SeedsPhase[PotentialConfig]):
         if not self.config.refit_shift:
             return np.zeros(self.config.seeds)
         prepared, chunk = self.data.prepared, self.config.evaluation_batch
-        return mean_residual(self.trainer, state["best"], prepared.train, chunk)
+        return mean_residual(
+            self.trainer, state["best"], prepared.train, chunk, prepared.most_frames
+        )
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,11 @@ class Prepared:
     validation: Frames
     tests: dict[str, Frames]
 
+    @property
+    def most_frames(self) -> int:
+        """Of the sets that are predicted in the end."""
+        return max(frames.size for frames in (self.train, *self.tests.values()))
+
 
 def prepare(
     molecules: MoleculeSet, *, validation: int, seed: int, cutoff: float, dtype: str

@@ -148,7 +148,11 @@ def decayed(parameters: Any) -> Any:
     return jax.tree_util.tree_map_with_path(is_decayed, parameters)
 
 
-@partial(jax.jit, static_argnames="trainer")
+# Random numbers of many shapes compile slowly where all optimisations are on, and run once.
+_BRIEFLY = {"xla_backend_optimization_level": 1}
+
+
+@partial(jax.jit, static_argnames="trainer", compiler_options=_BRIEFLY)
 def initialize(trainer: Trainer, keys: jax.Array) -> State:
     """First state of every seed.
 

@@ -12,7 +12,7 @@ from flax import nnx
 from structlayers.equivariant import clebsch_gordan
 from structlayers.models.interatomic_potential.config import InteratomicPotentialConfig
 from structlayers.models.interatomic_potential.edges import Edges
-from structlayers.models.interatomic_potential.parts import DegreeLinear, normal
+from structlayers.models.interatomic_potential.parts import DegreeLinear, by_batch, normal
 
 
 class Paths(NamedTuple):
@@ -88,27 +88,29 @@ class NeighbourSum(nnx.Module):
         self.radial = normal(rngs, (inner, paths, channels), config.dtype)
         self.mix = normal(rngs, (paths, channels, channels), config.dtype)
 
+    @property
+    def radial_kernel(self) -> jax.Array:
+        """Weights of the last layer of the radial network, `(inner, sum_l P_l, C)`, scaled."""
+        scale = self.radial.shape[0] ** -0.5 / self.config.mean_neighbours
+        return self.radial[...] * scale
+
     def __call__(
-        self, features: jax.Array, harmonics: jax.Array, radial: jax.Array, edges: Edges
+        self, mapped: jax.Array, harmonics: jax.Array, weights: jax.Array, edges: Edges
     ) -> jax.Array:
         """Sums over the edges of each atom.
 
         Args:
-            features: `(N, (hidden_lmax + 1)^2, C)`.
+            mapped: V h of the atoms, by `up`, `(N, (hidden_lmax + 1)^2, C)`.
             harmonics: of the edges, `(E, (lmax + 1)^2)`, of unit mean square ("component").
-            radial: functions of the distance, `(E, inner)`; 0 for padding.
+            weights: radial functions R of the edges over the mean number of neighbours,
+                `(E, sum_l P_l, C)`; 0 for padding.
             edges: from whom to whom.
 
         Returns:
             `(N, (lmax + 1)^2, C)`.
         """
         counts = natural_paths(self.config.lmax, self.hidden_lmax).counts
-        scale = self.radial.shape[0] ** -0.5 / self.config.mean_neighbours
-        kernel = self.radial[...]
-        # paths and channels as one axis: nothing is transposed for the derivative by the kernel
-        flat = jnp.matmul(radial, kernel.reshape(len(kernel), -1), precision=self.precision)
-        weights = (flat * scale).reshape(-1, *kernel.shape[1:])
-        sent = edges.of_senders(self.up(features))
+        sent = edges.of_senders(mapped)
         products = self._products(harmonics, sent)
         ends = np.cumsum([count * (2 * degree + 1) for degree, count in enumerate(counts)])[:-1]
         parts = zip(
@@ -145,4 +147,5 @@ class NeighbourSum(nnx.Module):
             scaled = jnp.pad(scaled, ((0, most - len(kernel)), (0, 0), (0, 0)))
             kernels.append(jnp.broadcast_to(scaled, (2 * degree + 1, *scaled.shape)))
         kernel = jnp.concatenate(kernels)
-        return jnp.einsum("nisc,iscd->nid", joined, kernel, precision=self.precision)
+        rows = joined.reshape(*joined.shape[:2], -1)
+        return by_batch(rows, kernel.reshape(len(kernel), -1, kernel.shape[-1]), self.precision)

@@ -97,12 +97,8 @@ class GauntContraction(nnx.Module):
             signal = signal * factors
         scales = gaunt_scales(config.lmax, self.lmax_out, config.correlation) * self.rank**-0.5
         spread = scales[:, :, None] * degrees_of(self.lmax_out, np.float64).T
-        weights = jnp.einsum(
-            "zrcpl,pli->zrcpi",
-            self.weights[...],
-            jnp.asarray(spread, a.dtype),
-            precision="highest",
-        )
+        weights = self.weights[...][..., None] * jnp.asarray(spread, a.dtype)[None, None, None]
+        weights = jnp.sum(weights, axis=-2)  # Z R C powers components
         powers = many_body_product(
             signal,
             order=config.correlation,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from structlayers.equivariant import spherical_harmonics
+from structlayers.models.interatomic_potential.slopes import by_slopes
 
 
 @functools.cache
@@ -42,6 +43,19 @@ def harmonic_polynomials(lmax: int) -> np.ndarray:
     return table
 
 
+@functools.cache
+def _tables(lmax: int) -> np.ndarray:
+    """Coefficients of the harmonics and of their derivatives by x, y, z, `(4, monomials, ...)`."""
+    table = harmonic_polynomials(lmax)
+    found = [table]
+    for axis in range(3):
+        slope = np.moveaxis(np.zeros_like(table), axis, 0)
+        exponents = np.arange(1, lmax + 1).reshape(-1, 1, 1, 1)
+        slope[:-1] = exponents * np.moveaxis(table, axis, 0)[1:]
+        found.append(np.moveaxis(slope, 0, axis))
+    return np.stack(found).reshape(4, -1, table.shape[-1])
+
+
 def edge_harmonics(directions: jax.Array, lmax: int) -> jax.Array:
     """Real spherical harmonics of unit mean square.
 
@@ -56,9 +70,18 @@ def edge_harmonics(directions: jax.Array, lmax: int) -> jax.Array:
         >>> print(edge_harmonics(jnp.array([[0.6, 0.0, 0.8]]), 1).round(4))
         [[1.     1.0392 0.     1.3856]]
     """
-    table = harmonic_polynomials(lmax).reshape(-1, (lmax + 1) ** 2)
-    powers = jnp.stack([directions**k for k in range(lmax + 1)], axis=2)  # E 3 L+1
-    x, y, z = (powers[:, k] for k in range(3))
-    monomials = x[:, :, None, None] * y[:, None, :, None] * z[:, None, None, :]
-    flat = monomials.reshape(len(directions), len(table))
-    return jnp.matmul(flat, jnp.asarray(table, flat.dtype), precision="highest")
+    tables = _tables(lmax)
+
+    def rows(slopes: bool, x: jax.Array, weights: None) -> list[jax.Array]:
+        del weights
+        table = tables[: 1 + 3 * slopes]
+        powers = jnp.stack([x**k for k in range(lmax + 1)], axis=2)  # E 3 L+1
+        a, b, c = (powers[:, k] for k in range(3))
+        monomials = a[:, :, None, None] * b[:, None, :, None] * c[:, None, None, :]
+        flat = monomials.reshape(len(x), (lmax + 1) ** 3)
+        found = jnp.matmul(
+            flat, jnp.asarray(np.concatenate(table, axis=1), x.dtype), precision="highest"
+        )
+        return [jnp.stack(jnp.split(found, len(table), axis=1))]
+
+    return by_slopes(rows, directions, None)[0]

@@ -18,9 +18,9 @@ from structlayers.models.interatomic_potential.harmonics import edge_harmonics
 from structlayers.models.interatomic_potential.parts import (
     DegreeLinear,
     PlainNetwork,
-    RadialNetworks,
     normal,
 )
+from structlayers.models.interatomic_potential.radial import RadialNetworks
 
 
 class Prediction(NamedTuple):
@@ -68,13 +68,35 @@ class Interaction(nnx.Module):
             config.channels, self.shared, num_species=len(config.species), **options
         )
 
-    def __call__(self, features: jax.Array, one_hot: jax.Array, *edges: Any) -> jax.Array:
-        """Features `(N, (lmax_out + 1)^2, C)`; `edges` as `NeighbourSum` takes them."""
-        summed = jnp.swapaxes(self.neighbour_sum(features, *edges), 1, 2)
+    def __call__(
+        self, features: jax.Array, one_hot: jax.Array, *edges: Any, by_element: bool = False
+    ) -> jax.Array:
+        """Features `(N, (lmax_out + 1)^2, C)`.
+
+        Args:
+            features: of the atoms, or where `by_element` of the elements, `(Z, 1, C)`.
+            one_hot: the elements of the atoms, `(N, Z)`.
+            *edges: as `NeighbourSum` takes them.
+            by_element: whether atoms of an element have the same features still.
+        """
+        if by_element:
+            mapped, kept = self._of_elements(features[:, 0], one_hot)
+        else:
+            mapped = self.neighbour_sum.up(features)
+            kept = self.skip(features[:, : (self.shared + 1) ** 2], one_hot)
+        summed = jnp.swapaxes(self.neighbour_sum(mapped, *edges), 1, 2)
         message = jnp.swapaxes(self.contraction(summed, one_hot), 1, 2)
-        kept = self.skip(features[:, : (self.shared + 1) ** 2], one_hot)
         missing = (self.lmax_out + 1) ** 2 - kept.shape[1]
         return self.update(message) + jnp.pad(kept, ((0, 0), (0, missing), (0, 0)))
+
+    def _of_elements(self, features: jax.Array, one_hot: jax.Array) -> list[jax.Array]:
+        """Both linear maps of features `(Z, C)`, for every atom, `(N, 1, C)` each."""
+        skip = self.skip.kernel[...][:, 0]
+        up = jnp.broadcast_to(self.neighbour_sum.up.kernel[...], skip.shape)
+        kernels = jnp.concatenate([up, skip], axis=2) * len(up[0]) ** -0.5
+        # of so few rows the product is a sum
+        both = jnp.sum(features[:, :, None] * kernels, axis=1)
+        return jnp.split(jnp.matmul(one_hot, both, precision="highest")[:, None], 2, axis=2)
 
 
 class InteratomicPotential(nnx.Module):
@@ -221,18 +243,27 @@ class InteratomicPotential(nnx.Module):
         config = self.config
         one_hot = jax.nn.one_hot(graph.species, len(config.species), dtype=config.dtype)
         distances = jnp.linalg.norm(vectors, axis=-1)
-        envelope = polynomial_cutoff(distances, config.cutoff, p=config.cutoff_power)
-        radial = bessel_basis(distances, config.num_bessel, config.cutoff) * envelope[:, None]
-        hidden = self.radial(jnp.where(graph.edge_mask[:, None], radial, 0))
+        kernels = [interaction.neighbour_sum.radial_kernel for interaction in self.interactions]
+        # 0 at the cutoff, and so for padding
+        weights = self.radial(
+            jnp.where(graph.edge_mask, distances, config.cutoff), self._radial_basis, kernels
+        )
         harmonics = edge_harmonics(vectors / distances[:, None], config.lmax)
         edges = Edges.of(graph)
-        embedded = jnp.matmul(one_hot, self.embedding[...], precision="highest")
-        features, total = embedded[:, None], jnp.zeros_like(distances, shape=len(one_hot))
-        layers = zip(self.interactions, self.readouts, hidden, strict=True)
-        for interaction, readout, radial in layers:
-            features = interaction(features, one_hot, harmonics, radial, edges)
+        features, total = self.embedding[...][:, None], jnp.zeros_like(one_hot[:, 0])
+        layers = zip(self.interactions, self.readouts, weights, strict=True)
+        for index, (interaction, readout, weight) in enumerate(layers):
+            features = interaction(
+                features, one_hot, harmonics, weight, edges, by_element=index == 0
+            )
             total = total + readout(features[:, 0])[:, 0]
         return jnp.where(graph.atom_mask, config.scale * total + config.shift, 0)
+
+    def _radial_basis(self, distances: jax.Array) -> jax.Array:
+        """Bessel functions times the envelope, `(..., num_bessel)`."""
+        config = self.config
+        envelope = polynomial_cutoff(distances, config.cutoff, p=config.cutoff_power)
+        return bessel_basis(distances, config.num_bessel, config.cutoff) * envelope[..., None]
 
     def _by_graph(self, graph: Graph, values: jax.Array) -> jax.Array:
         return jax.ops.segment_sum(values, graph.atom_graph, graph.num_graphs)

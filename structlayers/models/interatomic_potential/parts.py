@@ -76,44 +76,15 @@ class DegreeLinear(nnx.Module):
                 for degree, part in enumerate(kernel)
             ]
         )
-        return jnp.einsum("nic,icd->nid", x, by_component, precision=self.precision)
+        return by_batch(x, by_component, self.precision)
 
 
-class RadialNetworks(nnx.Module):
-    """Hidden functions of the radial ones, one network for each of T interactions.
+def by_batch(x: jax.Array, weights: jax.Array, precision: jax.lax.Precision) -> jax.Array:
+    """Products `(N, I, C)` with `(I, C, D)` to `(N, I, D)`.
 
-    All are evaluated at once. No biases, silu scaled to unit mean square after each layer.
-
-    Args:
-        num_networks: T.
-        sizes: of input and hidden layers; without a hidden layer the result is the input.
-        dtype: of the weights.
-        precision: of the products.
-        rngs: key for the weights.
+    Unlike those of `einsum` they lie with D last in memory, as what is multiplied next does.
     """
-
-    def __init__(
-        self,
-        num_networks: int,
-        sizes: Sequence[int],
-        *,
-        dtype: Dtype,
-        precision: jax.lax.Precision,
-        rngs: nnx.Rngs,
-    ):
-        self.num_networks, self.precision = num_networks, precision
-        self.kernels = nnx.List(
-            [normal(rngs, (num_networks, *pair), dtype) for pair in pairwise(sizes)]
-        )
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `(E, sizes[0])` to `(T, E, sizes[-1])`; 0 to 0."""
-        hidden = jnp.broadcast_to(x[None], (self.num_networks, *x.shape))
-        for kernel in self.kernels:
-            weights = kernel[...]
-            hidden = jnp.einsum("teh,thk->tek", hidden, weights, precision=self.precision)
-            hidden = scaled_silu(hidden * weights.shape[1] ** -0.5)
-        return hidden
+    return jnp.swapaxes(jnp.matmul(jnp.swapaxes(x, 0, 1), weights, precision=precision), 0, 1)
 
 
 def scaled_silu(x: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from experiments.config_files import ROOT, load
 from experiments.data.molecules import MoleculeSet, synthetic_molecules
 from experiments.potential import plots
 from experiments.potential.config import PotentialConfig
-from experiments.potential.evaluate import errors, evaluate, mean_residual
+from experiments.potential.evaluate import errors, evaluate, mean_residual, predicted
 from experiments.potential.experiment import (
     ERRORS,
     PotentialExperiment,
@@ -246,16 +246,34 @@ def test_predictions_of_all_frames_in_pieces(prepared):
     np.testing.assert_allclose(forces[:, order], other[1], rtol=1e-3, atol=1e-5)
 
 
+def test_sets_of_different_sizes_are_one_program(prepared, monkeypatch):
+    trainer, shapes = trainer_of(prepared), []
+    keys = jax.random.split(jax.random.key(3), (2, 2))[0]
+    parameters = initialize(trainer, keys)["best"]
+    wanted = predict_all(trainer, parameters, prepared.train, chunk=2)
+
+    def seen(trainer, parameters, frames, *, chunk):
+        shapes.append((jax.tree.map(jnp.shape, frames), chunk))
+        return predict_all(trainer, parameters, frames, chunk=chunk)
+
+    monkeypatch.setattr("experiments.potential.evaluate.predict_all", seen)
+    for chosen in (np.arange(5), np.array([4, 1, 2])):
+        found = predicted(trainer, parameters, take(prepared.train, chosen), 2, places=5)
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(one, other[:, chosen], rtol=1e-4, atol=1e-5)
+    assert shapes[0] == shapes[1]
+
+
 def test_refitted_shift_leaves_no_mean_error(prepared):
     trainer = trainer_of(prepared)
     keys = jax.random.split(jax.random.key(3), (2, 2))[0]
     parameters = initialize(trainer, keys)["best"]
-    shift = mean_residual(trainer, parameters, prepared.train, 2)
+    shift = mean_residual(trainer, parameters, prepared.train, 2, prepared.train.size)
     energy, _ = predict_all(trainer, parameters, prepared.train, chunk=2)
     rest = np.asarray(energy) + 5 * shift[:, None] - np.asarray(prepared.train.energy)
     np.testing.assert_allclose(rest.mean(axis=1), 0, atol=1e-5)
-    before = evaluate(trainer, parameters, prepared.train, 2, np.zeros(2))
-    after = evaluate(trainer, parameters, prepared.train, 2, shift)
+    before = evaluate(trainer, parameters, prepared.train, 2, 5, np.zeros(2))
+    after = evaluate(trainer, parameters, prepared.train, 2, 5, shift)
     assert (np.array(after["energy_rmse"]) < before["energy_rmse"]).all()
     assert after["force_rmse"] == before["force_rmse"]
 
@@ -342,7 +360,7 @@ def test_a_run_keeps_its_potentials(tmp_path):
     phase.keep(state, tmp_path)
     frames = phase.data.prepared.train
     energy, _ = predict_all(phase.trainer, state["best"], frames, chunk=frames.size)
-    shift = mean_residual(phase.trainer, state["best"], frames, frames.size)
+    shift = mean_residual(phase.trainer, state["best"], frames, frames.size, frames.size)
     atoms = np.asarray(frames.graph.atom_mask).sum(axis=1)
     for seed in range(2):
         potential = load_potential(tmp_path / f"synthetic_gaunt_{seed}.npz")

@@ -38,7 +38,8 @@ def test_sum_by_definition(graph, hidden):
         harmonics = rng.standard_normal((graph.num_edges, 9))
         radial = rng.standard_normal((graph.num_edges, 8)) * graph.edge_mask[:, None]
         edges = Edges.of(jax.tree.map(jnp.asarray, graph))
-        found = layer(jnp.asarray(features), jnp.asarray(harmonics), jnp.asarray(radial), edges)
+        weights = jnp.einsum("eh,hpc->epc", radial, layer.radial_kernel)
+        found = layer(layer.up(jnp.asarray(features)), jnp.asarray(harmonics), weights, edges)
         counts, table = natural_paths(2, hidden)
         up = np.asarray(layer.up.kernel[...]) / np.sqrt(2)
         functions = np.einsum("eh,hpc->epc", radial, layer.radial[...]) / np.sqrt(8)
