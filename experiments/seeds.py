@@ -38,6 +38,11 @@ class ParameterVector[Model: nnx.Module]:
         self._graph, state = nnx.split(nnx.eval_shape(lambda: make(jax.random.key(0))))
         self.shapes: Any = nnx.to_pure_dict(state)
 
+    @property
+    def size(self) -> int:
+        """Parameters there are."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.shapes))
+
     def init(self, key: jax.Array) -> jax.Array:
         """Random parameters."""
         found = nnx.to_pure_dict(nnx.state(self.make(key)))

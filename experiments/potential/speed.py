@@ -196,7 +196,7 @@ class MeasurePotential:
         return {
             "lmax": self.lmax,
             "variant": self.variant,
-            "parameters": jax.eval_shape(self.training.init)["parameters"].shape[1],
+            "parameters": self.training.trainer.vector.size,
             "step_milliseconds": step,
             "energy_and_forces_milliseconds": forces,
         }
