@@ -1,7 +1,6 @@
 """The sum over neighbours: features of senders times harmonics of edges, by radial weights."""
 
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -118,12 +117,14 @@ class NeighbourSum(nnx.Module):
             jnp.split(weights, np.cumsum(counts)[:-1], axis=1),
             strict=True,
         )
-        messages = []
+        most, messages = max(counts), []
         for degree, (part, weight) in enumerate(parts):
             by_path = part.reshape(*weight.shape[:2], 2 * degree + 1, weight.shape[2])
-            messages.append((by_path * weight[:, :, None]).reshape(part.shape))
-        total = edges.sum(jnp.concatenate(messages, axis=1))
-        return self._mix(jnp.split(total, ends, axis=1), counts)
+            by_order = jnp.swapaxes(by_path * weight[:, :, None], 1, 2)
+            gap = ((0, 0), (0, 0), (0, most - by_order.shape[2]), (0, 0))
+            messages.append(jnp.pad(by_order, gap))
+        # filled up before the sum, whose result is then mixed as it is
+        return self._mix(edges.sum(jnp.concatenate(messages, axis=1)), counts)
 
     def _products(self, harmonics: jax.Array, sent: jax.Array) -> jax.Array:
         """Of every edge, path by path: `(E, sum_l P_l (2 l + 1), C)`."""
@@ -133,19 +134,14 @@ class NeighbourSum(nnx.Module):
         coupled = jnp.einsum("ei,ijq->eqj", harmonics, table, precision=self.precision)
         return jnp.einsum("eqj,ejc->eqc", coupled, sent, precision=self.precision)
 
-    def _mix(self, totals: Sequence[jax.Array], counts: tuple[int, ...]) -> jax.Array:
-        """Mixes paths and channels of each degree l: of `(N, P_l (2 l + 1), C)`."""
-        most, padded = max(counts), []
-        for degree, (count, part) in enumerate(zip(counts, totals, strict=True)):
-            by_path = part.reshape(len(part), count, 2 * degree + 1, part.shape[-1])
-            gap = ((0, 0), (0, 0), (0, most - count), (0, 0))
-            padded.append(jnp.pad(jnp.swapaxes(by_path, 1, 2), gap))
-        joined = jnp.concatenate(padded, axis=1)
+    def _mix(self, total: jax.Array, counts: tuple[int, ...]) -> jax.Array:
+        """Mixes paths and channels of each component: of `(N, (lmax + 1)^2, max P_l, C)`."""
+        most = max(counts)
         kernels = []
         for degree, kernel in enumerate(jnp.split(self.mix[...], np.cumsum(counts)[:-1])):
             scaled = kernel * (len(kernel) * kernel.shape[1]) ** -0.5
             scaled = jnp.pad(scaled, ((0, most - len(kernel)), (0, 0), (0, 0)))
             kernels.append(jnp.broadcast_to(scaled, (2 * degree + 1, *scaled.shape)))
         kernel = jnp.concatenate(kernels)
-        rows = joined.reshape(*joined.shape[:2], -1)
+        rows = total.reshape(*total.shape[:2], -1)
         return by_batch(rows, kernel.reshape(len(kernel), -1, kernel.shape[-1]), self.precision)
