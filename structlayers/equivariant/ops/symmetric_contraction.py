@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,9 @@ from structlayers.equivariant.ops.arguments import check_leading, to_rank
 from structlayers.equivariant.ops.operands import merge_channels, path_weights, split_channels
 from structlayers.equivariant.signals import is_irreps_array, widen
 from structlayers.equivariant.symmetric_basis import SymmetricBasis, symmetric_basis
-from structlayers.equivariant.xla.terms import Form, sum_terms
+
+if TYPE_CHECKING:
+    from structlayers.equivariant.xla.terms import Form
 
 
 def symmetric_path_counts(irreps: Any, irreps_out: Any, order: int) -> tuple[int, ...]:
@@ -145,8 +147,10 @@ def _operand(x: Any, irreps_in: Any) -> tuple[jax.Array, tuple[Any, ...]]:
 
 
 @functools.cache
-def _monomials(basis: SymmetricBasis, size: int) -> Form:
+def _monomials(basis: SymmetricBasis, size: int) -> "Form":
     """One term each: their derivatives are sums, where those of gathers add up in memory."""
+    from structlayers.equivariant.xla.terms import Form
+
     order, count = basis.indices.shape
     each = np.arange(count, dtype=np.int32)
     return Form((size,) * order + (count,), (*basis.indices, each), np.ones(count))
@@ -160,6 +164,9 @@ def _contract(
     precision: jax.lax.Precision,
 ) -> jax.Array:
     """`(..., d)` to `(..., d_out)`: monomials, one matrix product an order, weighted paths."""
+    # not when the library is imported: a primitive of JAX's brings Pallas in
+    from structlayers.equivariant.xla.terms import sum_terms
+
     lead = jnp.broadcast_shapes(x.shape[:-1], *(weight.shape[:-1] for weight in weights))
     parts = {ir: jnp.zeros((*lead, ir.dim), x.dtype) for _, ir in kept}
     for weight, basis in zip(weights, bases, strict=True):
