@@ -11,12 +11,18 @@ from pathlib import Path
 from experiments.errors import CommandError
 
 VARIABLE = "STRUCTLAYERS_DATA"
+CACHE = "STRUCTLAYERS_CACHE"
 
 _READERS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
     ".gz": gzip.decompress,
     ".xz": lzma.decompress,
 }
+
+
+def cache_folder() -> Path:
+    """Of files that can be made again: $STRUCTLAYERS_CACHE, or ~/.cache/structlayers."""
+    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "structlayers")
 
 
 class DataError(CommandError):

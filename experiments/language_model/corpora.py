@@ -1,19 +1,15 @@
 """Texts to train and test on, and their token files, made once and kept."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from experiments.data.files import DataError, DataFile
+from experiments.data.files import DataError, DataFile, cache_folder
 from experiments.language_model.token_file import TokenFile, open_token_file, write_token_file
 from experiments.language_model.tokenizer import Tokenizer
-
-CACHE = "STRUCTLAYERS_CACHE"
 
 _BOOKS = "github.com/mlschmitt/classic-books-markdown 9448827, split and joined by manifest.json,"
 BOOKS_TRAIN = DataFile(
@@ -97,11 +93,6 @@ CORPORA: dict[str, dict[str, Text]] = {
         "valid": Text(partial(synthetic_text, 2000, 1)),
     },
 }
-
-
-def cache_folder() -> Path:
-    """Where token files are kept: $STRUCTLAYERS_CACHE, or ~/.cache/structlayers."""
-    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "structlayers")
 
 
 def token_file(corpus: str, split: str, tokenizer: Tokenizer) -> TokenFile:

@@ -14,6 +14,8 @@ Signals of bfloat16 and float16 are widened to float32 first, which is exact, an
 once, whatever the word.
 """
 
+from typing import Any
+
 import jax
 from jax.typing import DTypeLike
 
@@ -22,6 +24,15 @@ from structlayers._core.precision import PrecisionLike, canonicalize_precision
 REDUCED = ("tf32", "3xtf32", "bf16")
 
 type TablePrecision = str | jax.lax.Precision
+
+
+def rounded_to_tf32(words: Any) -> Any:
+    """Finite float32 numbers with 10 bits of mantissa, ties to even; words as they lie in memory.
+
+    Args:
+        words: int32, an array of NumPy's or JAX's, as is the result.
+    """
+    return (words + (words >> 13 & 1) + 0xFFF) & ~0x1FFF
 
 
 def canonicalize_table_precision(precision: PrecisionLike, dtype: DTypeLike) -> TablePrecision:

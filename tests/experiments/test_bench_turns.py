@@ -5,6 +5,7 @@ import sys
 import time
 
 from experiments.bench.turns import device_turn
+from experiments.data.files import CACHE
 
 # Says that it is there, when it has its turn, and when that ends.
 OTHER = """
@@ -19,7 +20,7 @@ with device_turn():
 
 
 def test_a_turn_waits_for_another_process(tmp_path, monkeypatch):
-    monkeypatch.setenv("STRUCTLAYERS_TURNS", str(tmp_path / "folder" / "turns.lock"))
+    monkeypatch.setenv(CACHE, str(tmp_path / "folder"))
     with subprocess.Popen(
         [sys.executable, "-c", OTHER], stdout=subprocess.PIPE, text=True
     ) as other:
@@ -33,7 +34,7 @@ def test_a_turn_waits_for_another_process(tmp_path, monkeypatch):
 
 
 def test_a_turn_within_a_turn(tmp_path, monkeypatch):
-    monkeypatch.setenv("STRUCTLAYERS_TURNS", str(tmp_path / "turns.lock"))
+    monkeypatch.setenv(CACHE, str(tmp_path))
     with device_turn():
         with device_turn():
             pass

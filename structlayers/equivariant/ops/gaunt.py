@@ -116,9 +116,14 @@ def check_fourier(*args: Any, precision: Any, **static: Any) -> None:
         raise NotImplementedError(f"transforms on the torus are not made in {precision!r}")
 
 
+def _entries(x: Any, y: Any, lmax: int) -> int:
+    """Of the table of all coefficients."""
+    return x.shape[-1] * y.shape[-1] * (lmax + 1) ** 2
+
+
 def _check_dense(x: Any, y: Any, *, lmax: int, **static: Any) -> None:
     del static
-    size = x.shape[-1] * y.shape[-1] * (lmax + 1) ** 2
+    size = _entries(x, y, lmax)
     if size > _DENSE_TABLE:
         raise NotImplementedError(f"its table would have {size} entries, over {_DENSE_TABLE}")
 
@@ -164,7 +169,7 @@ def _antipodal(x: Any, y: Any, lmax: int) -> tuple[tuple[str, str], ...]:
 
 def _few_terms(x: Any, y: Any, lmax: int, most: int) -> tuple[tuple[str, str], ...]:
     # larger tables have more coefficients, and are not made only to count them
-    if x.shape[-1] * y.shape[-1] * (lmax + 1) ** 2 > _SMALL_TABLE:
+    if _entries(x, y, lmax) > _SMALL_TABLE:
         return ()
     if count_nonzero(lmax_of("x", x), lmax_of("y", y), lmax) > most:
         return ()
@@ -174,7 +179,7 @@ def _few_terms(x: Any, y: Any, lmax: int, most: int) -> tuple[tuple[str, str], .
 def _prefer_on_gpu(x: Any, y: Any, lmax: int, precision: Any) -> tuple[tuple[str, str], ...]:
     lead = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
     rows, total = math.prod(lead), lmax_of("x", x) + lmax_of("y", y) + lmax
-    entries = x.shape[-1] * y.shape[-1] * (lmax + 1) ** 2
+    entries = _entries(x, y, lmax)
     table: tuple[tuple[str, str], ...] = ()
     if lead and entries <= _DENSE_PAYS and rows * entries <= _DENSE_PRODUCTS_PAY:
         table = (("clebsch_gordan", f"one table for {rows} rows: fewer launches and bytes"),)

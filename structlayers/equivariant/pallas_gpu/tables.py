@@ -9,6 +9,7 @@ from structlayers.equivariant.half_grid import half_grid
 from structlayers.equivariant.harmonics import spherical_harmonics
 from structlayers.equivariant.pallas_gpu.groups import Group, first_of_each
 from structlayers.equivariant.pallas_gpu.plan import Problem
+from structlayers.equivariant.precision import rounded_to_tf32
 
 _TILE = 8  # points, or coefficients, that are columns of an operand
 
@@ -75,10 +76,6 @@ def _half_words(values: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values.astype(jnp.bfloat16)).view(np.int32)[..., 0]
 
 
-def _rounded_to_tf32(words: np.ndarray) -> np.ndarray:
-    return (words + (words >> 13 & 1) + 0xFFF) & ~0x1FFF
-
-
 @functools.cache
 def table_words(problem: Problem) -> np.ndarray:
     """Words of all tables, int32 `(steps, words of a lane / 4, 32 lanes, 4)`.
@@ -101,7 +98,7 @@ def table_words(problem: Problem) -> np.ndarray:
     words = np.concatenate([words, *projecting], axis=1)  # step, fragment, lane, word
     words = words.swapaxes(1, 2).reshape(problem.steps, 32, -1)
     if problem.mode == "tf32":
-        words = _rounded_to_tf32(words)
+        words = rounded_to_tf32(words)
     missing = problem.step_words - words.shape[-1]
     words = np.concatenate([words, np.zeros((*words.shape[:2], missing), np.int32)], axis=2)
     words = words.reshape(problem.steps, 32, -1, 4).swapaxes(1, 2)

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 
 from structlayers._core.dispatch import current_platform
-from structlayers.equivariant.precision import TablePrecision
+from structlayers.equivariant.precision import TablePrecision, rounded_to_tf32
 
 
 def apply_table(x: jax.Array, table: np.ndarray, precision: TablePrecision) -> jax.Array:
@@ -42,9 +42,7 @@ def _parts(table: np.ndarray, precision: str) -> tuple[np.ndarray, ...]:
 
 def _round_table(table: np.ndarray) -> np.ndarray:
     """What `round_to_tf32` makes of finite numbers."""
-    bits = np.ascontiguousarray(table).view(np.uint32)
-    odd = (bits >> np.uint32(13)) & np.uint32(1)
-    return ((bits + np.uint32(0xFFF) + odd) & np.uint32(0xFFFFE000)).view(np.float32)
+    return rounded_to_tf32(np.ascontiguousarray(table).view(np.int32)).view(np.float32)
 
 
 def _dot(
@@ -107,7 +105,5 @@ def round_to_tf32(x: jax.Array) -> jax.Array:
         >>> float(round_to_tf32(jnp.float32(1 + 2**-10 + 2**-12))) == 1 + 2**-10
         True
     """
-    bits = lax.bitcast_convert_type(x, jnp.uint32)
-    odd = (bits >> 13) & jnp.uint32(1)
-    rounded = (bits + jnp.uint32(0xFFF) + odd) & jnp.uint32(0xFFFFE000)
+    rounded = rounded_to_tf32(lax.bitcast_convert_type(x, jnp.int32))
     return jnp.where(jnp.isfinite(x), lax.bitcast_convert_type(rounded, jnp.float32), x)

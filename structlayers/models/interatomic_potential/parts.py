@@ -1,4 +1,4 @@
-"""Parts of the potential: linear maps by degree, the radial network, readouts.
+"""Parts of the potential: linear maps by degree, readouts.
 
 Weights start standard normal and are divided by the root of their fan-in in the call, so that one
 learning rate suits all of them.

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.data.files import DataError
+from experiments.data.files import CACHE, DataError
 from experiments.language_model import corpora
 from experiments.language_model.batches import Batches, Windows
 from experiments.language_model.corpora import token_file
@@ -28,7 +28,7 @@ class WrongTokenizer(ByteTokenizer):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv(corpora.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 

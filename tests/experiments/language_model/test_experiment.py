@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from experiments.config_files import CONFIGS, load
+from experiments.data.files import CACHE
 from experiments.language_model import paper
 from experiments.language_model.config import LanguageModelRun
-from experiments.language_model.corpora import CACHE
 from experiments.language_model.token_file import write_token_file
 from experiments.language_model.variants import VARIANTS
 from tests.experiments.language_model.cases import WideTokenizer

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from experiments.data.files import CACHE
 from experiments.errors import CommandError
 from experiments.language_model import lm_eval_adapter
-from experiments.language_model.corpora import CACHE
 from experiments.language_model.restore import read_config, restore
 from experiments.language_model.scoring import Scorer
 from structlayers.models import LanguageModel, LanguageModelConfig
