@@ -18,7 +18,6 @@ from structlayers.gla.pallas_gpu import (
     prepare,
     recurrent,
     segments,
-    support,
 )
 from structlayers.gla.pallas_gpu.layout import SHARED_LIMIT, Sizes
 from structlayers.testing import assert_close, assert_gradients_match, error_ratio
@@ -48,7 +47,7 @@ CASES = {
     "two slabs of keys": (1, 130, 1, 1, 128, 64, {}),
     "more tiles of values than stages": (1, 65, 1, 1, 128, 320, {}),
     "sizes that are padded": (1, 70, 2, 1, 40, 72, {}),
-    "keys in halves": (1, 66, 2, 1, 256, 64, {}),
+    "all keys of a state in a block, gradients of halves": (1, 66, 2, 1, 256, 128, {}),
 }
 
 
@@ -134,15 +133,18 @@ def test_one_channel_and_no_gate(rng):
 
 
 @pytest.mark.usefixtures("simulated")
-def test_keys_of_256_channels_have_gradients_in_parts(rng):
-    arrays = arguments(rng, 1, 70, 1, 1, 256, 64)
+def test_keys_of_256_channels_in_segments_have_gradients(rng, monkeypatch):
+    monkeypatch.setattr(segments, "_SEGMENT_CHUNKS", 1)
+    monkeypatch.setattr(segments, "MULTIPROCESSORS", 2)
+    arrays = arguments(rng, 1, 128, 1, 1, 256, 64)
+    assert segments.segment_count(1, 128, 1, 64) == 2
     assert_gradients_match(kernel(), reference(), arrays, GRADIENTS, value_bound=VALUES)
 
 
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.usefixtures("simulated")
 def test_keys_of_256_channels_without_gradients(split, rng, monkeypatch):
-    """All keys in one block, not in parts; split, of segments from a state of zero, too."""
+    """Without states; split, of segments from a state of zero, too."""
     if split:
         monkeypatch.setattr(segments, "_SEGMENT_CHUNKS", 1)
         monkeypatch.setattr(segments, "MULTIPROCESSORS", 8)
@@ -225,10 +227,9 @@ def test_residuals_are_the_arguments_and_states(rng):
 @pytest.mark.parametrize("key", [64, 128, 256])
 def test_scratch_fits(key):
     sizes = Sizes(1, 128, 1, 1, key, 64, 1.0)
-    taken = [prepare.shared_bytes(sizes), recurrent.make_plan(sizes).shared_bytes]
-    if key <= support.LARGEST_GRADIENT_KEY:
-        taken.append(recurrent.make_plan(sizes, keeps=True).shared_bytes)
-        taken.append(gradient_layout.Plan(sizes).shared_bytes)
+    plans = [recurrent.make_plan(sizes, keeps=keeps) for keeps in (False, True)]
+    plans.append(gradient_layout.Plan(sizes.in_parts()))
+    taken = [prepare.shared_bytes(sizes), *(plan.shared_bytes for plan in plans)]
     assert max(taken) <= SHARED_LIMIT
 
 

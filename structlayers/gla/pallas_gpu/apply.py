@@ -111,7 +111,7 @@ class _Kernels(Kernels):
     def summarize(self, args: Args, *, keeps: bool) -> tuple[jax.Array, jax.Array, Segments]:
         q, k, v, gate, _, state = args
         lead = len(q.shape[:-3])
-        run = _batchable("summarize", scale=self.scale, gradients=keeps)
+        run = _batchable("summarize", scale=self.scale)
         known = run(*(_flat(x, lead) for x in (q, k, v, gate)))
         own, log_decay = known.run(_flat(state, lead))[0], known.log_decay()
         known = jax.tree.map(lambda x: x.reshape(*q.shape[:-3], *x.shape[1:]), known)
@@ -144,7 +144,7 @@ class _Kernels(Kernels):
         heads, groups, lead, known = q.shape[-2], k.shape[-2], len(q.shape[:-3]), None
         if self.ranks is not None:
             kept, all_decays = kept
-            run = _batchable("summarize", scale=self.scale, gradients=True, transposed=True)
+            run = _batchable("summarize", scale=self.scale, transposed=True)
             known = run(*(_flat(x, lead) for x in (q, k, dout, gate)))
             own, _ = known.run(_flat(_first_heads(dfinal, heads), lead), reverse=True)
             own = own.reshape(*dfinal.shape[:-3], heads, *dfinal.shape[-2:])

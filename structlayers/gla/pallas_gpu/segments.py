@@ -77,5 +77,4 @@ def decays_of(image: jax.Array, sizes: Sizes, *, transposed: bool) -> jax.Array:
     decay = jnp.prod(decay.reshape(sizes.batch, sizes.heads, sizes.chunks, -1), axis=2)
     if transposed:
         return decay
-    decay = decay.reshape(sizes.batch, -1, sizes.shared, sizes.parts, sizes.key)[:, :, 0]
-    return decay.reshape(sizes.batch, sizes.groups, sizes.key)
+    return decay.reshape(sizes.batch, sizes.groups, sizes.shared, sizes.key)[:, :, 0]
