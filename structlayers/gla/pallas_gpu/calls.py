@@ -34,10 +34,11 @@ def forward(
         scale: of queries.
         keeps: whether states are kept.
     """
-    sizes, count = _sizes(q, k, v, scale)
+    count = _segment_count(q, v) if known is None else known.added.shape[1]
+    sizes = _sizes(q, k, v, scale, count)
     batch, shape = q.shape[0], (*q.shape[:-1], v.shape[-1])
     if known is None and count > 1:
-        known = summarize(q, k, v, gate, scale=scale)
+        known = summarize(q, k, v, gate, scale=scale, segments=count)
     q, k, v, gate = (_split(x, sizes) for x in (q, k, v, gate))
     if known is None:
         image = _images(q, k, gate, sizes, from_end=True)
@@ -55,7 +56,7 @@ def backward(
     gate: jax.Array,
     kept: jax.Array,
     dout: jax.Array,
-    dfinal: jax.Array,
+    dfinal: jax.Array | None,
     known: Segments | None,
     *,
     scale: float,
@@ -69,14 +70,15 @@ def backward(
         gate: float32 `(B, T, G, K)`.
         kept: from `forward`.
         dout: `(B, T, H, V)`.
-        dfinal: float32 `(B, H, K, V)`, of the final state as each query head has it.
+        dfinal: float32 `(B, H, K, V)`, of the final state as each query head has it; None is zero.
         known: from `summarize` of q, k, dout and gates, transposed, or None.
         scale: of queries.
     """
-    sizes, count = _sizes(q, k, v, scale)
+    count = kept.shape[1]
+    sizes = _sizes(q, k, v, scale, count)
     shape, values = q.shape, dout.shape
     if known is None and count > 1:
-        known = summarize(q, k, dout, gate, scale=scale, transposed=True)
+        known = summarize(q, k, dout, gate, scale=scale, transposed=True, segments=count)
     q, k, v, gate, dout = (_split(x, sizes) for x in (q, k, v, gate, dout))
     if known is None:
         image, ends = _images(q, k, gate, sizes, from_end=False), dfinal
@@ -111,6 +113,7 @@ def summarize(
     *,
     scale: float,
     transposed: bool = False,
+    segments: int | None = None,
 ) -> Segments:
     """What `forward` or `backward` wants to know of segments, be it one.
 
@@ -121,8 +124,10 @@ def summarize(
         gate: float32 `(B, T, G, K)`.
         scale: of queries.
         transposed: whether it is for `backward`.
+        segments: how many a sequence has; None for as many as there are blocks of threads for.
     """
-    sizes, count = _sizes(q, k, v, scale)
+    count = segments or _segment_count(q, v, twice=True)
+    sizes = _sizes(q, k, v, scale, count)
     q, k, v, gate = (_split(x, sizes) for x in (q, k, v, gate))
     image = _images(q, k, gate, sizes, from_end=not transposed)
     (added,) = _recur(image, v, None, sizes, transposed=transposed, reads=False)
@@ -132,12 +137,15 @@ def summarize(
     return Segments(image.reshape(batch, -1, image.shape[-1]), added, decays)
 
 
-def _sizes(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> tuple[Sizes, int]:
-    """Sizes with segments in the place of sequences, and how many a sequence has."""
+def _segment_count(q: jax.Array, v: jax.Array, *, twice: bool = False) -> int:
+    batch, time, heads, _ = q.shape
+    return segment_count(batch, time, heads, v.shape[-1], twice=twice)
+
+
+def _sizes(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, count: int) -> Sizes:
+    """Sizes with so many segments in the place of each sequence."""
     batch, time, heads, key = q.shape
-    groups, value = k.shape[2], v.shape[-1]
-    count = segment_count(batch, time, heads, value)
-    return Sizes(batch * count, time // count, heads, groups, key, value, scale), count
+    return Sizes(batch * count, time // count, heads, k.shape[2], key, v.shape[-1], scale)
 
 
 def _split(x: jax.Array, sizes: Sizes) -> jax.Array:
