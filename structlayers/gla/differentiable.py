@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from structlayers._core.partitioning import partition_over_batch, vary_alike
 from structlayers.gla.sequence_axis import SequenceAxis
@@ -90,7 +91,7 @@ class Kernels(abc.ABC):
             args: the arrays.
             kept: of the states; with a `sequence_axis` the pair of that and the log decays of all
                 ranks.
-            cotangents: of outputs and final states.
+            cotangents: of outputs, and of final states or None for zeros (`filled`).
         """
 
 
@@ -108,6 +109,21 @@ def attend(args: Args, kernels: Kernels) -> tuple[jax.Array, jax.Array]:
         return _attend(args, kernels)
     out, final = _attend(jax.tree.map(lambda x: x[None], args), kernels)
     return out[0], final[0]
+
+
+def filled(args: Args, cotangents: Any) -> tuple[jax.Array, jax.Array]:
+    """Cotangents of outputs and final states, zeros for None.
+
+    Args:
+        args: the arrays.
+        cotangents: of what they give.
+    """
+    q, _, v, *_, state = args
+    out = jax.ShapeDtypeStruct((*q.shape[:-1], v.shape[-1]), q.dtype)
+    pairs = zip(cotangents, (out, state), strict=True)
+    full = [jnp.zeros(like.shape, like.dtype) if x is None else x for x, like in pairs]
+    dout, dfinal = vary_alike((args, full))[1]
+    return dout, dfinal
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -181,17 +197,21 @@ def _keep_backward(kernels: Kernels, residuals: Any, cotangents: Any) -> tuple[A
 _attend_and_keep.defvjp(_keep_forward, _keep_backward)
 
 
-def _attend_forward(args: Args, kernels: Kernels) -> Any:
+def _attend_forward(primals: Any, kernels: Kernels) -> Any:
+    args: Args = jax.tree.map(lambda primal: primal.value, primals)
     given, known, all_decays = _begin(args, kernels, keeps=True)
     out, final, kept = _attend_and_keep(given, known, kernels)
     return (out, final), (args, kept if all_decays is None else (kept, all_decays))
 
 
 def _attend_backward(kernels: Kernels, residuals: Any, cotangents: Any) -> tuple[Args]:
-    return (_pull_back(*residuals, cotangents, kernels),)
+    dout, dfinal = (None if isinstance(x, SymbolicZero) else x for x in cotangents)
+    if dout is None:
+        dout, dfinal = filled(residuals[0], (dout, dfinal))
+    return (_pull_back(*residuals, (dout, dfinal), kernels),)
 
 
-_attend.defvjp(_attend_forward, _attend_backward)
+_attend.defvjp(_attend_forward, _attend_backward, symbolic_zeros=True)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -234,7 +254,7 @@ def _gradients_by_xla(args: Args, cotangents: Any, *, kernels: Kernels) -> Args:
             sequence_axis=kernels.sequence_axis,
         )
 
-    return jax.vjp(call, args)[1](cotangents)[0]
+    return jax.vjp(call, args)[1](filled(args, cotangents))[0]
 
 
 def _on_shards(fn: Callable[..., Any], args: Args, *rest: Any, kernels: Kernels) -> Any:

@@ -1,6 +1,7 @@
 """Kernels for Hopper GPUs: simulated on NumPy, lowered for CUDA, and run where there is a GPU."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,6 @@ from structlayers.gla.pallas_gpu import (
     prepare,
     recurrent,
     segments,
-    support,
 )
 from structlayers.gla.pallas_gpu.layout import SHARED_LIMIT, Sizes
 from structlayers.testing import assert_close, assert_gradients_match, error_ratio
@@ -48,7 +48,7 @@ CASES = {
     "two slabs of keys": (1, 130, 1, 1, 128, 64, {}),
     "more tiles of values than stages": (1, 65, 1, 1, 128, 320, {}),
     "sizes that are padded": (1, 70, 2, 1, 40, 72, {}),
-    "keys in halves": (1, 66, 2, 1, 256, 64, {}),
+    "all keys of a state in a block, gradients of halves": (1, 66, 2, 1, 256, 128, {}),
 }
 
 
@@ -112,7 +112,9 @@ def test_gates_below_the_range_of_float32(rng):
 def test_segments_of_sequences_too_few_for_the_card(rng, monkeypatch):
     assert segments.segment_count(1, 32768, 4, 256) == 8
     assert segments.segment_count(8, 2048, 4, 256) == segments.segment_count(1, 32767, 4, 256) == 1
-    assert segments.segment_count(1, 1024, 1, 64) == 2
+    assert segments.segment_count(1, 2048, 1, 64) == 4
+    assert segments.segment_count(8, 1024, 8, 64) == segments.segment_count(1, 1024, 1, 64) == 1
+    assert segments.segment_count(8, 1024, 8, 64, twice=True) == 2
     monkeypatch.setattr(segments, "_SEGMENT_CHUNKS", 1)
     monkeypatch.setattr(segments, "MULTIPROCESSORS", 8)
     arrays = arguments(rng, 1, 256, 2, 1, 64, 64, "spiky")
@@ -134,17 +136,22 @@ def test_one_channel_and_no_gate(rng):
 
 
 @pytest.mark.usefixtures("simulated")
-def test_keys_of_256_channels_have_gradients_in_parts(rng):
-    arrays = arguments(rng, 1, 70, 1, 1, 256, 64)
+def test_keys_of_256_channels_in_segments_have_gradients(rng, monkeypatch):
+    monkeypatch.setattr(segments, "_SEGMENT_CHUNKS", 1)
+    monkeypatch.setattr(segments, "_LEAST_SEGMENTS", 2)
+    monkeypatch.setattr(segments, "MULTIPROCESSORS", 2)
+    arrays = arguments(rng, 1, 128, 1, 1, 256, 64)
+    assert segments.segment_count(1, 128, 1, 64) == 2
     assert_gradients_match(kernel(), reference(), arrays, GRADIENTS, value_bound=VALUES)
 
 
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.usefixtures("simulated")
 def test_keys_of_256_channels_without_gradients(split, rng, monkeypatch):
-    """All keys in one block, not in parts; split, of segments from a state of zero, too."""
+    """Without states; split, of segments from a state of zero, too."""
     if split:
         monkeypatch.setattr(segments, "_SEGMENT_CHUNKS", 1)
+        monkeypatch.setattr(segments, "_LEAST_SEGMENTS", 2)
         monkeypatch.setattr(segments, "MULTIPROCESSORS", 8)
     arrays = arguments(rng, 1, 200 if not split else 128, 2, 1, 256, 128, "spiky")
     assert (segments.segment_count(1, len(arrays[0][0]), 2, 128) > 1) == split
@@ -225,10 +232,9 @@ def test_residuals_are_the_arguments_and_states(rng):
 @pytest.mark.parametrize("key", [64, 128, 256])
 def test_scratch_fits(key):
     sizes = Sizes(1, 128, 1, 1, key, 64, 1.0)
-    taken = [prepare.shared_bytes(sizes), recurrent.make_plan(sizes).shared_bytes]
-    if key <= support.LARGEST_GRADIENT_KEY:
-        taken.append(recurrent.make_plan(sizes, keeps=True).shared_bytes)
-        taken.append(gradient_layout.Plan(sizes).shared_bytes)
+    taken = [prepare.shared_bytes(sizes), gradient_layout.Plan(sizes.in_parts()).shared_bytes]
+    for keeps in (False, True):
+        taken.append(recurrent.make_plan(sizes, keeps=keeps).shared_bytes)
     assert max(taken) <= SHARED_LIMIT
 
 
@@ -252,6 +258,34 @@ def test_kernels_lower_for_cuda(time, heads, groups, key, value, launches):
         traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3))).trace(q, k, v, gate)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("custom_call @mosaic_gpu") == launches
+
+
+@pytest.mark.pallas
+@pytest.mark.parametrize("reads_final", [False, True])
+def test_no_zeros_are_read_for_final_states_that_nothing_reads(reads_final):
+    def loss(*arrays):
+        out, final = attention("pallas_gpu")(*arrays)
+        return jnp.sum(out.astype(jnp.float32)) + (jnp.sum(final) if reads_final else 0.0)
+
+    rows, gate = struct(2, 128, 3, 256), struct(2, 128, 3, 256, dtype="float32")
+    with assume_platform("gpu"):
+        traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3))).trace(rows, rows, rows, gate)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    operands = re.findall(r"custom_call @mosaic_gpu\w*\((.*?)\)", text)
+    assert sorted(x.count("%") for x in operands) == [2, 2 + reads_final, 3, 3, 7]
+
+
+@pytest.mark.usefixtures("simulated")
+def test_final_states_alone_have_gradients(rng):
+    """And outputs alone: what has no cotangent counts as zero."""
+    arrays = arguments(rng, 1, 70, 1, 1, 64, 64)
+    for index in (0, 1):
+
+        def one(run, *arrays, index=index):
+            return run(*arrays)[index]
+
+        found, wanted = (functools.partial(one, make()) for make in (kernel, reference))
+        assert_gradients_match(found, wanted, arrays, GRADIENTS, argnums=(1, 2, 3, 4))
 
 
 @pytest.mark.pallas

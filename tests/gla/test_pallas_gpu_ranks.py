@@ -68,7 +68,7 @@ def many_segments(monkeypatch):
     """Two segments of 64 tokens on every rank."""
     monkeypatch.setattr(segments, "_SEGMENT_CHUNKS", 1)
     monkeypatch.setattr(segments, "MULTIPROCESSORS", 4)
-    assert segments.segment_count(1, 128, 2, 64) == 2
+    assert segments.segment_count(1, 128, 2, 64, twice=True) == 2
 
 
 IDS = np.repeat([[0, 1, 2]], [10, 30, 40], axis=1)

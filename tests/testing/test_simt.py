@@ -296,3 +296,29 @@ def test_a_warp_does_not_copy_what_another_has_stored():
 
     with pytest.raises(RaceError, match="before the barrier"):
         run(program)
+
+
+@pytest.mark.parametrize(
+    ("waits", "synchronizes", "message"),
+    [(True, True, None), (False, True, "while it is copied"), (True, False, "and others")],
+)
+def test_what_a_copy_reads_is_stored_to_after_a_wait_and_a_barrier(waits, synchronizes, message):
+    def program(m, inputs, outputs):
+        zero = m.constant(0)
+        m.store_shared(m.thread() * 4, [m.word(7)])
+        m.synchronize()
+        with m.when(m.thread().equals(0)):
+            for _ in range(2):
+                m.copy_out(outputs[0], zero, 0, zero, zero, 256)
+                m.commit_out()
+            m.wait_out(0 if waits else 1)
+        if synchronizes:
+            m.synchronize()
+        m.store_shared(m.thread() * 4, [m.word(8)])
+
+    if message is None:
+        (found,) = run(program)
+        assert (found[:64] == 7).all()
+        return
+    with pytest.raises(RaceError, match=message):
+        run(program)

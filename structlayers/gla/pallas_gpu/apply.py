@@ -14,7 +14,7 @@ from jax import lax
 
 from structlayers._core.batching import merge_batches
 from structlayers._core.operands import pad_features
-from structlayers.gla.differentiable import Args, Kernels, attend
+from structlayers.gla.differentiable import Args, Kernels, attend, filled
 from structlayers.gla.gates import with_resets
 from structlayers.gla.packing import Packing
 from structlayers.gla.pallas_gpu import calls
@@ -111,7 +111,7 @@ class _Kernels(Kernels):
     def summarize(self, args: Args, *, keeps: bool) -> tuple[jax.Array, jax.Array, Segments]:
         q, k, v, gate, _, state = args
         lead = len(q.shape[:-3])
-        run = _batchable("summarize", scale=self.scale, gradients=keeps)
+        run = _batchable("summarize", scale=self.scale)
         known = run(*(_flat(x, lead) for x in (q, k, v, gate)))
         own, log_decay = known.run(_flat(state, lead))[0], known.log_decay()
         known = jax.tree.map(lambda x: x.reshape(*q.shape[:-3], *x.shape[1:]), known)
@@ -143,15 +143,17 @@ class _Kernels(Kernels):
         dout, dfinal = cotangents
         heads, groups, lead, known = q.shape[-2], k.shape[-2], len(q.shape[:-3]), None
         if self.ranks is not None:
+            dout, dfinal = filled(args, cotangents)
             kept, all_decays = kept
-            run = _batchable("summarize", scale=self.scale, gradients=True, transposed=True)
+            run = _batchable("summarize", scale=self.scale, transposed=True)
             known = run(*(_flat(x, lead) for x in (q, k, dout, gate)))
             own, _ = known.run(_flat(_first_heads(dfinal, heads), lead), reverse=True)
             own = own.reshape(*dfinal.shape[:-3], heads, *dfinal.shape[-2:])
             own = _sum_shared(own, groups, -3).reshape(dfinal.shape)
             dfinal = dfinal + self.ranks.send_back(own, all_decays)
-        dfinal = _first_heads(dfinal, heads)
-        flat = [_flat(x, lead) for x in (q, k, v, gate, kept, dout, dfinal)]
+        dfinal = None if dfinal is None else _first_heads(dfinal, heads)
+        arrays = (q, k, v, gate, kept, dout, dfinal)
+        flat = jax.tree.map(lambda x: _flat(x, lead), arrays)
         dq, dk, dv, dgate, dstate = _batchable("backward", scale=self.scale)(*flat, known)
         dk, dv, dgate = (
             _sum_shared(dx, groups, -2).reshape(x.shape).astype(x.dtype)

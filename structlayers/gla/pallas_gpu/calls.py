@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from structlayers.gla.pallas_gpu import gradient, gradient_layout, prepare, recurrent
-from structlayers.gla.pallas_gpu.layout import Sizes
+from structlayers.gla.pallas_gpu.layout import VALUE_TILE, Sizes
 from structlayers.gla.pallas_gpu.segments import Segments, decays_of, segment_count
-from structlayers.gla.pallas_gpu.support import LARGEST_GRADIENT_KEY
 
 
 def forward(
@@ -35,22 +34,19 @@ def forward(
         scale: of queries.
         keeps: whether states are kept.
     """
-    sizes, count = _sizes(q, k, v, scale, gradients=keeps)
-    shape, states = (*q.shape[:-1], v.shape[-1]), (*k.shape[:1], *k.shape[2:], v.shape[-1])
+    count = _segment_count(q, v) if known is None else known.added.shape[1]
+    sizes = _sizes(q, k, v, scale, count)
+    batch, shape = q.shape[0], (*q.shape[:-1], v.shape[-1])
     if known is None and count > 1:
-        known = summarize(q, k, v, gate, scale=scale, gradients=keeps)
-    q, k, gate = (_split(x, sizes, sizes.key) for x in (q, k, gate))
+        known = summarize(q, k, v, gate, scale=scale, segments=count)
+    q, k, v, gate = (_split(x, sizes) for x in (q, k, v, gate))
     if known is None:
         image = _images(q, k, gate, sizes, from_end=True)
     else:
-        image, (_, state) = _flat(known.images), known.run(state)
-    v = _split(v, sizes, sizes.value)
-    state = None if state is None else _split_states(state, sizes)
+        image, state = _flat(known.images), _flat(known.run(state)[1])
     final, out, *kept = _recur(image, v, state, sizes, keeps=keeps)
-    batch = sizes.batch // count
-    final = final.reshape(batch, count, *final.shape[1:])[:, -1].reshape(states)
-    out = _sum_parts(out, sizes).reshape(shape)
-    return [final, out, *(x.reshape(batch, -1, *x.shape[1:]) for x in kept)]
+    final = final.reshape(batch, count, *final.shape[1:])[:, -1]
+    return [final, out.reshape(shape), *(x.reshape(batch, -1, *x.shape[1:]) for x in kept)]
 
 
 def backward(
@@ -60,7 +56,7 @@ def backward(
     gate: jax.Array,
     kept: jax.Array,
     dout: jax.Array,
-    dfinal: jax.Array,
+    dfinal: jax.Array | None,
     known: Segments | None,
     *,
     scale: float,
@@ -74,23 +70,22 @@ def backward(
         gate: float32 `(B, T, G, K)`.
         kept: from `forward`.
         dout: `(B, T, H, V)`.
-        dfinal: float32 `(B, H, K, V)`, of the final state as each query head has it.
+        dfinal: float32 `(B, H, K, V)`, of the final state as each query head has it; None is zero.
         known: from `summarize` of q, k, dout and gates, transposed, or None.
         scale: of queries.
     """
-    sizes, count = _sizes(q, k, v, scale, gradients=True)
-    shape, values, states = q.shape, dout.shape, dfinal.shape
+    count = kept.shape[1]
+    sizes = _sizes(q, k, v, scale, count)
+    shape, values = q.shape, dout.shape
     if known is None and count > 1:
-        known = summarize(q, k, dout, gate, scale=scale, gradients=True, transposed=True)
-    q, k, gate = (_split(x, sizes, sizes.key) for x in (q, k, gate))
-    v, dout = (_split(x, sizes, sizes.value) for x in (v, dout))
+        known = summarize(q, k, dout, gate, scale=scale, transposed=True, segments=count)
+    q, k, v, gate, dout = (_split(x, sizes) for x in (q, k, v, gate, dout))
     if known is None:
         image, ends = _images(q, k, gate, sizes, from_end=False), dfinal
     else:
-        image, ends = _flat(known.images), known.run(dfinal, reverse=True)[1]
-    ends = _split_states(ends, sizes)
+        image, ends = _flat(known.images), _flat(known.run(dfinal, reverse=True)[1])
     dstate, dv, pulled = _recur(image, dout, ends, sizes, transposed=True, keeps=True)
-    plan = gradient_layout.Plan(sizes)
+    plan = gradient_layout.Plan(sizes.in_parts())
     outputs = (
         jax.ShapeDtypeStruct(q.shape, q.dtype),
         jax.ShapeDtypeStruct(q.shape, q.dtype),
@@ -106,8 +101,8 @@ def backward(
         name="gated_linear_attention_gradient",
     )
     dq, dk, dgate = (x.reshape(shape) for x in (dq, dk, dgate))
-    dstate = dstate.reshape(-1, count, *dstate.shape[1:])[:, 0].reshape(states)
-    return dq, dk, _sum_parts(dv, sizes).reshape(values), dgate, dstate
+    dstate = dstate.reshape(-1, count, *dstate.shape[1:])[:, 0]
+    return dq, dk, dv.reshape(values), dgate, dstate
 
 
 def summarize(
@@ -117,8 +112,8 @@ def summarize(
     gate: jax.Array,
     *,
     scale: float,
-    gradients: bool,
     transposed: bool = False,
+    segments: int | None = None,
 ) -> Segments:
     """What `forward` or `backward` wants to know of segments, be it one.
 
@@ -128,13 +123,13 @@ def summarize(
         v: `(B, T, G, V)`, or if transposed the cotangents of outputs `(B, T, H, V)`.
         gate: float32 `(B, T, G, K)`.
         scale: of queries.
-        gradients: whether it is for a call that keeps states, or for `backward`.
         transposed: whether it is for `backward`.
+        segments: how many a sequence has; None for as many as there are blocks of threads for.
     """
-    sizes, count = _sizes(q, k, v, scale, gradients=gradients)
-    q, k, gate = (_split(x, sizes, sizes.key) for x in (q, k, gate))
+    count = segments or _segment_count(q, v, twice=True)
+    sizes = _sizes(q, k, v, scale, count)
+    q, k, v, gate = (_split(x, sizes) for x in (q, k, v, gate))
     image = _images(q, k, gate, sizes, from_end=not transposed)
-    v = _split(v, sizes, sizes.value)
     (added,) = _recur(image, v, None, sizes, transposed=transposed, reads=False)
     decays = decays_of(image, sizes, transposed=transposed)[..., None]
     batch = sizes.batch // count
@@ -142,43 +137,25 @@ def summarize(
     return Segments(image.reshape(batch, -1, image.shape[-1]), added, decays)
 
 
-def _sizes(
-    q: jax.Array, k: jax.Array, v: jax.Array, scale: float, *, gradients: bool
-) -> tuple[Sizes, int]:
-    """Sizes with segments in the place of sequences, and how many a sequence has.
+def _segment_count(q: jax.Array, v: jax.Array, *, twice: bool = False) -> int:
+    batch, time, heads, _ = q.shape
+    return segment_count(batch, time, heads, v.shape[-1], twice=twice)
 
-    If gradients are wanted, sizes are those of parts of keys.
-    """
+
+def _sizes(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, count: int) -> Sizes:
+    """Sizes with so many segments in the place of each sequence."""
     batch, time, heads, key = q.shape
-    value, parts = v.shape[-1], 1
-    if gradients:
-        parts = -(-key // LARGEST_GRADIENT_KEY)
-    heads, groups, key = heads * parts, k.shape[2] * parts, key // parts
-    count = segment_count(batch, time, heads, value)
-    return Sizes(batch * count, time // count, heads, groups, key, value, scale, parts), count
+    return Sizes(batch * count, time // count, heads, k.shape[2], key, v.shape[-1], scale)
 
 
-def _split(x: jax.Array, sizes: Sizes, size: int) -> jax.Array:
-    """`(B, T, ...)` in segments, with the last axis in parts."""
-    return x.reshape(sizes.batch, sizes.time, -1, size)
-
-
-def _split_states(state: jax.Array, sizes: Sizes) -> jax.Array:
-    """States of segments, `(segments of B, heads, K, V)`, in parts."""
-    return state.reshape(sizes.batch, -1, sizes.key, sizes.value)
+def _split(x: jax.Array, sizes: Sizes) -> jax.Array:
+    """`(B, T, ...)` in segments."""
+    return x.reshape(sizes.batch, sizes.time, *x.shape[2:])
 
 
 def _flat(x: jax.Array) -> jax.Array:
     """`(B, N, ...)` as `(B N, ...)`."""
     return x.reshape(-1, *x.shape[2:])
-
-
-def _sum_parts(x: jax.Array, sizes: Sizes) -> jax.Array:
-    """`(B, T, heads, V)` summed over the parts of each head in float32."""
-    if sizes.parts == 1:
-        return x
-    x = x.reshape(*x.shape[:2], -1, sizes.parts, sizes.value)
-    return jnp.sum(x, 3, dtype=jnp.float32).astype(x.dtype)
 
 
 def _images(
@@ -216,7 +193,9 @@ def _recur(
         shape = (sizes.batch, sizes.time, sizes.heads, sizes.value)
         outputs.append(jax.ShapeDtypeStruct(shape, v.dtype))
     if keeps:
-        shape = (sizes.batch, sizes.heads, sizes.chunks, plan.tiles, plan.state_bytes // 2)
+        parts = sizes.in_parts()
+        words = VALUE_TILE * parts.key
+        shape = (sizes.batch, parts.heads, sizes.chunks, plan.tiles, words)
         outputs.append(jax.ShapeDtypeStruct(shape, jnp.bfloat16))
     return _launch(
         recurrent.program(plan),

@@ -9,6 +9,7 @@ copy of consecutive bytes brings in a chunk.
 import dataclasses
 
 from structlayers._core.simt.machine import Int, IntLike
+from structlayers.gla.pallas_gpu.support import LARGEST_GRADIENT_KEY
 
 CHUNK, ROWS = 64, 16
 # Rows of the values that a block of threads of the recurrence holds: 16 for each of 4 warps.
@@ -23,10 +24,6 @@ MULTIPROCESSORS, SHARED_LIMIT = 132, 227 << 10
 @dataclasses.dataclass(frozen=True)
 class Sizes:
     """Sizes of a call.
-
-    Keys too large for the kernel of gradients are cut in parts that follow each other in the array,
-    each a head of its own with the same values: every channel of keys has its row of the state, so
-    outputs of parts add up, and their states stand one over the other.
 
     Attributes:
         batch: B.
@@ -72,6 +69,17 @@ class Sizes:
     def tile_bytes(self) -> int:
         """Of 64 rows of K."""
         return CHUNK * self.key * 2
+
+    def in_parts(self) -> "Sizes":
+        """These for the kernel of gradients, which takes keys too large for it in parts.
+
+        Parts follow each other in the array, each a head of its own with the same values: every
+        channel of keys has its row of the state, so states of parts stand one over the other, and
+        no result of the kernel is a sum over them.
+        """
+        parts = -(-self.key // LARGEST_GRADIENT_KEY)
+        heads, groups, key = self.heads * parts, self.groups * parts, self.key // parts
+        return dataclasses.replace(self, heads=heads, groups=groups, key=key, parts=parts)
 
     def group_of(self, head: Int) -> Int:
         """The key head of a query head, or of a part the part of the same number."""

@@ -27,6 +27,8 @@ from structlayers.gla.pallas_gpu.layout import (
 )
 
 THREADS = 128
+# Keys whose left operands, with outputs, fit in registers beside the state.
+_OPERAND_KEYS = 128
 _OUT_BYTES = CHUNK * ROW_PITCH
 
 
@@ -37,6 +39,7 @@ class Plan:
     Attributes:
         sizes: of the call.
         stages: chunks on their way.
+        state_buffers: states on theirs to device memory, if they are kept.
         transposed: whether it runs from the end, as above.
         keeps: whether it writes the state before every chunk.
         reads: whether it writes outputs; else the final state is all.
@@ -44,6 +47,7 @@ class Plan:
 
     sizes: Sizes
     stages: int
+    state_buffers: int = 2
     transposed: bool = False
     keeps: bool = False
     reads: bool = True
@@ -55,8 +59,8 @@ class Plan:
 
     @property
     def barriers_at(self) -> int:
-        """Where barriers start, after stages, two tiles of outputs and two of states."""
-        return self.states_at + 2 * self.state_bytes * self.keeps
+        """Where barriers start, after stages, two tiles of outputs and those of states."""
+        return self.states_at + self.state_buffers * self.state_bytes * self.keeps
 
     @property
     def state_bytes(self) -> int:
@@ -92,9 +96,9 @@ class Plan:
 def make_plan(
     sizes: Sizes, *, transposed: bool = False, keeps: bool = False, reads: bool = True
 ) -> Plan:
-    """The plan with three stages, or two."""
-    for stages in (3, 2):
-        plan = Plan(sizes, stages, transposed, keeps, reads)
+    """The plan with three stages, or two; with two states on their way, or one."""
+    for stages, buffers in ((3, 2), (2, 2), (2, 1)):
+        plan = Plan(sizes, stages, buffers, transposed, keeps, reads)
         if plan.shared_bytes <= SHARED_LIMIT:
             return plan
     raise NotImplementedError(f"a chunk of K = {sizes.key} does not fit in shared memory")
@@ -168,8 +172,7 @@ class Program:
                 m.copy_in(start, self.image, image, size, zero, size, barrier)
             for row, unit in self.pieces():
                 target = start + sizes.image_bytes + row * ROW_PITCH + unit * 16
-                heads, head = self.state_heads // sizes.parts, self.state_head.divide(sizes.parts)
-                source = self.row(step, row, heads, head)
+                source = self.row(step, row, self.state_heads, self.state_head)
                 offset = self.tile * (VALUE_TILE * 2) + unit * 16
                 m.load_ahead(target, self.values, source, 2 * sizes.value, offset)
         m.reconverge()
@@ -195,42 +198,46 @@ class Program:
         """Starts the copy of the state before a chunk."""
         plan, m, sizes = self.plan, self.machine, self.sizes
         with m.when(self.thread.equals(0)):
-            row = self.sequence * sizes.chunks + self.place(step)
-            row, size = row * plan.tiles + self.tile, plan.state_bytes
-            m.copy_out(self.states, row, size, m.constant(0), source, size)
+            parts = sizes.in_parts().parts
+            size = plan.state_bytes // parts
+            for part in range(parts):
+                row = (self.sequence * parts + part) * sizes.chunks + self.place(step)
+                row = row * plan.tiles + self.tile
+                m.copy_out(self.states, row, size, m.constant(0), source + part * size, size)
             m.commit_out()
         m.reconverge()
 
     # the state -------------------------------------------------------------------------------
 
-    def state_place(self, index: int) -> tuple[Int, Int]:
-        """Row (key) of an array of states `(B, heads, K, V)`, and byte in it, of a register."""
+    def state_place(self, index: int) -> tuple[Int, Int, int]:
+        """Row of an array of states `(B, heads, K, V)`, byte in it, displacement, of a register."""
         sizes = self.sizes
-        key = (self.lane & 3) * 2 + (8 * (index >> 2) + (index & 1))
-        value = self.tile * VALUE_TILE + self.warp * 16 + (self.lane >> 2) + 8 * (index >> 1 & 1)
-        head = self.batch * self.state_heads + self.state_head
-        return head * sizes.key + key, value * 4
+        row = (self.batch * self.state_heads + self.state_head) * sizes.key + (self.lane & 3) * 2
+        value = self.tile * VALUE_TILE + self.warp * 16 + (self.lane >> 2)
+        key = 8 * (index >> 2) + (index & 1)
+        return row, value * 4, 4 * (key * sizes.value + 8 * (index >> 1 & 1))
 
     def load_state(self) -> list[Any]:
         """Registers of the state: those of 16 x 8 tiles, keys along their columns."""
         m, sizes = self.machine, self.sizes
         if self.initial is None:
             return [m.zero()] * (sizes.key // 2)
-        state = []
+        state, pitch = [], 4 * sizes.value
         for index in range(sizes.key // 2):
-            row, offset = self.state_place(index)
-            (word,) = m.load_global(self.initial, offset, 1, row, 4 * sizes.value)
+            row, offset, displacement = self.state_place(index)
+            (word,) = m.load_global(self.initial, offset, 1, row, pitch, displacement=displacement)
             state.append(m.float(word))
         return state
 
     def store_state(self, state: Sequence[Any]) -> None:
         """To the array of final states, once for the query heads that share it."""
-        m, sizes = self.machine, self.sizes
-        shared = 1 if self.plan.transposed else sizes.shared
-        with m.when(self.head.divide(sizes.parts).modulo(shared).equals(0)):
+        m, pitch = self.machine, 4 * self.sizes.value
+        shared = 1 if self.plan.transposed else self.sizes.shared
+        with m.when(self.head.modulo(shared).equals(0)):
             for index, value in enumerate(state):
-                row, offset = self.state_place(index)
-                m.store_global(self.final, row, 4 * sizes.value, offset, [m.bits(value)])
+                row, offset, displacement = self.state_place(index)
+                words = [m.bits(value)]
+                m.store_global(self.final, row, pitch, offset, words, displacement=displacement)
 
     # a chunk ---------------------------------------------------------------------------------
 
@@ -241,22 +248,28 @@ class Program:
         start = stage * plan.stage_bytes
         m.barrier_wait(stage * 8 + plan.barriers_at, step.divide(plan.stages) & 1)
         values = self.load_values(start + sizes.image_bytes)
-        kept = (step & 1) * plan.state_bytes + plan.states_at
-        if plan.keeps:
-            self.stage_state(state, kept)
+        kept = (step & (plan.state_buffers - 1)) * plan.state_bytes + plan.states_at
         out = (step & 1) * _OUT_BYTES + plan.outputs_at
-        found = self.attend(state, values, start) if plan.reads else []
+        found = self.attend(state, values, start, kept) if plan.reads else []
+        alone = plan.keeps and plan.state_buffers == 1
+        if alone:  # its place is wanted by the next step
+            m.release_to_copies()
+            m.synchronize()
+            self.write_state(step, kept)
+        if plan.reads and sizes.key > _OPERAND_KEYS:
+            found = m.warpgroup_wait(0, found)
         state = self.next_state(state, values, start)
         if plan.reads:
             self.stage_outputs(m.warpgroup_wait(1, found), out)
         state = m.warpgroup_wait(0, state)
         if plan.keeps:
             m.wait_out(0)
-            m.release_to_copies()
+            if not alone:
+                m.release_to_copies()
         m.wait_loads(plan.stages - 2)
         m.synchronize()
         self.fetch(step + plan.stages)
-        if plan.keeps:
+        if plan.keeps and not alone:
             self.write_state(step, kept)
         if plan.reads:
             self.write_out(step, out)
@@ -276,25 +289,47 @@ class Program:
             for part in range(CHUNK // 16)
         ]
 
-    def attend(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
-        """Starts `S^T Q^T + V^T P^T`, 16 values a warp by 64 tokens."""
+    def attend(
+        self, state: Sequence[Any], values: Sequence[Any], start: Int, kept: Int
+    ) -> list[Any]:
+        """Starts `S^T Q^T + V^T P^T`, 16 values a warp by 64 tokens; stages the state, if kept.
+
+        Left operands of more keys than have registers take turns.
+        """
+        m, sizes, found = self.machine, self.sizes, [self.machine.zero()] * (CHUNK // 2)
+        for first in range(0, sizes.key, _OPERAND_KEYS):
+            if first > 0:
+                found = m.warpgroup_wait(0, found)
+            part = state[first // 2 : (first + _OPERAND_KEYS) // 2]
+            packed = [self.pack(part[i : i + 8]) for i in range(0, len(part), 8)]
+            if self.plan.keeps:
+                self.stage_state(packed, first, kept)
+            last = first + _OPERAND_KEYS >= sizes.key
+            found = self.read(found, packed, values if last else (), first, start)
+        return found
+
+    def read(
+        self,
+        found: Sequence[Any],
+        packed: Sequence[Sequence[Any]],
+        values: Sequence[Sequence[Any]],
+        first: int,
+        start: Int,
+    ) -> list[Any]:
+        """Adds `S^T Q^T` of keys from the first of these on, and of values `V^T P^T`."""
         m, sizes, transposed = self.machine, self.sizes, self.plan.transposed
-        packed = [word for i in range(0, len(state), 8) for word in self.pack(state[i : i + 8])]
-        flat = [word for words in values for word in words]
-        count = CHUNK // 2
-        made = m.warpgroup_begin([*[m.zero()] * count, *packed, *flat])
-        found, packed = made[:count], made[count : count + len(packed)]
-        flat = made[count + len(packed) :]
-        for step in range(sizes.key // 16):
+        flat = [word for words in (*packed, *values) for word in words]
+        made = m.warpgroup_begin([*found, *flat])
+        found, flat = made[: len(found)], made[len(found) :]
+        lefts = [flat[i : i + 4] for i in range(0, len(flat), 4)]
+        for step, words in enumerate(lefts[: len(packed)], first // 16):
             at = start + (self.reading + (step >> 2) * (CHUNK * 128) + (step & 3) * 32)
-            words = packed[4 * step : 4 * step + 4]
             found = m.warpgroup_product(found, words, at, transpose=False, panel=0)
-        for part in range(CHUNK // 16):
+        for part, words in enumerate(lefts[len(packed) :]):
             at = start + (sizes.scores_at + part * (16 * 128 if transposed else 32))
-            words = flat[4 * part : 4 * part + 4]
             found = m.warpgroup_product(found, words, at, transpose=transposed, panel=CHUNK * 128)
         m.warpgroup_commit()
-        return found
+        return list(found)
 
     def next_state(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
         """Starts `S^T * decay + V^T K`."""
@@ -320,14 +355,14 @@ class Program:
             words = self.pack(found[8 * part : 8 * part + 8])
             m.store_matrices(at + part * 16 * ROW_PITCH, words, transpose=True)
 
-    def stage_state(self, state: Sequence[Any], start: Int) -> None:
-        """The state in bfloat16, values along rows, to its tile."""
+    def stage_state(self, packed: Sequence[Sequence[Any]], first: int, start: Int) -> None:
+        """The state of keys from the first of these on, values along rows, to its tile."""
         m = self.machine
         row, unit = lane_row(self.lane, rows_first=True)
         at = start + (row + self.warp * 16) * 128
-        for step in range(self.sizes.key // 16):
+        for step, words in enumerate(packed, first // 16):
             place = at + permuted(unit ^ (2 * (step & 3)), row) + (step >> 2) * (VALUE_TILE * 128)
-            m.store_matrices(place, self.pack(state[8 * step : 8 * step + 8]), transpose=False)
+            m.store_matrices(place, words, transpose=False)
 
 
 def program(plan: Plan) -> Any:

@@ -10,14 +10,23 @@ from structlayers.gla.pallas_gpu.layout import CHUNK, MULTIPROCESSORS, VALUE_TIL
 
 # Chunks that a segment should have at least.
 _SEGMENT_CHUNKS = 8
+# Two are run one after the other in the time of one, and their states are added up beside that.
+_LEAST_SEGMENTS = 4
 # Segments whose states are added up in one kernel of XLA.
 _UNROLLED = 8
 
 
-def segment_count(batch: int, time: int, heads: int, value: int) -> int:
+def segment_count(batch: int, time: int, heads: int, value: int, *, twice: bool = False) -> int:
     """In how many segments sequences are cut, so that there are blocks of threads for all.
 
     Each is run from a state of zero first, for its final state; then with the state it starts from.
+
+    Args:
+        batch: B.
+        time: T.
+        heads: H.
+        value: V.
+        twice: whether one segment would be run twice as well.
     """
     blocks = batch * heads * value // VALUE_TILE
     count, chunks = 1, time // CHUNK
@@ -28,7 +37,7 @@ def segment_count(batch: int, time: int, heads: int, value: int) -> int:
         and 2 * count * blocks <= MULTIPROCESSORS
     ):
         count *= 2
-    return count
+    return count if twice or count >= _LEAST_SEGMENTS else 1
 
 
 class Segments(NamedTuple):
@@ -77,5 +86,4 @@ def decays_of(image: jax.Array, sizes: Sizes, *, transposed: bool) -> jax.Array:
     decay = jnp.prod(decay.reshape(sizes.batch, sizes.heads, sizes.chunks, -1), axis=2)
     if transposed:
         return decay
-    decay = decay.reshape(sizes.batch, -1, sizes.shared, sizes.parts, sizes.key)[:, :, 0]
-    return decay.reshape(sizes.batch, sizes.groups, sizes.key)
+    return decay.reshape(sizes.batch, sizes.groups, sizes.shared, sizes.key)[:, :, 0]

@@ -20,7 +20,7 @@ from structlayers._core.pallas import (
     tpu_kernels_can_be_partitioned,
     tpu_vmem_bytes,
 )
-from structlayers.gla.differentiable import Args, Kernels, attend
+from structlayers.gla.differentiable import Args, Kernels, attend, filled
 from structlayers.gla.gates import with_resets
 from structlayers.gla.packing import Packing
 from structlayers.gla.pallas_tpu import kernels
@@ -119,7 +119,9 @@ class _Kernels(Kernels):
         shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in structs]
         lay_out = jax.linear_transpose(functools.partial(_outputs, args), *shapes)
         kept = kept.reshape(-1, *kept.shape[-4:])
-        gradients = _batchable(settings, "gradients")(inputs, kept, *lay_out(cotangents))
+        gradients = _batchable(settings, "gradients")(
+            inputs, kept, *lay_out(filled(args, cotangents))
+        )
         if inputs.resets is not None:  # constants
             gradients = gradients._replace(resets=jnp.zeros_like(inputs.resets))
         return lay_back(gradients)[0]

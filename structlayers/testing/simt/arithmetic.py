@@ -192,12 +192,6 @@ class Arithmetic(SharedMemory):
             for half in range(2)
         ]
 
-    def _read_by(self, words: np.ndarray, warp: int) -> None:
-        """Words that a warp reads by tensor cores, without a share of the banks' time."""
-        before = self.wavefronts, self.least_wavefronts
-        self._touch(words, np.full(words.shape, warp), write=False)
-        self.wavefronts, self.least_wavefronts = before
-
     @override
     def warpgroup_commit(self) -> None:
         pass

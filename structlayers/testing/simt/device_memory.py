@@ -111,6 +111,7 @@ class DeviceMemory(SharedMemory):
 
     def _deliver(self, target: int, values: np.ndarray, barrier: int) -> None:
         words = np.arange(target // 4, target // 4 + values.size)
+        self._require_still(words)
         self._written[0, words], self._written[1, words] = self._epoch - 1, MANY
         self._shared[words] = values
         state = self._barriers[barrier]
@@ -146,12 +147,14 @@ class DeviceMemory(SharedMemory):
         for target, value, at in places:
             self._deliver(int(target), value, int(at))
 
-    def _outgoing(self, source: int, size: int, warp: int) -> np.ndarray:
-        words = np.arange(source // 4, (source + size) // 4)
+    def _outgoing(self, source: int, size: int, thread: int) -> np.ndarray:
+        words, warp = np.arange(source // 4, (source + size) // 4), thread >> 5
         epochs, owners = self._written[:, words]
         ordered = (owners == warp) & (self._stored[words] < self._converged)
         if ((epochs == self._epoch) & ~ordered).any():
             raise RaceError(f"byte {source} is copied before the barrier after its store")
+        self._copies_out.setdefault(thread, [[]])[-1].append(words)
+        self._leaving[words] += 1
         return self._shared[words].copy()
 
     @override
@@ -183,15 +186,22 @@ class DeviceMemory(SharedMemory):
     ) -> None:
         targets = self._each(row) * pitch + self._each(offset)
         sources = self._each(address) + self._base[self._active]
-        warps = self._index[self._active] >> 5
-        for target, source, warp in zip(targets, sources, warps, strict=True):
-            words = self._outgoing(int(source), size, int(warp))
+        threads = self._index[self._active]
+        for target, source, thread in zip(targets, sources, threads, strict=True):
+            words = self._outgoing(int(source), size, int(thread))
             _bytes(array)[target : target + size] = words.view(np.uint8)
 
     @override
     def commit_out(self) -> None:
-        pass
+        for thread in self._index[self._active]:
+            self._copies_out.setdefault(int(thread), [[]]).append([])
 
     @override
     def wait_out(self, pending: int) -> None:
-        pass
+        # as late as they may
+        for thread in self._index[self._active]:
+            groups = self._copies_out.get(int(thread), [])
+            while len(groups) - 1 > pending:
+                for words in groups.pop(0):
+                    self._leaving[words] -= 1
+                    self._read_by(words, int(thread) >> 5)

@@ -26,6 +26,7 @@ class SharedMemory(Threads):
             word = words[clash][0]
             raise RaceError(f"byte {4 * word} of shared memory: warps {warps[clash][0]} and others")
         if write:
+            self._require_still(words)
             self._written[0, words], self._written[1, words] = self._epoch, warps
             self._stored[words] = self._converged
             return
@@ -36,6 +37,18 @@ class SharedMemory(Threads):
         same = self._read[1, words] == warps
         self._read[0, words] = self._epoch
         self._read[1, words] = np.where(first | same, warps, MANY)
+
+    def _read_by(self, words: np.ndarray, warp: int) -> None:
+        """Words that a warp reads by tensor cores or copies, without a share of the banks' time."""
+        before = self.wavefronts, self.least_wavefronts
+        self._touch(words, np.full(words.shape, warp), write=False)
+        self.wavefronts, self.least_wavefronts = before
+
+    def _require_still(self, words: np.ndarray) -> None:
+        """That no copy out may still read these words."""
+        if self._leaving[words].any():
+            word = words[self._leaving[words] > 0][0]
+            raise RaceError(f"byte {4 * word} of shared memory is stored to while it is copied out")
 
     def _words(self, address: IntLike, count: int) -> tuple[np.ndarray, np.ndarray]:
         addresses = (self._array(address) + self._base)[self._active]

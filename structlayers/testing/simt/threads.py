@@ -56,6 +56,9 @@ class Threads(Machine):
         self._barriers: dict[int, list[int]] = {}
         # groups of words, the warps that asked for them, and values; the last one is open
         self._loads: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[]]
+        # of every thread, groups of words that copies out read; and how many copies read a word
+        self._copies_out: dict[int, list[list[np.ndarray]]] = {}
+        self._leaving = np.zeros(words, np.int64)
         self.wavefronts = 0
         self.least_wavefronts = 0
 
