@@ -12,8 +12,8 @@ from structlayers.equivariant.harmonics import (
     orders_of,
     spherical_harmonics,
 )
-from structlayers.equivariant.paths import tensor_product_paths
-from structlayers.equivariant.wigner import gaunt
+from structlayers.equivariant.paths import PathTable, signal_table, tensor_product_paths
+from structlayers.equivariant.wigner import gaunt, gaunt_factor
 
 
 def _read_only(table: np.ndarray) -> np.ndarray:
@@ -204,6 +204,24 @@ def dense_gaunt(l1max: int, l2max: int, l3max: int) -> np.ndarray:
     return _read_only(table)
 
 
+@functools.cache
+def gaunt_table(l1max: int, l2max: int, l3max: int) -> PathTable:
+    """The same coefficients path by path.
+
+    Args:
+        l1max: L1.
+        l2max: L2.
+        l3max: L3.
+
+    Example:
+        >>> gaunt_table(1, 1, 1).paths
+        ((0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0))
+    """
+    degrees = (range(lmax + 1) for lmax in (l1max, l2max, l3max))
+    paths = tensor_product_paths(*degrees, couplings="even")
+    return signal_table((l1max, l2max, l3max), {path: gaunt_factor(*path) for path in paths})
+
+
 def count_nonzero(l1max: int, l2max: int, l3max: int) -> int:
     """How many Gaunt coefficients are not zero.
 
@@ -211,4 +229,4 @@ def count_nonzero(l1max: int, l2max: int, l3max: int) -> int:
         >>> count_nonzero(1, 1, 1), count_nonzero(2, 2, 2)
         (10, 83)
     """
-    return int(np.count_nonzero(dense_gaunt(l1max, l2max, l3max)))
+    return len(gaunt_table(l1max, l2max, l3max).terms().value)

@@ -50,7 +50,7 @@ _DENSE_TABLE = 2**24
 # On one H200 10 x 10 -> 20 (TF32, 10,000 rows) takes 94 us with one table each way; on
 # Gauss-Legendre points it took 124, and 158 by the split, which is not chosen there; in true
 # float32, not timed, half of the products should save more than that costs (xla/gpu.md).
-_SPARSE = 512
+_SPARSE = 2**18
 _SPARSE_PAYS = 100
 # On a GPU of 1 x 1 -> 2, with 21, nothing but factors and result is in memory: 1.8 us for 10,000
 # rows and 1.5 for 128, by the kernel 3.0 and 2.1 (one H200; xla/gpu.md). More are not timed.
@@ -131,7 +131,8 @@ def _check_dense(x: Any, y: Any, *, lmax: int, **static: Any) -> None:
 def _check_sparse(x: Any, y: Any, *, lmax: int, **static: Any) -> None:
     del static
     degrees = lmax_of("x", x), lmax_of("y", y), lmax
-    if max(degrees) > 8 or count_nonzero(*degrees) > _SPARSE:
+    # larger tables have more coefficients, and are not made only to count them
+    if _entries(x, y, lmax) > _DENSE_TABLE or count_nonzero(*degrees) > _SPARSE:
         raise NotImplementedError(f"degrees {degrees} have more than {_SPARSE} coefficients")
 
 
@@ -284,7 +285,7 @@ def gaunt_tensor_product(
         implementation: "xla" (one table each way), "antipodal" (even and odd degrees on half of the
             points), "separable" (Legendre, then Fourier), "fourier" (on the torus, a reference
             route), "clebsch_gordan" (one table of all coefficients), "sparse" (the coefficients
-            that are not zero, one by one, up to 512; in float32 at any precision), "pallas_gpu"
+            that are not zero, up to 2^18; in float32 at any precision), "pallas_gpu"
             (one kernel for Hopper, in "tf32", "3xtf32" and "bf16"), "pallas_tpu" (one kernel for
             TPU, in "highest", "high", "default" and "bf16"), "reference" (path by path), or None to
             choose.

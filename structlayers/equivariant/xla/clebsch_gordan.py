@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from structlayers.equivariant.paths import FEW_TERMS, PathTable, block_offsets
-from structlayers.equivariant.xla.sparse import sum_of_terms
-from structlayers.equivariant.xla.terms import coupling_form, sum_terms
+from structlayers.equivariant.paths import PathTable, block_offsets
+from structlayers.equivariant.xla.sparse import product_of_terms
 
 
 def clebsch_gordan_sparse(
@@ -22,13 +21,7 @@ def clebsch_gordan_sparse(
 ) -> jax.Array:
     """Every non-zero term by itself, summed into the coefficient that it belongs to."""
     del precision
-    terms = table.terms()
-    if len(terms.value) <= FEW_TERMS:
-        columns = (terms.index1, terms.index2, terms.index3, terms.path, terms.value)
-        each = zip(*(column.tolist() for column in columns), strict=True)
-        return sum_of_terms(x, y, weights, each, table.sizes[2])
-    factors, axes = ([x, y], (0, 1)) if weights is None else ([x, y, weights], (0, 1, 3))
-    return sum_terms(factors, coupling_form(table), axes, 2)
+    return product_of_terms(x, y, weights, table)
 
 
 def clebsch_gordan_dense(

@@ -1,6 +1,9 @@
 """The product by all Gaunt coefficients in one table: no grid, `(L + 1)^6` multiplications."""
 
+import math
+
 import jax
+import jax.numpy as jnp
 
 from structlayers.equivariant import tables
 from structlayers.equivariant.grids import GridLike
@@ -24,12 +27,16 @@ def gaunt_tensor_product(
         y: `(..., (L2 + 1)^2)` of the same rank and dtype; leading axes broadcast.
         lmax: L3.
         grid: not used.
-        precision: of the table.
+        precision: of the table; one row is multiplied in true float32 whatever the word.
 
     Returns:
         `(..., (L3 + 1)^2)`.
     """
     del grid
+    lead = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
+    if lead and math.prod(lead) == 1 and not isinstance(precision, jax.lax.Precision):
+        # of one row XLA makes one loop in float32, to which rounding only adds a kernel
+        precision = jax.lax.Precision.HIGHEST
     table = tables.dense_gaunt(lmax_of(x), lmax_of(y), lmax)
     flat = table.reshape(-1, table.shape[-1])
 
