@@ -15,6 +15,7 @@ from experiments.bench.inputs import draw_tree
 from experiments.bench.loop import Arrays
 from experiments.bench.modes import Mode, with_gradients
 from experiments.bench.oracle import Oracle, mask_cotangent
+from experiments.bench.programs import program_digest
 from experiments.bench.timing import MAX_SETS, Timing, plan_sets, time_loop
 
 DIFFERENT = "different function, same shape"
@@ -45,6 +46,7 @@ class Measurement:
         peak_bytes: arguments, results and temporaries; None where not known.
         error: largest error ratio, or None.
         error_scope: what was compared, or why nothing was.
+        program: digest of the compiled program; None for torch.
     """
 
     timing: Timing
@@ -52,6 +54,7 @@ class Measurement:
     peak_bytes: int | None
     error: float | None
     error_scope: str
+    program: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +160,8 @@ def measure(candidate: Candidate, job: Job, effort: Effort) -> Measurement:
             target_seconds=effort.target_seconds,
             single=compiled,
         )
-    return Measurement(timing, compile_seconds, peak_bytes(compiled), error, scope)
+    program = program_digest(compiled)
+    return Measurement(timing, compile_seconds, peak_bytes(compiled), error, scope, program)
 
 
 def _measure_torch(candidate: Candidate, job: Job, effort: Effort) -> Measurement:
@@ -184,4 +188,4 @@ def _measure_torch(candidate: Candidate, job: Job, effort: Effort) -> Measuremen
     timing, peak = torch_peer.time_torch(
         fn, sets, cache, repeats=effort.repeats, target_seconds=effort.target_seconds
     )
-    return Measurement(timing, None, peak, error, scope)
+    return Measurement(timing, None, peak, error, scope, None)

@@ -28,6 +28,7 @@ KEPT = (
     "cache",
     "timer",
     "error",
+    "program",
     "failure",
 )
 

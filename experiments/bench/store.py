@@ -38,6 +38,8 @@ class Row:
         peak_bytes: arguments, results and temporaries of one call.
         error: largest error ratio against the float64 reference; None where not compared.
         error_scope: what was compared, or why not.
+        program: digest of the compiled program, equal where times differ by chance alone; None
+            for torch and for what failed.
         timer: "loop", "profiler", "graph" or "clock".
         calls: calls in one sample.
         sets: input sets that were gone through in turn.
@@ -74,6 +76,7 @@ class Row:
     peak_bytes: int | None
     error: float | None
     error_scope: str
+    program: str | None
     timer: str
     calls: int
     sets: int

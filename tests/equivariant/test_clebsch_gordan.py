@@ -1,6 +1,7 @@
 """Clebsch-Gordan products: e3nn, the reference, gradients, parities, bad input."""
 
 import functools
+import re
 
 import e3nn_jax as e3nn
 import jax
@@ -115,8 +116,23 @@ def test_terms_as_one_reduction(result, rng):
     axes = tuple(axis for axis in range(4) if axis != result)
     factors = [jnp.asarray(rng.standard_normal((5, 2, sizes[axis])), jnp.float32) for axis in axes]
     wanted = np.einsum("abi,abj,abk,ijkl->abl", *factors, coupling.transpose(*axes, result))
-    for run in (terms._reduced, terms._looped):
+    for run in (terms._reduced, functools.partial(terms._reduced, warps=True), terms._looped):
         assert error_ratio(run(*factors, form=form, axes=axes, result=result), wanted) < 3e-7
+
+
+def test_sums_on_a_gpu_fill_warps():
+    """Of more than 16 terms always, shorter ones of few rows; a single term is no sum."""
+
+    def slots(lmax: int, rows: int) -> int:
+        x = jax.ShapeDtypeStruct((rows, (lmax + 1) ** 2), "float32")
+        options = {"couplings": "even", "implementation": "sparse"}
+        run = functools.partial(clebsch_gordan_tensor_product, **options)
+        text = jax.jit(run).trace(x, x).lower(lowering_platforms=("cuda",)).as_text()
+        (found,) = re.findall(r"reduce\(.* : \(tensor<\w+x\d+x(\d+)xf32>", text)
+        return int(found)
+
+    assert [slots(2, rows) for rows in (1, 1310, 1311)] == [32, 32, 10]
+    assert [slots(3, rows) for rows in (1, 1400)] == [32, 32]
 
 
 def test_many_terms_scatter_nothing_on_a_gpu():
@@ -243,15 +259,19 @@ def test_choice():
     """Sparse of few terms, on a CPU with weights of rows, and where the tensor is too large."""
     shape = jax.ShapeDtypeStruct
 
-    def chosen(lmax, weights, platform="gpu"):
+    def chosen(lmax, weights, platform="gpu", rows=5):
         ranges = [range(lmax + 1), range(lmax + 1), range(2 * lmax + 1)]
         factors = dict.fromkeys(tensor_product_paths(*ranges), 1.0)
-        x = shape((5, (lmax + 1) ** 2), "float32")
+        x = shape((rows, (lmax + 1) ** 2), "float32")
         w = shape((weights, len(factors)), "float32")
         table = signal_table((lmax, lmax, 2 * lmax), factors)
         return dispatcher.choose(x, x, w, table=table, precision=None, platform=platform).name
 
-    assert [chosen(4, 5), chosen(8, 1), chosen(8, 5)] == ["dense", "dense", "sparse"]
+    # on a GPU by the terms of all rows, 3,741 of each at L = 4
+    assert [chosen(4, 1, rows=rows) for rows in (2, 427, 428)] == ["sparse", "sparse", "dense"]
+    assert [chosen(4, rows, rows=rows) for rows in (2242, 2243)] == ["sparse", "dense"]
+    assert [chosen(lmax, 1, rows=1) for lmax in (2, 3, 4)] == ["sparse", "dense", "sparse"]
+    assert [chosen(8, 1, "tpu"), chosen(8, 5, "tpu")] == ["dense", "sparse"]
     assert [chosen(3, 1, "cpu"), chosen(3, 5, "cpu")] == ["dense", "sparse"]
     assert [chosen(1, 5, on) for on in ("cpu", "gpu", "tpu")] == ["sparse", "sparse", "dense"]
     x, weights = jnp.zeros((5, 81)), jnp.zeros((5, count_paths(8)))

@@ -428,13 +428,13 @@ def test_the_choice_can_be_asked():
     ]
     assert choice(1, "cpu", "tf32") == choice(1, "gpu", "tf32") == "sparse"
     assert [choice(lmax, "gpu") for lmax in (1, 4, 5, 11, 12)] == [
-        *("sparse", "clebsch_gordan", "xla", "xla", "antipodal"),
+        *("sparse", "sparse", "xla", "xla", "antipodal"),
     ]
     assert choice(12, "gpu", "tf32") == choice(12, "gpu", jax.lax.Precision.DEFAULT) == "xla"
 
 
-def test_few_rows_take_the_table_on_a_gpu():
-    """In every word, up to a bound on its entries and one on products; not under a bare vmap."""
+def test_few_rows_take_terms_on_a_gpu():
+    """In every word, up to a bound on the terms of all rows; not under a bare vmap."""
 
     def choice(lead: tuple[int, ...], lmax: int, precision: Any = "tf32") -> str:
         x = jax.ShapeDtypeStruct((*lead, (lmax + 1) ** 2), "float32")
@@ -442,11 +442,27 @@ def test_few_rows_take_the_table_on_a_gpu():
         return dispatcher.choose(x, x, lmax=2 * lmax, **options).name
 
     for word in ("tf32", "3xtf32", "bf16", jax.lax.Precision.HIGHEST):
-        assert [choice((1,), lmax, word) for lmax in (1, 5, 9)] == ["clebsch_gordan"] * 3
-    assert [choice((1,), lmax) for lmax in (10, 11)] == ["xla"] * 2
+        assert [choice((1,), lmax, word) for lmax in (2, 4, 9)] == ["sparse"] * 3
+        assert [choice((1,), lmax, word) for lmax in (1, 3)] == ["clebsch_gordan"] * 2
+        assert choice((2,), 3, word) == "sparse"
     assert [choice((), lmax) for lmax in (1, 2, 9)] == ["sparse", "xla", "xla"]
-    assert [choice((rows,), 5) for rows in (106, 107)] == ["clebsch_gordan", "xla"]
-    assert [choice((rows,), 4, "3xtf32") for rows in (331, 332)] == ["clebsch_gordan", "xla"]
+    # 5,605 terms at L = 5, 12,322 at L = 6, 24,366 at L = 7; T = 15, 24, 28
+    assert [choice((129,), lmax) for lmax in (6, 7)] == ["sparse", "xla"]
+    assert [choice((rows,), 5, "3xtf32") for rows in (285, 286)] == ["sparse", "xla"]
+    assert [choice((rows,), 7) for rows in (65, 66)] == ["sparse", "xla"]
+
+
+def test_one_row_of_a_table_is_in_float32(rng):
+    """Whatever the word; more rows are in it."""
+    x, y = (jnp.asarray(signal(rng, 2, lmax=3), jnp.float32) for _ in range(2))
+
+    def product(rows: int, word: str) -> jax.Array:
+        run = functools.partial(gaunt_tensor_product, implementation="clebsch_gordan")
+        return run(x[:rows], y[:rows], precision=word)
+
+    for word in ("tf32", "3xtf32", "bf16"):
+        np.testing.assert_array_equal(product(1, word), product(1, "highest"))
+        assert bool(jnp.any(product(2, word) != product(2, "highest")))
 
 
 @pytest.mark.parametrize("word", ["tf32", "3xtf32", "bf16"])

@@ -121,7 +121,9 @@ def numbers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     - `ROW/us`, `ROW/us_per_dof`: microseconds, and these over the degrees of freedom, where there
       are some; `ROW/interactions`, `ROW/degrees_of_freedom`.
     - `paths`: all between the degrees.
-    - `chosen/us`: of what the op chooses; `speedup`: time of the fastest baseline over it.
+    - `chosen/us`: of what the op chooses; `speedup`: time of the fastest baseline over it. A
+      baseline that is the same program has the same time here, be it that chance measured another:
+      they tie.
 
     One that failed, or was too short to time, has NaN; one that is left out has nothing.
 
@@ -150,10 +152,16 @@ def numbers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             found[f"{name}/us_per_dof"] = us / row["degrees_of_freedom"]
         if row.get("paths"):
             found["paths"] = row["paths"]
-    chosen = next((row["implementation"] for row in rows if row["chosen"]), None)
+    chosen = next((row for row in rows if row["chosen"]), None)
     if chosen is not None:
-        found["chosen/us"] = found[f"{chosen}/us"]
-        times = [found[f"{row['implementation']}/us"] for row in rows if row["baseline"]]
+        found["chosen/us"] = found[f"{chosen['implementation']}/us"]
+        times = [found[f"{_timed_as(row, chosen)}/us"] for row in rows if row["baseline"]]
         if times:
             found["speedup"] = min(times) / found["chosen/us"]
     return found
+
+
+def _timed_as(row: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
+    """The row whose time is taken: one for a program."""
+    same = row.get("program") is not None and row["program"] == chosen.get("program")
+    return chosen["implementation"] if same else row["implementation"]

@@ -12,6 +12,7 @@ from structlayers._core.checks import require_choice
 from structlayers._core.dispatch import Dispatcher, Implementation
 from structlayers._core.precision import PrecisionLike, canonicalize_precision
 from structlayers.equivariant.ops.arguments import check_leading, check_lmax, to_rank
+from structlayers.equivariant.ops.few_rows import table_pays, terms_pay
 from structlayers.equivariant.ops.operands import (
     merge_channels,
     path_weights,
@@ -36,6 +37,10 @@ from structlayers.equivariant.wigner import couples, require_degree
 _DENSE_TENSOR = 2**24
 # Those of the smallest products, whose terms may be few.
 _SMALL_TENSOR = 2**10
+# Terms times rows up to which a GPU sums terms, without and with weights of rows, by the figures
+# below.
+_TERMS_PAY = 1_600_000
+_TERMS_PAY_WITH_WEIGHTS = 2**23
 
 
 def _differ(weights: Any) -> bool:
@@ -57,14 +62,26 @@ def _check_dense(x: Any, y: Any, weights: Any, *, table: PathTable, **static: An
 def _prefer(
     x: Any, y: Any, weights: Any, *, table: PathTable, platform: str, **static: Any
 ) -> tuple[tuple[str, str], ...]:
-    del x, y, static
+    del static
     if platform == "cpu" and _differ(weights):
         return (("sparse", "weights of rows: no column for every path"),)
     # of larger tables the terms are not found only to count them
     small = platform in ("cpu", "gpu") and math.prod(table.sizes) <= _SMALL_TENSOR
     if small and len(table.terms().value) <= FEW_TERMS:
         return (("sparse", f"at most {FEW_TERMS} terms: one fused loop"),)
-    return ()
+    factors = (x, y) if weights is None else (x, y, weights)
+    lead = jnp.broadcast_shapes(*(factor.shape[:-1] for factor in factors))
+    # under `jax.vmap` rows are those of one call
+    return _few_rows(math.prod(lead), table, _differ(weights)) if platform == "gpu" and lead else ()
+
+
+def _few_rows(rows: int, table: PathTable, differ: bool) -> tuple[tuple[str, str], ...]:
+    if not differ and table_pays(rows, table.sizes):
+        return ()
+    most = _TERMS_PAY_WITH_WEIGHTS if differ else _TERMS_PAY
+    if not terms_pay(rows, table.sizes, lambda: len(table.terms().value), most):
+        return ()
+    return (("sparse", f"at most {most} terms in all rows: one launch"),)
 
 
 # "dense" stands in front. Milliseconds forward / gradients of x and y, L1 = L2 = L3 = L, all paths,
@@ -78,10 +95,21 @@ def _prefer(
 #   4    .71  .54     .39  .87     6.1   6.0      .59   1.2
 #   6    7.4  4.8     2.5  8.0     192   187      3.8   7.4
 #
-# With weights of 42 channels, 1 x 1 -> 1 takes .15 / .91 ms by terms, .85 / 3.4 by the tensor. On a
-# GPU 0..L x 0..L -> 0..2 L of 10,000 rows takes 3.4, 7.1, 12.9, 37.4, 61.1 and 163 us by the tensor
-# at L = 1 to 6 (one H200, TF32), and 2.1 us by the 27 terms of L = 1. Not timed there: more terms
-# since they are summed without atomics, and weights of rows (xla/gpu.md).
+# With weights of 42 channels, 1 x 1 -> 1 takes .15 / .91 ms by terms, .85 / 3.4 by the tensor.
+#
+# On a GPU, microseconds, 0..L x 0..L -> 0..2 L of even sums, TF32 (xla/gpu.md has more):
+#
+#   rows    L = 1      2          3          4          5          6      dense, sparse
+#   1       .86 1.3    1.2 1.1    .99 1.1    1.6 1.1    1.6 1.2    2.0 1.3
+#   128     2.1 1.4    3.2 1.4    3.7 1.5    4.5 2.5    6.4 3.8    8.7 5.8
+#   1000               3.7 2.7    6.1 4.3    9.4 9.8    14 19      23 34
+#   10000   3.4 1.9    6.4 6.5    13 28
+#
+# and L x L -> L of all sums with weights of every row, forward / gradients of x, y and weights:
+#
+#   rows    L = 1                   2                       3
+#   1000    6.1 / 11,  .90 / 2.9    9.3 / 18,  6.1 / 11     14 / 27,   3.6 / 11
+#   20000   9.1 / 18,  1.1 / 4.2    29 / 59,   9.6 / 27     64 / 114,  44 / 159
 dispatcher = Dispatcher(
     "clebsch_gordan_tensor_product",
     (

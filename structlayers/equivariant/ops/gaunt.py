@@ -1,5 +1,6 @@
 """`gaunt_tensor_product`: the product of two signals on the sphere, in their coefficients."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,13 +17,14 @@ from structlayers.equivariant.ops.arguments import (
     check_grid,
     check_lmax,
 )
+from structlayers.equivariant.ops.few_rows import table_pays, terms_pay
 from structlayers.equivariant.ops.narrow import dispatch
 from structlayers.equivariant.ops.weighting import bind_weights
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import lmax_of, pack, product_parity, unpack, widen
 from structlayers.equivariant.tables import count_nonzero
 
-# Entries of the table of all coefficients, up to which it is made.
+# Entries of the table of all coefficients up to which it is made, or its coefficients counted.
 _DENSE_TABLE = 2**24
 
 # Non-zero coefficients up to which the program may list them, and up to which that is the fastest
@@ -53,39 +55,34 @@ _DENSE_TABLE = 2**24
 _SPARSE = 2**18
 _SPARSE_PAYS = 100
 # On a GPU of 1 x 1 -> 2, with 21, nothing but factors and result is in memory: 1.8 us for 10,000
-# rows and 1.5 for 128, by the kernel 3.0 and 2.1 (one H200; xla/gpu.md). More are not timed.
+# rows and 1.5 for 128, by the kernel 3.0 and 2.1 (one H200; xla/gpu.md).
 _SPARSE_PAYS_GPU = 32
 _SMALL_TABLE = 2**13
 _ANTIPODAL_PAYS = 36
 
 # Rows from which the kernel of Hopper GPUs is taken, and up to which T, where it serves the
 # precision. Microseconds on one H200 in TF32, L x L -> 2 L, of the kernel / one table each way by
-# XLA / the table of all coefficients:
+# XLA / by terms:
 #
 #   rows    L = 1        2            3            4            5            6
-#   1       2.2 1.8 0.9  2.2 2.4 1.2  2.8 3.3 1.0  3.2 4.4 1.6  3.6 8.1 1.7  7.0 6.8 2.0
-#   128     2.1 5.4 2.0  2.2 6.2 3.3  3.3 7.4 3.7  4.0 8.4 4.7  5.9 7.3 6.4  9.2 8.0 8.6
-#   10000   3.0 6.0 3.4  5.3 9.6 7.1  6.7 17 13    6.6 22 37    8.4 36 61    10 51 163
+#   1       1.8 1.8 1.3  2.2 2.0 1.1  2.8 3.0 1.1  3.2 4.1 1.1  3.6 6.5 1.2  7.0 4.9 1.3
+#   128     2.0 5.4 1.4  2.2 5.9 1.4  3.3 7.7 1.5  4.0 7.8 2.5  5.9 7.3 3.8  9.2 7.9 5.8
+#   1000                 4.9 5.4 2.7  6.7 7.5 4.3  6.1 8.1 9.8  8.4 11 19    10 15 34
+#   10000   3.0 6.0 1.9  5.1 9.5 6.5  6.4 17 28    6.4 22 84    8.0 34 177   9.9 51 318
 #
 # L x L -> L up to L = 9, T = 27, in a signal filled up from one degree, is 1.3 to 3.1 times as fast
 # by the kernel as by XLA at 10,000 rows; from 640,000 on it is 4 to 12 times, L = 2 to 8, in every
 # word (pallas_gpu/kernels.md). Not timed: degrees unequal in another way; 3xTF32 and bfloat16 at
 # fewer rows, taken from 10,000 on up to T = 24 because 3xTF32 took the kernel at most 3.4 times as
-# long as TF32, and XLA at least 1.2 times; gradients at fewer than 640,000 rows, for which this is
-# not asked again; float32 signals in bf16, left to XLA.
-_KERNEL_FROM_ROWS = ((20, 128), (27, 10_000))
+# long as TF32, and XLA at least 1.2 times; float32 signals in bf16, left to XLA.
+_KERNEL_FROM_ROWS = ((20, 128), (24, 1000), (27, 10_000))
 _KERNEL_FROM_ROWS_IN_OTHER_WORDS = ((24, 10_000),)
 
-# On a GPU the table of all coefficients is taken where it has at most so many entries (L = 9: 3.6
-# million, 3.2 us by it and 10.0 by grids at one row; L = 10: 6.5 million, 9.7 and 8.8), and so many
-# times the rows: at 20 million products it was 1.1 to 1.4 times as fast as grids (L = 5, 128 rows;
-# L = 2, 10,000 rows), at 52 million slower (L = 6, 128 rows). Below 128 rows it stands before the
-# kernel. Timed in TF32 as the product by coupling tensors (xla/gpu.md has the differences); taken
-# in true float32 by what it saves in launches and bytes, not timed.
-# Under `jax.vmap` rows are those of one call, so where there is no leading axis it is not taken.
-_DENSE_PAYS = 2**22
-_DENSE_PRODUCTS_PAY = 2**24
-_DENSE_BEFORE_KERNEL = 128
+# Terms times rows up to which a GPU sums terms, where the kernel could serve and elsewhere; by the
+# figures above and those of gradients, which are alike (xla/gpu.md has both).
+# Under `jax.vmap` rows are those of one call, so without a leading axis they are not taken.
+_TERMS_PAY = 2**20
+_TERMS_PAY_WITHOUT_KERNEL = 1_600_000
 
 # pallas_tpu/kernels.md has the figures.
 TPU_KERNEL = ("pallas_tpu", "by compiled estimates faster than the grid in device memory")
@@ -130,9 +127,9 @@ def _check_dense(x: Any, y: Any, *, lmax: int, **static: Any) -> None:
 
 def _check_sparse(x: Any, y: Any, *, lmax: int, **static: Any) -> None:
     del static
-    degrees = lmax_of("x", x), lmax_of("y", y), lmax
     # larger tables have more coefficients, and are not made only to count them
-    if _entries(x, y, lmax) > _DENSE_TABLE or count_nonzero(*degrees) > _SPARSE:
+    if _entries(x, y, lmax) > _DENSE_TABLE or _count(x, y, lmax) > _SPARSE:
+        degrees = lmax_of("x", x), lmax_of("y", y), lmax
         raise NotImplementedError(f"degrees {degrees} have more than {_SPARSE} coefficients")
 
 
@@ -170,30 +167,39 @@ def _antipodal(x: Any, y: Any, lmax: int) -> tuple[tuple[str, str], ...]:
 
 def _few_terms(x: Any, y: Any, lmax: int, most: int) -> tuple[tuple[str, str], ...]:
     # larger tables have more coefficients, and are not made only to count them
-    if _entries(x, y, lmax) > _SMALL_TABLE:
-        return ()
-    if count_nonzero(lmax_of("x", x), lmax_of("y", y), lmax) > most:
+    if _entries(x, y, lmax) > _SMALL_TABLE or _count(x, y, lmax) > most:
         return ()
     return (("sparse", f"at most {most} coefficients: faster than any grid"),)
+
+
+def _count(x: Any, y: Any, lmax: int) -> int:
+    return count_nonzero(lmax_of("x", x), lmax_of("y", y), lmax)
 
 
 def _prefer_on_gpu(x: Any, y: Any, lmax: int, precision: Any) -> tuple[tuple[str, str], ...]:
     lead = jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1])
     rows, total = math.prod(lead), lmax_of("x", x) + lmax_of("y", y) + lmax
-    entries = _entries(x, y, lmax)
-    table: tuple[tuple[str, str], ...] = ()
-    if lead and entries <= _DENSE_PAYS and rows * entries <= _DENSE_PRODUCTS_PAY:
-        table = (("clebsch_gordan", f"one table for {rows} rows: fewer launches and bytes"),)
-    preferred = _few_terms(x, y, lmax, _SPARSE_PAYS_GPU)
     limits = _KERNEL_FROM_ROWS if precision == "tf32" else _KERNEL_FROM_ROWS_IN_OTHER_WORDS
     enough = next((least for most, least in limits if total <= most), None)
     fits = precision != "bf16" or x.dtype == jnp.bfloat16
+    kernel: tuple[tuple[str, str], ...] = ()
     if fits and enough is not None and rows >= enough:
-        preferred += (("pallas_gpu", f"one kernel, faster from {enough} rows on"),)
-    preferred = preferred + table if rows >= _DENSE_BEFORE_KERNEL else table + preferred
+        kernel = (("pallas_gpu", f"one kernel, faster from {enough} rows on"),)
     # halved products pay where they bound, not bytes: in true float32
-    halved = precision == jax.lax.Precision.HIGHEST
-    return preferred + (_antipodal(x, y, lmax) if halved else ())
+    halved = _antipodal(x, y, lmax) if precision == jax.lax.Precision.HIGHEST else ()
+    most = _TERMS_PAY if kernel else _TERMS_PAY_WITHOUT_KERNEL
+    few = _few_rows(x, y, lmax, most) if lead else ()
+    return (*few, *_few_terms(x, y, lmax, _SPARSE_PAYS_GPU), *kernel, *halved)
+
+
+def _few_rows(x: Any, y: Any, lmax: int, most: int) -> tuple[tuple[str, str], ...]:
+    rows = math.prod(jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1]))
+    sizes = (x.shape[-1], y.shape[-1], (lmax + 1) ** 2)
+    if table_pays(rows, sizes):
+        return (("clebsch_gordan", "one row: its table is one loop"),)
+    if not terms_pay(rows, sizes, functools.partial(_count, x, y, lmax), most):
+        return ()
+    return (("sparse", f"at most {most} terms in all rows: one launch"),)
 
 
 # Every implementation is called with coefficients x and y of one rank and one dtype, float32 or

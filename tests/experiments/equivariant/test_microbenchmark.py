@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.bench.inputs import make_arrays
+from experiments.bench.programs import program_digest
 from experiments.config_files import CONFIGS, load
 from experiments.equivariant.expressivity import PRODUCTS, closed_form
 from experiments.equivariant.microbenchmark.experiment import numbers
@@ -110,8 +111,10 @@ def test_what_cannot_serve_is_left_out_with_its_reason():
 @pytest.mark.parametrize(
     ("make", "chosen"),
     [
-        (lambda: CASES["convolution"](2, "tf32"), "clebsch_gordan"),
+        (lambda: CASES["convolution"](2, "tf32"), "sparse"),
+        (lambda: CASES["convolution"](3, "tf32"), "clebsch_gordan"),
         (lambda: CASES["feature"](1, "tf32"), "sparse"),
+        (lambda: CASES["feature"](7, "tf32"), "xla"),
         (lambda: CASES["many_body"](2, "tf32"), "pallas_gpu"),
         (lambda: freedom_case("mimo", 1, 10_000, NAMES, "tf32"), "sparse"),
         (lambda: freedom_case("mimo", 2, 10_000, NAMES, "tf32"), "pallas_gpu"),
@@ -173,6 +176,33 @@ def test_numbers():
     assert found["dense/us_per_dof"] == pytest.approx(8 / 6)
     assert "vector/us_per_dof" not in found
     assert "pallas_gpu/us" not in found
+
+
+def test_a_baseline_of_the_same_program_ties():
+    rows = [
+        row("sparse", 4e-6, chosen=True, program="a"),
+        row("clebsch_gordan_sparse", 3.9e-6, kind="rival", baseline=True, program="a"),
+        row("clebsch_gordan_dense", 5e-6, kind="rival", baseline=True, program="b"),
+    ]
+    found = numbers(rows)
+    assert found["speedup"] == 1
+    assert found["clebsch_gordan_sparse/us"] == pytest.approx(3.9)  # as measured
+    rows[2] |= {"seconds_median": 2e-6}
+    assert numbers(rows)["speedup"] == pytest.approx(0.5)
+    rows[0] |= {"program": None}
+    rows[1] |= {"program": None}
+    assert numbers(rows[:2])["speedup"] == pytest.approx(3.9 / 4)
+
+
+@pytest.mark.parametrize("degree", [2, 4])
+def test_products_by_terms_are_one_program(degree):
+    """As a Gaunt and as a Clebsch-Gordan product."""
+    job = CASES["convolution"](degree, "tf32").prepare()
+    shapes = job.spec.arrays
+    (rival,) = (rival for rival in job.rivals if rival.name == "clebsch_gordan_sparse")
+    both = (job.operation.bind(job.spec, "sparse"), rival.make(job.spec).run)
+    own, other = (program_digest(jax.jit(run).lower(*shapes).compile()) for run in both)
+    assert own == other
 
 
 def test_a_baseline_that_fails_is_not_beaten():
