@@ -66,6 +66,18 @@ def of_definition(fields: Fields, tokens: np.ndarray, dtype: str, seed: int) -> 
 
 PEERS = {"fla": of_fla, "definition": of_definition}
 
+NUMBERS = (
+    "max_abs",
+    "ratio",
+    "logits_rms",
+    "own_max_error",
+    "own_error",
+    "peer_max_error",
+    "peer_error",
+)
+"""Largest difference of two logits, relative RMS difference, RMS of the peer's; and the first two
+of each beside the definition in float64, of the same weights."""
+
 
 @dataclass(frozen=True)
 class LogitsPhase:
@@ -95,10 +107,10 @@ class LogitsPhase:
 
     def init(self) -> dict[str, Any]:
         """Nothing is known yet."""
-        return {"max_abs": np.zeros(()), "ratio": np.zeros(()), "logits_rms": np.zeros(())}
+        return {name: np.zeros(()) for name in NUMBERS}
 
     def advance(self, state: Any, step: int, num: int) -> tuple[Any, dict[str, float]]:
-        """Both models on the same tokens."""
+        """Both models on the same tokens, and each beside the definition in float64."""
         del state, step, num
         fields = dict(self.sizes + self.model.fields)
         rng = np.random.default_rng(self.seed)
@@ -108,15 +120,20 @@ class LogitsPhase:
         with jax.default_matmul_precision("highest"):
             logits = model_from_fla(tensors, config)(jnp.asarray(tokens, jnp.int32))
         found = np.asarray(logits, np.float32)
+        exact = fla_definition.logits(tensors, fields, tokens) if self.peer == "fla" else wanted
         numbers = {
             "max_abs": float(np.abs(found - wanted).max()),
             "ratio": error_ratio(found, wanted),
             "logits_rms": float(np.sqrt(np.mean(np.square(wanted)))),
+            "own_max_error": float(np.abs(found - exact).max()),
+            "own_error": error_ratio(found, exact),
+            "peer_max_error": float(np.abs(wanted - exact).max()),
+            "peer_error": error_ratio(wanted, exact),
         }
         return {key: np.asarray(value) for key, value in numbers.items()}, numbers
 
     def finish(self, state: Any) -> dict[str, float]:
-        """Largest difference, relative RMS difference, RMS of the peer's logits."""
+        """`NUMBERS`."""
         return {key: float(value) for key, value in state.items()}
 
 

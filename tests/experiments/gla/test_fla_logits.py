@@ -24,6 +24,8 @@ def test_converted_model_has_the_logits_of_the_definition(model):
     _, numbers = phase.advance(phase.init(), 0, 1)
     assert numbers["logits_rms"] > 0.1
     assert numbers["max_abs"] <= 1e-4
+    # the peer is the definition itself
+    assert (numbers["peer_error"], numbers["own_error"]) == (0, numbers["ratio"])
 
 
 def test_definition_is_of_these_weights():
