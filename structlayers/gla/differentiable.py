@@ -1,7 +1,7 @@
 """What kernels of gated linear attention need to be differentiable, to any order in reverse mode.
 
-Residuals are the inputs and the states that a kernel keeps. The derivative of the backward pass is
-that of the same gradients by XLA.
+Residuals are the inputs and what a kernel keeps beside them, such as states. The derivative of the
+backward pass is that of the same gradients by XLA.
 
 Ranks that share a sequence exchange states between two of a kernel's launches: what its segments do
 to the state before them, which is asked for first, and outputs given that state. Going back it is

@@ -199,8 +199,10 @@ def gated_linear_attention(
     Returns:
         o `(*B, T, H, V)` in the dtype of q; with `output_final_state` the pair of o and the final
         states, float32 (float64), of the shape of `initial_state`. Reverse-mode derivatives of any
-        order; forward mode where products are not bfloat16. For those, nothing is kept but the
-        arguments.
+        order; forward mode where products are not bfloat16. For derivatives the arguments are kept,
+        by kernels for TPUs also some states, and by those for Hopper the states before chunks of 64
+        tokens and what the recurrence reads of chunks, in all `K V / 32 + 4 K + K / 16 + 128` bytes
+        a token and query head.
 
     Raises:
         TypeError: a dtype that does not fit.

@@ -1,6 +1,6 @@
 """Gated linear attention by the kernels, differentiable to any order in reverse mode.
 
-The states before every chunk are kept in bfloat16 for gradients.
+For gradients the states before every chunk are kept, in bfloat16, and the images of chunks.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ from structlayers.gla.differentiable import Args, Kernels, attend, filled
 from structlayers.gla.gates import with_resets
 from structlayers.gla.packing import Packing
 from structlayers.gla.pallas_gpu import calls
+from structlayers.gla.pallas_gpu.calls import Kept
 from structlayers.gla.pallas_gpu.segments import Segments
 from structlayers.gla.pallas_gpu.support import padded_sizes
 from structlayers.gla.sequence_axis import SequenceAxis
@@ -119,23 +120,23 @@ class _Kernels(Kernels):
 
     @override
     def values(self, args: Args, known: Segments | None) -> tuple[jax.Array, jax.Array]:
-        final, out = self._forward(args, known, keeps=False)
+        final, out, _ = self._forward(args, known, keeps=False)
         return out, final
 
     @override
     def values_and_states(
         self, args: Args, known: Segments | None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, jax.Array, Kept]:
         final, out, kept = self._forward(args, known, keeps=True)
         return out, final, kept
 
-    def _forward(self, args: Args, known: Segments | None, *, keeps: bool) -> list[jax.Array]:
+    def _forward(self, args: Args, known: Segments | None, *, keeps: bool) -> Any:
         q, k, v, gate, _, state = args
         lead = q.shape[:-3]
         arrays = (q, k, v, gate, state if self.starts else None, known)
         flat = jax.tree.map(lambda x: _flat(x, len(lead)), arrays)
         results = _batchable("forward", scale=self.scale, keeps=keeps)(*flat)
-        return [x.reshape(*lead, *x.shape[1:]) for x in results]
+        return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), results)
 
     @override
     def gradients(self, args: Args, kept: Any, cotangents: Any) -> Args:
@@ -145,8 +146,8 @@ class _Kernels(Kernels):
         if self.ranks is not None:
             dout, dfinal = filled(args, cotangents)
             kept, all_decays = kept
-            run = _batchable("summarize", scale=self.scale, transposed=True)
-            known = run(*(_flat(x, lead) for x in (q, k, dout, gate)))
+            run = _batchable("summarize", scale=self.scale)
+            known = run(*(_flat(x, lead) for x in (q, k, dout, gate, kept.images)))
             own, _ = known.run(_flat(_first_heads(dfinal, heads), lead), reverse=True)
             own = own.reshape(*dfinal.shape[:-3], heads, *dfinal.shape[-2:])
             own = _sum_shared(own, groups, -3).reshape(dfinal.shape)

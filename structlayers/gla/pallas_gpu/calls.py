@@ -1,7 +1,7 @@
 """The kernels on arrays `(B, T, heads, size)`."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,18 @@ import jax.numpy as jnp
 from structlayers.gla.pallas_gpu import gradient, gradient_layout, prepare, recurrent
 from structlayers.gla.pallas_gpu.layout import VALUE_TILE, Sizes
 from structlayers.gla.pallas_gpu.segments import Segments, decays_of, segment_count
+
+
+class Kept(NamedTuple):
+    """What `forward` keeps for `backward`; both lead with B.
+
+    Attributes:
+        states: bfloat16, the states before every chunk.
+        images: int32 `(B, N, words)`, what `prepare` makes of chunks.
+    """
+
+    states: jax.Array
+    images: jax.Array
 
 
 def forward(
@@ -21,8 +33,8 @@ def forward(
     *,
     scale: float,
     keeps: bool,
-) -> list[jax.Array]:
-    """Final states, outputs, and if kept the states before every chunk, which lead with B.
+) -> tuple[jax.Array, jax.Array, Kept | None]:
+    """Final states, outputs, and if kept what `backward` wants.
 
     Args:
         q: `(B, T, H, K)`.
@@ -32,7 +44,7 @@ def forward(
         state: float32 `(B, G, K, V)`, or None for zeros.
         known: from `summarize` of the same, or None.
         scale: of queries.
-        keeps: whether states are kept.
+        keeps: whether gradients follow.
     """
     count = _segment_count(q, v) if known is None else known.added.shape[1]
     sizes = _sizes(q, k, v, scale, count)
@@ -41,12 +53,13 @@ def forward(
         known = summarize(q, k, v, gate, scale=scale, segments=count)
     q, k, v, gate = (_split(x, sizes) for x in (q, k, v, gate))
     if known is None:
-        image = _images(q, k, gate, sizes, from_end=True)
+        image = _images(q, k, gate, sizes)
     else:
         image, state = _flat(known.images), _flat(known.run(state)[1])
-    final, out, *kept = _recur(image, v, state, sizes, keeps=keeps)
+    final, out, *states = _recur(image, v, state, sizes, keeps=keeps)
     final = final.reshape(batch, count, *final.shape[1:])[:, -1]
-    return [final, out.reshape(shape), *(x.reshape(batch, -1, *x.shape[1:]) for x in kept)]
+    kept = Kept(*(x.reshape(batch, -1, *x.shape[1:]) for x in (*states, image))) if keeps else None
+    return final, out.reshape(shape), kept
 
 
 def backward(
@@ -54,7 +67,7 @@ def backward(
     k: jax.Array,
     v: jax.Array,
     gate: jax.Array,
-    kept: jax.Array,
+    kept: Kept,
     dout: jax.Array,
     dfinal: jax.Array | None,
     known: Segments | None,
@@ -71,19 +84,18 @@ def backward(
         kept: from `forward`.
         dout: `(B, T, H, V)`.
         dfinal: float32 `(B, H, K, V)`, of the final state as each query head has it; None is zero.
-        known: from `summarize` of q, k, dout and gates, transposed, or None.
+        known: from `summarize` of q, k, dout, gates and these images, or None.
         scale: of queries.
     """
-    count = kept.shape[1]
+    count = kept.states.shape[1]
     sizes = _sizes(q, k, v, scale, count)
-    shape, values = q.shape, dout.shape
+    shape, values, ends = q.shape, dout.shape, dfinal
     if known is None and count > 1:
-        known = summarize(q, k, dout, gate, scale=scale, transposed=True, segments=count)
+        known = summarize(q, k, dout, gate, kept.images, scale=scale, segments=count)
+    if known is not None:
+        ends = _flat(known.run(dfinal, reverse=True)[1])
     q, k, v, gate, dout = (_split(x, sizes) for x in (q, k, v, gate, dout))
-    if known is None:
-        image, ends = _images(q, k, gate, sizes, from_end=False), dfinal
-    else:
-        image, ends = _flat(known.images), _flat(known.run(dfinal, reverse=True)[1])
+    image = _flat(kept.images)
     dstate, dv, pulled = _recur(image, dout, ends, sizes, transposed=True, keeps=True)
     plan = gradient_layout.Plan(sizes.in_parts())
     outputs = (
@@ -93,7 +105,7 @@ def backward(
     )
     dq, dk, dgate = _launch(
         gradient.program(plan),
-        (q, k, gate, v, dout, kept.reshape(pulled.shape), pulled),
+        (q, k, gate, v, dout, kept.states.reshape(pulled.shape), pulled),
         outputs,
         blocks=plan.blocks,
         threads=plan.threads,
@@ -110,9 +122,9 @@ def summarize(
     k: jax.Array,
     v: jax.Array,
     gate: jax.Array,
+    images: jax.Array | None = None,
     *,
     scale: float,
-    transposed: bool = False,
     segments: int | None = None,
 ) -> Segments:
     """What `forward` or `backward` wants to know of segments, be it one.
@@ -120,16 +132,17 @@ def summarize(
     Args:
         q: `(B, T, H, K)`.
         k: `(B, T, G, K)`.
-        v: `(B, T, G, V)`, or if transposed the cotangents of outputs `(B, T, H, V)`.
+        v: `(B, T, G, V)`, or for `backward` the cotangents of outputs `(B, T, H, V)`.
         gate: float32 `(B, T, G, K)`.
+        images: for `backward` those that `forward` kept, of as many segments; else None.
         scale: of queries.
-        transposed: whether it is for `backward`.
         segments: how many a sequence has; None for as many as there are blocks of threads for.
     """
     count = segments or _segment_count(q, v, twice=True)
     sizes = _sizes(q, k, v, scale, count)
     q, k, v, gate = (_split(x, sizes) for x in (q, k, v, gate))
-    image = _images(q, k, gate, sizes, from_end=not transposed)
+    transposed = images is not None
+    image = _images(q, k, gate, sizes) if images is None else _flat(images)
     (added,) = _recur(image, v, None, sizes, transposed=transposed, reads=False)
     decays = decays_of(image, sizes, transposed=transposed)[..., None]
     batch = sizes.batch // count
@@ -158,13 +171,11 @@ def _flat(x: jax.Array) -> jax.Array:
     return x.reshape(-1, *x.shape[2:])
 
 
-def _images(
-    q: jax.Array, k: jax.Array, gate: jax.Array, sizes: Sizes, *, from_end: bool
-) -> jax.Array:
+def _images(q: jax.Array, k: jax.Array, gate: jax.Array, sizes: Sizes) -> jax.Array:
     """What `prepare` makes of all chunks."""
     count = sizes.sequences * sizes.chunks
     (image,) = _launch(
-        prepare.program(sizes, from_end=from_end),
+        prepare.program(sizes),
         (q, k, gate),
         (jax.ShapeDtypeStruct((count, sizes.image_bytes // 4), jnp.int32),),
         blocks=prepare.blocks(sizes),

@@ -61,15 +61,7 @@ def shared_bytes(sizes: Sizes) -> int:
 class Program(Chunk):
     """The block's program, for the chunk of a team."""
 
-    def __init__(
-        self,
-        sizes: Sizes,
-        machine: Machine,
-        inputs: Sequence[Any],
-        image: Any,
-        *,
-        from_end: bool,
-    ):
+    def __init__(self, sizes: Sizes, machine: Machine, inputs: Sequence[Any], image: Any):
         super().__init__(sizes, machine, inputs, team_bytes=team_bytes(sizes))
         self.image = image
         self.rows_at = self.panel * (CHUNK * 128) + self.part * (ROWS * 128)
@@ -77,8 +69,9 @@ class Program(Chunk):
         warps = self.threads // 32
         self.rounds = [_BLOCKS[i : i + warps] for i in range(0, len(_BLOCKS), warps)]
         count, index = sizes.sequences * sizes.chunks, machine.cluster() * teams(sizes) + self.team
-        # the last block may have more teams than chunks
-        self.locate(index.minimum(count - 1), from_end=from_end)
+        # the last block may have more teams than chunks; first chunks come last, as the recurrence
+        # starts with them
+        self.locate(index.minimum(count - 1), from_end=True)
 
     def run(self) -> None:
         """The chunk."""
@@ -188,15 +181,10 @@ class Program(Chunk):
             m.store_global(self.image, self.block, sizes.image_bytes, offset, words)
 
 
-def program(sizes: Sizes, *, from_end: bool) -> Any:
-    """The program for `launch` or `simulate`: (q, k, log gate) to images.
-
-    Args:
-        sizes: of the call.
-        from_end: whether the last chunks come first; the recurrence should start with the others.
-    """
+def program(sizes: Sizes) -> Any:
+    """The program for `launch` or `simulate`: (q, k, log gate) to images."""
 
     def run(machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        Program(sizes, machine, inputs, outputs[0], from_end=from_end).run()
+        Program(sizes, machine, inputs, outputs[0]).run()
 
     return run
