@@ -63,6 +63,24 @@ def test_values_and_gradients(case, rng):
 
 
 @pytest.mark.parametrize(
+    ("time", "heads", "key", "value"),
+    [
+        (256, 1, 128, 128),
+        (320, 1, 128, 64),  # a last chunk without a neighbour
+        (130, 2, 128, 320),  # and a part of one
+        (100, 2, 256, 192),
+        (192, 1, 256, 64),
+    ],
+)
+@pytest.mark.usefixtures("simulated")
+def test_states_are_made_again_for_every_second_chunk(time, heads, key, value, rng):
+    """With gates after which what came before still counts."""
+    assert Sizes(1, time, heads, 1, key, value, 1.0).paired
+    arrays = arguments(rng, 1, time, heads, 1, key, value, "start")
+    assert_gradients_match(kernel(), reference(), arrays, GRADIENTS, value_bound=VALUES)
+
+
+@pytest.mark.parametrize(
     ("case", "kind"),
     [
         ("a part of a chunk, shared keys", "mixed"),
@@ -140,8 +158,8 @@ def test_keys_of_256_channels_in_segments_have_gradients(rng, monkeypatch):
     monkeypatch.setattr(segments, "_SEGMENT_CHUNKS", 1)
     monkeypatch.setattr(segments, "_LEAST_SEGMENTS", 2)
     monkeypatch.setattr(segments, "MULTIPROCESSORS", 2)
-    arrays = arguments(rng, 1, 128, 1, 1, 256, 64)
-    assert segments.segment_count(1, 128, 1, 64) == 2
+    arrays = arguments(rng, 1, 256, 1, 1, 256, 64)
+    assert segments.segment_count(1, 256, 1, 64) == 2
     assert_gradients_match(kernel(), reference(), arrays, GRADIENTS, value_bound=VALUES)
 
 
@@ -159,13 +177,16 @@ def test_keys_of_256_channels_without_gradients(split, rng, monkeypatch):
         assert error_ratio(found, wanted) <= VALUES
 
 
-@pytest.mark.parametrize(("former", "latter"), [("start", "strong"), ("spiky", "mixed")])
+@pytest.mark.parametrize(
+    ("former", "latter", "time", "key"),
+    [("start", "strong", 100, 64), ("spiky", "mixed", 100, 64), ("start", "mixed", 140, 128)],
+)
 @pytest.mark.usefixtures("simulated")
-def test_prefixes_are_equal_bit_by_bit(former, latter, rng):
+def test_prefixes_are_equal_bit_by_bit(former, latter, time, key, rng):
     """Outputs, and gradients of a loss on a prefix, whatever follows it; and in a second run."""
-    time, cut = 100, 70
+    cut = 70
     first, other = (
-        inputs(rng, (1,), time, 1, 1, 64, 64, kind, "bfloat16") for kind in (former, latter)
+        inputs(rng, (1,), time, 1, 1, key, 64, kind, "bfloat16") for kind in (former, latter)
     )
     after = np.arange(time)[None, :, None, None] >= cut
     second = tuple(np.where(after, b, a) for a, b in zip(first, other, strict=True))
@@ -215,9 +236,11 @@ def test_second_derivatives_are_those_of_xla(rng):
     assert error_ratio(second(gate, "pallas_gpu"), second(gate, "xla")) <= 1e-2
 
 
+@pytest.mark.parametrize(("key", "states"), [(64, 3), (128, 2)])
 @pytest.mark.usefixtures("simulated")
-def test_residuals_are_the_arguments_states_and_images(rng):
-    q, k, v, gate, start = arguments(rng, 1, 100, 1, 1, 64, 128)
+def test_residuals_are_the_arguments_states_and_images(key, states, rng):
+    """Of three chunks; at larger K states before every second one."""
+    q, k, v, gate, start = arguments(rng, 1, 150, 1, 1, key, 128)
 
     def run(q, k, v, gate, start):
         options = {"scale": 1.0, "chunk_size": 64, "precision": jax.lax.Precision.HIGHEST}
@@ -225,9 +248,9 @@ def test_residuals_are_the_arguments_states_and_images(rng):
 
     _, pull = jax.vjp(run, *map(jnp.asarray, (q, k, v, gate, start)))
     kept = sorted(x.nbytes for x in jax.tree.leaves(pull) if np.size(x) > 1)
-    states = 2 * 64 * 128 * 2  # two chunks, in bfloat16
-    images = 2 * (2 * 64 * 64 * 2 + 64 * 64 * 2 + 4 * 64)  # queries, keys, scores, decays
-    assert kept == sorted([*(x.nbytes for x in (q, k, v, gate, start)), states, images])
+    images = 3 * (2 * 64 * key * 2 + 64 * 64 * 2 + 4 * key)  # queries, keys, scores, decays
+    wanted = [*(x.nbytes for x in (q, k, v, gate, start)), states * key * 128 * 2, images]
+    assert kept == sorted(wanted)
 
 
 @pytest.mark.parametrize("key", [64, 128, 256])
@@ -273,7 +296,7 @@ def test_no_zeros_are_read_for_final_states_that_nothing_reads(reads_final):
         traced = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3))).trace(rows, rows, rows, gate)
         text = traced.lower(lowering_platforms=("cuda",)).as_text()
     operands = re.findall(r"custom_call @mosaic_gpu\w*\((.*?)\)", text)
-    assert sorted(x.count("%") for x in operands) == [2, 2 + reads_final, 3, 7]
+    assert sorted(x.count("%") for x in operands) == [2, 2 + reads_final, 3, 8]
 
 
 @pytest.mark.usefixtures("simulated")
@@ -367,6 +390,7 @@ def test_the_choice_on_gpu(monkeypatch):
         (64, 2, 1, 128, 128),
         (1000, 4, 2, 128, 256),
         (2048, 2, 2, 128, 256),
+        (150, 2, 1, 128, 128),
         (200, 1, 1, 256, 512),
     ],
 )

@@ -38,6 +38,45 @@ def test_finds_a_missing_barrier():
         run(swap(synchronize=False))
 
 
+@pytest.mark.parametrize("other", [32, 64])
+def test_barriers_of_teams_order_no_others(other):
+    """A warp writes what another one has read, of its own team of two warps or of the other."""
+
+    def program(m, inputs, outputs):
+        with m.when(m.thread() < 32):
+            m.store_shared(m.thread() * 4, [m.thread().value.astype(np.uint32)])
+        m.synchronize()
+        with m.when((m.thread() >= other) & (m.thread() < other + 32)):
+            m.load_shared((m.thread() & 31) * 4, 1)
+        m.synchronize_team(m.warp() >> 1, 64)
+        with m.when(m.thread() < 32):
+            m.store_shared(m.thread() * 4, [m.thread().value.astype(np.uint32)])
+
+    if other == 32:
+        run(program, outputs=(), threads=128)
+        return
+    with pytest.raises(RaceError, match="byte 0 of"):
+        run(program, outputs=(), threads=128)
+
+
+def test_a_barrier_of_a_team_hands_on_what_came_before():
+    """Warp 3 learns of warp 0 by way of warp 1."""
+
+    def program(m, inputs, outputs):
+        with m.when(m.thread() < 32):
+            m.store_shared(m.thread() * 4, [m.thread().value.astype(np.uint32)])
+        m.synchronize_team(m.warp() >> 1, 64)
+        with m.when(m.thread() >= 96), pytest.raises(RaceError):
+            m.load_shared((m.thread() & 31) * 4, 1)
+        m.synchronize()
+        with m.when(m.thread() >= 96):
+            (words,) = m.load_shared((m.thread() & 31) * 4, 1)
+            m.store_global(outputs[0], m.constant(0), 0, (m.thread() & 31) * 4, [words])
+
+    (found,) = run(program, threads=128)
+    assert np.array_equal(found[:32], np.arange(32))
+
+
 def test_finds_reads_of_what_was_never_written():
     def program(m, inputs, outputs):
         m.load_shared(m.thread() * 4, 1)

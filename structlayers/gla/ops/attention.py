@@ -201,8 +201,8 @@ def gated_linear_attention(
         states, float32 (float64), of the shape of `initial_state`. Reverse-mode derivatives of any
         order; forward mode where products are not bfloat16. For derivatives the arguments are kept,
         by kernels for TPUs also some states, and by those for Hopper the states before chunks of 64
-        tokens and what the recurrence reads of chunks, in all `K V / 32 + 4 K + K / 16 + 128` bytes
-        a token and query head.
+        tokens, or with K > 64 before every second one, and what the recurrence reads of chunks: a
+        token and query head `K V / 32` bytes, or `K V / 64`, and `4 K + K / 16 + 128`.
 
     Raises:
         TypeError: a dtype that does not fit.

@@ -1,6 +1,6 @@
 """Gated linear attention by the kernels, differentiable to any order in reverse mode.
 
-For gradients the states before every chunk are kept, in bfloat16, and the images of chunks.
+For gradients the states before chunks are kept, in bfloat16, and the images of chunks.
 """
 
 import dataclasses

@@ -15,7 +15,7 @@ class Kept(NamedTuple):
     """What `forward` keeps for `backward`; both lead with B.
 
     Attributes:
-        states: bfloat16, the states before every chunk.
+        states: bfloat16, the states before every chunk, or every second one (`Sizes.paired`).
         images: int32 `(B, N, words)`, what `prepare` makes of chunks.
     """
 
@@ -97,6 +97,7 @@ def backward(
     q, k, v, gate, dout = (_split(x, sizes) for x in (q, k, v, gate, dout))
     image = _flat(kept.images)
     dstate, dv, pulled = _recur(image, dout, ends, sizes, transposed=True, keeps=True)
+    of_neighbours = (image,) if sizes.paired else ()
     plan = gradient_layout.Plan(sizes.in_parts())
     outputs = (
         jax.ShapeDtypeStruct(q.shape, q.dtype),
@@ -105,7 +106,7 @@ def backward(
     )
     dq, dk, dgate = _launch(
         gradient.program(plan),
-        (q, k, gate, v, dout, kept.states.reshape(pulled.shape), pulled),
+        (q, k, gate, v, dout, kept.states.reshape(pulled.shape), pulled, *of_neighbours),
         outputs,
         blocks=plan.blocks,
         threads=plan.threads,
@@ -196,7 +197,7 @@ def _recur(
     keeps: bool = False,
     reads: bool = True,
 ) -> list[jax.Array]:
-    """Final states, outputs if read, and states before every chunk if kept."""
+    """Final states, outputs if read, and states before chunks if kept."""
     plan = recurrent.make_plan(sizes, transposed=transposed, keeps=keeps, reads=reads)
     heads = sizes.heads if transposed else sizes.groups
     outputs = [jax.ShapeDtypeStruct((sizes.batch, heads, sizes.key, sizes.value), jnp.float32)]
@@ -206,7 +207,7 @@ def _recur(
     if keeps:
         parts = sizes.in_parts()
         words = VALUE_TILE * parts.key
-        shape = (sizes.batch, parts.heads, sizes.chunks, plan.tiles, words)
+        shape = (sizes.batch, parts.heads, sizes.kept, plan.tiles, words)
         outputs.append(jax.ShapeDtypeStruct(shape, jnp.bfloat16))
     return _launch(
         recurrent.program(plan),

@@ -88,10 +88,16 @@ class Chunk:
         """Goes to a chunk: heads side by side, then time, from the end or the start."""
         sizes = self.sizes
         # what runs next begins where this ends, and finds it in the L2
-        sequence, self.chunk = index.modulo(sizes.sequences), index.divide(sizes.sequences)
-        if from_end:
-            self.chunk = self.chunk * -1 + (sizes.chunks - 1)
-        self.block = sequence * sizes.chunks + self.chunk
+        chunk = index.divide(sizes.sequences)
+        self.go_to(
+            index.modulo(sizes.sequences), chunk * -1 + (sizes.chunks - 1) if from_end else chunk
+        )
+
+    def go_to(self, sequence: Int, chunk: Int) -> None:
+        """Goes to a chunk of a query head."""
+        sizes = self.sizes
+        self.sequence, self.chunk = sequence, chunk
+        self.block = sequence * sizes.chunks + chunk
         self.head = sequence.modulo(sizes.heads)
         self.first = sequence.divide(sizes.heads) * sizes.time
         self.group = sizes.group_of(self.head)
@@ -123,9 +129,14 @@ class Chunk:
 
     # device memory ---------------------------------------------------------------------------
 
-    def place(self, row: IntLike) -> tuple[Int, Int]:
-        """The token of a row of the chunk, the last one past the end; and whether it exists."""
-        place = self.chunk * CHUNK + row
+    def place(self, row: IntLike, chunk: Int | None = None) -> tuple[Int, Int]:
+        """The token of a row of the chunk, the last one past the end; and whether it exists.
+
+        Args:
+            row: of 64.
+            chunk: of the same sequence, or None for the one it is at.
+        """
+        place = (self.chunk if chunk is None else chunk) * CHUNK + row
         inside = place < self.sizes.time
         if self.sizes.ragged:
             place = place.minimum(self.sizes.time - 1)
@@ -412,11 +423,20 @@ class Chunk:
             for index, (value, other) in enumerate(zip(values, others, strict=True))
         ]
 
-    def store_block(self, start: IntLike, row: Int, column: Int, found: Sequence[Any]) -> None:
-        """A 16 x 16 result as bfloat16 into a tile of 64 x 64."""
+    def store_block(
+        self,
+        start: IntLike,
+        row: Int,
+        column: Int,
+        found: Sequence[Any],
+        *,
+        transpose: bool = False,
+    ) -> None:
+        """A 16 x 16 result, or its transpose, as bfloat16 into a tile of 64 x 64."""
         m = self.machine
         words = [m.pack(found[i], found[i + 1]) for i in range(0, 8, 2)]
-        m.store_matrices(self.block_place(start, row, column), words, transpose=False)
+        place = self.block_place(start, row, column, rows_first=not transpose)
+        m.store_matrices(place, words, transpose=transpose)
 
     def block_place(
         self, start: IntLike, row: IntLike, column: IntLike, *, rows_first: bool = True

@@ -1,7 +1,8 @@
 """Gradients of queries, keys and gates of a chunk, for all chunks at once.
 
 A block of threads takes one chunk of one query head, with the states before it, S, and the
-gradients of the states after it, dS', in bfloat16, from the recurrences in both directions:
+gradients of the states after it, dS', in bfloat16, from the recurrences in both directions, one
+of them perhaps made again (`gradient_pairs`):
 
     dP = tril(dO V^T)    d(Q in the image) = dO S^T    d(K in the image) = V dS'^T
 
@@ -34,6 +35,7 @@ from structlayers.gla.pallas_gpu.gradient_layout import (
     OVER_SECOND,
     OVER_THIRD,
     QUERY_SUMS,
+    STAGES,
     Plan,
 )
 from structlayers.gla.pallas_gpu.gradient_products import DIAGONAL_BUFFER, Products
@@ -72,8 +74,8 @@ class Program(Products):
         """Makes the barriers, and asks for what is loaded first."""
         m = self.machine
         with m.when(m.thread().equals(0)):
-            for stage in range(self.plan.stages):
-                m.barrier_init(self.plan.barriers_at + 8 * stage)
+            for barrier in range(STAGES + 1):
+                m.barrier_init(self.plan.barriers_at + 8 * barrier)
         m.synchronize()
         self.ask()
 

@@ -5,6 +5,8 @@ import dataclasses
 from structlayers.gla.pallas_gpu.chunk import TILES
 from structlayers.gla.pallas_gpu.layout import CHUNK, ROWS, SCORE_BYTES, VALUE_TILE, Sizes
 
+# Tiles of 64 values of states on their way.
+STAGES = 2
 # A panel of 64 values of all rows.
 PANEL_BYTES = CHUNK * 128
 # Rows of K float32. Sums over rows: of queries and keys that reach over other parts, for each part;
@@ -25,9 +27,12 @@ class Plan:
     sizes: Sizes
 
     @property
-    def stages(self) -> int:
-        """Tiles of 64 values on their way; with two a multiprocessor has two blocks of K = 64."""
-        return 3 if self.sizes.key > 64 else 2
+    def row_stages(self) -> int:
+        """Tiles of 64 values and cotangents on their way.
+
+        With two, a multiprocessor has two blocks of K = 64.
+        """
+        return 3 if self.sizes.paired else 2
 
     @property
     def threads(self) -> int:
@@ -77,16 +82,35 @@ class Plan:
     @property
     def rows_at(self) -> int:
         """Stages of values and cotangents."""
-        return self.stages_at + self.stages * 2 * self.state_bytes
+        return self.stages_at + STAGES * 2 * self.state_bytes
+
+    @property
+    def neighbours_at(self) -> int:
+        """Stages of values or cotangents of the other chunk of the pair."""
+        return self.rows_at + self.row_stages * 2 * PANEL_BYTES
+
+    @property
+    def image_at(self) -> int:
+        """Weighted keys or queries of that chunk."""
+        return self.neighbours_at + STAGES * PANEL_BYTES * self.sizes.paired
+
+    @property
+    def decay_at(self) -> int:
+        """Decay of that chunk."""
+        return self.image_at + self.sizes.tile_bytes * self.sizes.paired
 
     @property
     def barriers_at(self) -> int:
-        """One for each stage of states."""
-        return max(
-            self.rows_at + self.stages * 2 * PANEL_BYTES, self.stages_at + 4 * self.buffer_bytes
-        )
+        """One for each stage of states, and one for the image."""
+        end = self.decay_at + 4 * self.sizes.key * self.sizes.paired
+        return max(end, self.stages_at + 4 * self.buffer_bytes)
+
+    @property
+    def image_barrier(self) -> int:
+        """The last of these."""
+        return self.barriers_at + 8 * STAGES
 
     @property
     def shared_bytes(self) -> int:
         """Scratch of a block."""
-        return self.barriers_at + 8 * self.stages
+        return self.image_barrier + 8

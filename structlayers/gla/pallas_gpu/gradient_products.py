@@ -53,7 +53,8 @@ class Products(States):
     def merge(self, queries: Sequence[Any], keys: Sequence[Any]) -> None:
         """Gradients of this warp's weighted queries and keys to buffers, and sums over rows."""
         rows = self.rows
-        queries, keys = self.scaled(queries, rows + BEFORE), self.scaled(keys, rows + AFTER)
+        queries = self.weighted_by(queries, rows + BEFORE)
+        keys = self.weighted_by(keys, rows + AFTER)
         self.sum_rows(rows + QUERY_SUMS, queries, self.fragments(rows + QUERIES))
         self.sum_rows(rows + KEY_SUMS, keys, self.fragments(rows + KEYS))
         block = self.scores_of(rows, rows)
@@ -112,21 +113,13 @@ class Products(States):
     ) -> list[Any]:
         """Adds results of far tiles, weighted with the decay of a part, 1 or 2."""
         # `count_kept` may have written over the decay of part 0, and over no more
-        over = self.scaled(over, self.machine.constant(0), self.scratch + part * 4 * self.sizes.key)
+        over = self.scaled(over, self.factors(self.scratch + part * 4 * self.sizes.key))
         self.sum_rows(self.machine.constant(sums), over, weighted)
         return [self.machine.add(x, y) for x, y in zip(found, over, strict=True)]
 
-    def scaled(self, found: Sequence[Any], index: Int, start: Any = None) -> list[Any]:
-        """Results times a row of K float32: of the sums, or from a place in shared memory."""
-        m, scaled = self.machine, []
-        if start is None:
-            start = index * (4 * self.sizes.key) + self.plan.sums_at
-        at = self.slab * 256 + (self.lane & 3) * 8 + start
-        for tile in range(8):
-            factors = [m.float(word) for word in m.load_shared(at + 32 * tile, 2)]
-            for i, value in enumerate(found[4 * tile : 4 * tile + 4]):
-                scaled.append(m.multiply(value, factors[i & 1]))
-        return scaled
+    def weighted_by(self, found: Sequence[Any], index: Int) -> list[Any]:
+        """Results times a row of the sums."""
+        return self.scaled(found, self.factors(index * (4 * self.sizes.key) + self.plan.sums_at))
 
     def fragments(self, tile: Int) -> list[Any]:
         """A tile's values of this warp's channels, where results of products have theirs."""

@@ -51,6 +51,19 @@ class Sizes:
         return -(-self.time // CHUNK)
 
     @property
+    def paired(self) -> bool:
+        """Whether states are kept of every second chunk, and made again for the others.
+
+        At K = 64 and V = 64 what that reads of an image are as many bytes as a state has.
+        """
+        return self.key > 64
+
+    @property
+    def kept(self) -> int:
+        """Chunks of a sequence whose states are kept."""
+        return -(-self.chunks // 2) if self.paired else self.chunks
+
+    @property
     def sequences(self) -> int:
         """Of query heads, in the whole batch."""
         return self.batch * self.heads
@@ -80,6 +93,11 @@ class Sizes:
         parts = -(-self.key // LARGEST_GRADIENT_KEY)
         heads, groups, key = self.heads * parts, self.groups * parts, self.key // parts
         return dataclasses.replace(self, heads=heads, groups=groups, key=key, parts=parts)
+
+    def whole(self) -> "Sizes":
+        """The reverse of `in_parts`."""
+        heads, groups, key = self.heads // self.parts, self.groups // self.parts, self.key
+        return dataclasses.replace(self, heads=heads, groups=groups, key=key * self.parts, parts=1)
 
     def group_of(self, head: Int) -> Int:
         """The key head of a query head, or of a part the part of the same number."""

@@ -11,6 +11,7 @@ Run from the end, with cotangents of outputs as values, queries and keys in each
 the scores transposed, the same gives gradients of values and of states.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -41,7 +42,8 @@ class Plan:
         stages: chunks on their way.
         state_buffers: states on theirs to device memory, if they are kept.
         transposed: whether it runs from the end, as above.
-        keeps: whether it writes the state before every chunk.
+        keeps: whether it writes the states before chunks: before every one, or, of pairs, the first
+            in the order of its steps; and always that before its first step.
         reads: whether it writes outputs; else the final state is all.
     """
 
@@ -159,6 +161,19 @@ class Program:
             place = place.minimum(self.sizes.time - 1)
         return (self.batch * self.sizes.time + place) * heads + head
 
+    def kept_place(self, step: Int) -> Int:
+        """Where the state of a step is kept."""
+        return self.place(step) >> int(self.sizes.paired)
+
+    def if_kept(self, step: Int) -> contextlib.AbstractContextManager[None]:
+        """What follows is for steps whose state is kept."""
+        if not self.sizes.paired:
+            return contextlib.nullcontext()
+        odd = self.place(step) & 1
+        if not self.plan.transposed:
+            return self.machine.when(odd.equals(0))
+        return self.machine.when(odd.equals(1) | step.equals(0))
+
     def fetch(self, step: Int) -> None:
         """Starts the copies of a step's chunk, if there is one."""
         plan, m, sizes = self.plan, self.machine, self.sizes
@@ -201,7 +216,7 @@ class Program:
             parts = sizes.in_parts().parts
             size = plan.state_bytes // parts
             for part in range(parts):
-                row = (self.sequence * parts + part) * sizes.chunks + self.place(step)
+                row = (self.sequence * parts + part) * sizes.kept + self.kept_place(step)
                 row = row * plan.tiles + self.tile
                 m.copy_out(self.states, row, size, m.constant(0), source + part * size, size)
             m.commit_out()
@@ -248,14 +263,16 @@ class Program:
         start = stage * plan.stage_bytes
         m.barrier_wait(stage * 8 + plan.barriers_at, step.divide(plan.stages) & 1)
         values = self.load_values(start + sizes.image_bytes)
-        kept = (step & (plan.state_buffers - 1)) * plan.state_bytes + plan.states_at
+        kept = self.kept_place(step) & (plan.state_buffers - 1)
+        kept = kept * plan.state_bytes + plan.states_at
         out = (step & 1) * _OUT_BYTES + plan.outputs_at
-        found = self.attend(state, values, start, kept) if plan.reads else []
+        found = self.attend(step, state, values, start, kept) if plan.reads else []
         alone = plan.keeps and plan.state_buffers == 1
-        if alone:  # its place is wanted by the next step
-            m.release_to_copies()
-            m.synchronize()
-            self.write_state(step, kept)
+        if alone:  # its place may be wanted by the next step
+            with self.if_kept(step):
+                m.release_to_copies()
+                m.synchronize()
+                self.write_state(step, kept)
         if plan.reads and sizes.key > _OPERAND_KEYS:
             found = m.warpgroup_wait(0, found)
         state = self.next_state(state, values, start)
@@ -270,7 +287,8 @@ class Program:
         m.synchronize()
         self.fetch(step + plan.stages)
         if plan.keeps and not alone:
-            self.write_state(step, kept)
+            with self.if_kept(step):
+                self.write_state(step, kept)
         if plan.reads:
             self.write_out(step, out)
         return state
@@ -290,7 +308,7 @@ class Program:
         ]
 
     def attend(
-        self, state: Sequence[Any], values: Sequence[Any], start: Int, kept: Int
+        self, step: Int, state: Sequence[Any], values: Sequence[Any], start: Int, kept: Int
     ) -> list[Any]:
         """Starts `S^T Q^T + V^T P^T`, 16 values a warp by 64 tokens; stages the state, if kept.
 
@@ -303,7 +321,8 @@ class Program:
             part = state[first // 2 : (first + _OPERAND_KEYS) // 2]
             packed = [self.pack(part[i : i + 8]) for i in range(0, len(part), 8)]
             if self.plan.keeps:
-                self.stage_state(packed, first, kept)
+                with self.if_kept(step):
+                    self.stage_state(packed, first, kept)
             last = first + _OPERAND_KEYS >= sizes.key
             found = self.read(found, packed, values if last else (), first, start)
         return found

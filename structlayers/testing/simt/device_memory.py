@@ -7,7 +7,7 @@ import numpy as np
 
 from structlayers._core.simt.machine import Int, IntLike
 from structlayers.testing.simt.shared_memory import SharedMemory
-from structlayers.testing.simt.threads import MANY, RaceError
+from structlayers.testing.simt.threads import COPY, RaceError
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:
@@ -112,7 +112,7 @@ class DeviceMemory(SharedMemory):
     def _deliver(self, target: int, values: np.ndarray, barrier: int) -> None:
         words = np.arange(target // 4, target // 4 + values.size)
         self._require_still(words)
-        self._written[0, words], self._written[1, words] = self._epoch - 1, MANY
+        self._written[0, words], self._written[1, words] = self._epoch, COPY
         self._shared[words] = values
         state = self._barriers[barrier]
         state[1] -= 4 * values.size
@@ -149,9 +149,8 @@ class DeviceMemory(SharedMemory):
 
     def _outgoing(self, source: int, size: int, thread: int) -> np.ndarray:
         words, warp = np.arange(source // 4, (source + size) // 4), thread >> 5
-        epochs, owners = self._written[:, words]
-        ordered = (owners == warp) & (self._stored[words] < self._converged)
-        if ((epochs == self._epoch) & ~ordered).any():
+        ordered = (self._written[1, words] == warp) & (self._stored[words] < self._converged)
+        if (self._unordered(words, warp) & ~ordered).any():
             raise RaceError(f"byte {source} is copied before the barrier after its store")
         self._copies_out.setdefault(thread, [[]])[-1].append(words)
         self._leaving[words] += 1

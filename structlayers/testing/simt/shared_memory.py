@@ -6,25 +6,27 @@ from typing import Any, override
 import numpy as np
 
 from structlayers._core.simt.machine import Int, IntLike
-from structlayers.testing.simt.threads import MANY, NEVER, RaceError, Threads
+from structlayers.testing.simt.threads import COPY, NEVER, RaceError, Threads
 
 
 class SharedMemory(Threads):
     """Loads and stores of shared memory."""
 
     def _touch(self, words: np.ndarray, warps: np.ndarray, *, write: bool) -> None:
-        for warp in np.unique(warps):
-            banks = np.unique(words[warps == warp])
+        epochs, owners = self._written
+        for warp in np.unique(warps).tolist():
+            own = words[warps == warp]
+            banks = np.unique(own)
             self.wavefronts += int(np.bincount(banks % 32).max())
             self.least_wavefronts += -(-banks.size // 32)
-        epochs, owners = self._written
-        clash = (epochs[words] == self._epoch) & (owners[words] != warps)
-        if write:
-            epochs_read, owners_read = self._read
-            clash |= (epochs_read[words] == self._epoch) & (owners_read[words] != warps)
-        if clash.any():
-            word = words[clash][0]
-            raise RaceError(f"byte {4 * word} of shared memory: warps {warps[clash][0]} and others")
+            clash = (owners[own] != warp) & self._unordered(own, warp)
+            if write:
+                late = self._read[:, banks] >= self._ordered[warp, :, None]
+                late[warp % self._block_warps] = False
+                clash |= np.isin(own, banks[late.any(0)])
+            if clash.any():
+                word = own[clash][0]
+                raise RaceError(f"byte {4 * word} of shared memory: warps {warp} and others")
         if write:
             self._require_still(words)
             self._written[0, words], self._written[1, words] = self._epoch, warps
@@ -33,10 +35,13 @@ class SharedMemory(Threads):
         if (epochs[words] == NEVER).any():
             word = words[epochs[words] == NEVER][0]
             raise ValueError(f"byte {4 * word} of shared memory is read but was never written")
-        first = self._read[0, words] != self._epoch
-        same = self._read[1, words] == warps
-        self._read[0, words] = self._epoch
-        self._read[1, words] = np.where(first | same, warps, MANY)
+        self._read[warps % self._block_warps, words] = self._epoch
+
+    def _unordered(self, words: np.ndarray, warp: int) -> np.ndarray:
+        """Where no barrier of both came between the last write and what the warp does now."""
+        epochs, owners = self._written[:, words]
+        stored = (epochs != NEVER) & (owners != COPY)
+        return stored & (epochs >= self._ordered[warp, owners % self._block_warps])
 
     def _read_by(self, words: np.ndarray, warp: int) -> None:
         """Words that a warp reads by tensor cores or copies, without a share of the banks' time."""

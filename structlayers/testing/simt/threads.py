@@ -9,7 +9,7 @@ import numpy as np
 from structlayers._core.simt.machine import Int, IntLike, Machine
 
 NEVER = -1
-MANY = -2
+COPY = -2
 
 _OPERATIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "add": np.add,
@@ -46,10 +46,13 @@ class Threads(Machine):
         self._active = np.ones(self.threads, bool)
         words = shared_bytes // 4 * cluster_size
         self._shared = np.zeros(words, np.uint32)
-        self._epoch = 0
-        # epoch and warp of the last write and the last read of every word
+        # barriers so far; and the epoch before which accesses of a warp of the same block (second
+        # index) came before what a warp does now
+        self._epoch, self._block_warps = 0, threads // 32
+        self._ordered = np.zeros((self.threads // 32, self._block_warps), np.int64)
+        # epoch and warp of the last write of every word, and the epoch of each warp's last read
         self._written = np.full((2, words), NEVER)
-        self._read = np.full((2, words), NEVER)
+        self._read = np.full((self._block_warps, words), NEVER, np.int32)
         # how often warps had waited for their own threads at the last write of every word
         self._converged, self._stored = 0, np.zeros(words, np.int64)
         # of every barrier, by its first byte: phases completed, bytes still to come, arrivals
@@ -129,11 +132,22 @@ class Threads(Machine):
         blocks = self._active.reshape(-1, self._block_threads)
         if (blocks.any(1) != blocks.all(1)).any():
             raise ValueError("a barrier of the block must be reached by all of its threads")
-        self._epoch += 1
+        self._order(self._block_threads)
 
     @override
     def synchronize_team(self, team: Int, threads: int) -> None:
+        self._order(threads)
+
+    def _order(self, threads: int) -> None:
+        """What the warps of each active team did comes before what they do from now on."""
         self._epoch += 1
+        count = threads // 32
+        teams = np.flatnonzero(self._active.reshape(-1, threads).any(1))
+        for first in teams * count:
+            team = slice(first, first + count)
+            self._ordered[team] = self._ordered[team].max(0)
+            own = first % self._block_warps
+            self._ordered[team, own : own + count] = self._epoch
 
     @override
     def synchronize_any(self, condition: Int, team: Int, threads: int) -> Int:
