@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 # Entries up to which one row is multiplied by a table in one loop faster than by terms, if the
 # products of both factors fill warps. Microseconds on one H200, 0..L x 0..L -> 0..2 L: .86 for 1.3
-# at L = 1, .99 for 1.1 at L = 3, but 1.2 for 1.1 at L = 2, with 81 products (xla/gpu.md).
-_ROW_PAYS = 2**14
+# at L = 1, .99 for 1.1 at L = 3, 1.8 for 2.0 at L = 7, but 1.2 for 1.1 at L = 2, with 81 products
+# (xla/gpu.md).
+_ROW_PAYS = 2**20
 # Entries of a table up to which its terms are found to be counted.
 _COUNTED = 2**24
 
