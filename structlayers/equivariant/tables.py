@@ -222,6 +222,7 @@ def gaunt_table(l1max: int, l2max: int, l3max: int) -> PathTable:
     return signal_table((l1max, l2max, l3max), {path: gaunt_factor(*path) for path in paths})
 
 
+@functools.cache
 def count_nonzero(l1max: int, l2max: int, l3max: int) -> int:
     """How many Gaunt coefficients are not zero.
 

@@ -20,16 +20,17 @@ from structlayers.equivariant.ops.arguments import (
 from structlayers.equivariant.ops.few_rows import table_pays, terms_pay
 from structlayers.equivariant.ops.narrow import dispatch
 from structlayers.equivariant.ops.weighting import bind_weights
+from structlayers.equivariant.paths import FEW_TERMS, FEW_TERMS_ON_CPU
 from structlayers.equivariant.precision import canonicalize_table_precision
 from structlayers.equivariant.signals import lmax_of, pack, product_parity, unpack, widen
 from structlayers.equivariant.tables import count_nonzero
 
-# Entries of the table of all coefficients up to which it is made, or its coefficients counted.
+# Entries of the table of all coefficients, up to which it is made.
 _DENSE_TABLE = 2**24
 
-# Non-zero coefficients up to which the program may list them, and up to which that is the fastest
-# on a CPU. Milliseconds of the forward pass / of both gradients, float32, two shared cores, the
-# least of 12, grids of the fewest points:
+# Non-zero coefficients that may be summed; up to FEW_TERMS_ON_CPU that is the fastest on a CPU.
+# Milliseconds of the forward pass / of both gradients, float32, two shared cores, the least of 12,
+# grids of the fewest points, all coefficients listed by the program:
 #
 #   rows   L1 L2 L3     xla          antipodal    separable    clebsch_gordan  sparse
 #   10000  1  1  1      0.16/0.30    0.09/0.18    0.28/0.53    0.08/0.32       0.05/0.03
@@ -45,18 +46,16 @@ _DENSE_TABLE = 2**24
 #   2048   12 12 12     8.16/13.7    5.98/11.3    6.88/16.5
 #   1024   16 16 16     8.26/17.7    6.10/9.05    6.40/13.3
 #
-# Listing the 162 coefficients of 2 x 2 -> 4 takes longer to compile. Runs differ by up to two times
-# as other work does; in eight of them half of the points took less for values and gradients
-# together at T = 36 always, at 24 to 33 in some.
+# Runs differ by up to two times as other work does; in eight of them half of the points took less
+# for values and gradients together at T = 36 always, at 24 to 33 in some.
 #
 # On one H200 10 x 10 -> 20 (TF32, 10,000 rows) takes 94 us with one table each way; on
 # Gauss-Legendre points it took 124, and 158 by the split, which is not chosen there; in true
 # float32, not timed, half of the products should save more than that costs (xla/gpu.md).
-_SPARSE = 2**18
-_SPARSE_PAYS = 100
+#
 # On a GPU of 1 x 1 -> 2, with 21, nothing but factors and result is in memory: 1.8 us for 10,000
 # rows and 1.5 for 128, by the kernel 3.0 and 2.1 (one H200; xla/gpu.md).
-_SPARSE_PAYS_GPU = 32
+_SPARSE = 2**18
 _SMALL_TABLE = 2**13
 _ANTIPODAL_PAYS = 36
 
@@ -113,22 +112,29 @@ def check_fourier(*args: Any, precision: Any, **static: Any) -> None:
         raise NotImplementedError(f"transforms on the torus are not made in {precision!r}")
 
 
-def _entries(x: Any, y: Any, lmax: int) -> int:
+def _sizes(x: Any, y: Any, lmax: int) -> tuple[int, int, int]:
     """Of the table of all coefficients."""
-    return x.shape[-1] * y.shape[-1] * (lmax + 1) ** 2
+    return x.shape[-1], y.shape[-1], (lmax + 1) ** 2
+
+
+def _count(x: Any, y: Any, lmax: int) -> int:
+    return count_nonzero(lmax_of("x", x), lmax_of("y", y), lmax)
+
+
+def _terms_pay(rows: int, x: Any, y: Any, lmax: int, most: int) -> bool:
+    return terms_pay(rows, _sizes(x, y, lmax), functools.partial(_count, x, y, lmax), most)
 
 
 def _check_dense(x: Any, y: Any, *, lmax: int, **static: Any) -> None:
     del static
-    size = _entries(x, y, lmax)
+    size = math.prod(_sizes(x, y, lmax))
     if size > _DENSE_TABLE:
         raise NotImplementedError(f"its table would have {size} entries, over {_DENSE_TABLE}")
 
 
 def _check_sparse(x: Any, y: Any, *, lmax: int, **static: Any) -> None:
     del static
-    # larger tables have more coefficients, and are not made only to count them
-    if _entries(x, y, lmax) > _DENSE_TABLE or _count(x, y, lmax) > _SPARSE:
+    if not _terms_pay(1, x, y, lmax, _SPARSE):
         degrees = lmax_of("x", x), lmax_of("y", y), lmax
         raise NotImplementedError(f"degrees {degrees} have more than {_SPARSE} coefficients")
 
@@ -156,7 +162,7 @@ def _prefer(
         return (TPU_KERNEL,)
     if platform != "cpu":
         return ()
-    return (*_antipodal(x, y, lmax), *_few_terms(x, y, lmax, _SPARSE_PAYS))
+    return (*_antipodal(x, y, lmax), *_few_terms(x, y, lmax, FEW_TERMS_ON_CPU))
 
 
 def _antipodal(x: Any, y: Any, lmax: int) -> tuple[tuple[str, str], ...]:
@@ -167,13 +173,9 @@ def _antipodal(x: Any, y: Any, lmax: int) -> tuple[tuple[str, str], ...]:
 
 def _few_terms(x: Any, y: Any, lmax: int, most: int) -> tuple[tuple[str, str], ...]:
     # larger tables have more coefficients, and are not made only to count them
-    if _entries(x, y, lmax) > _SMALL_TABLE or _count(x, y, lmax) > most:
+    if math.prod(_sizes(x, y, lmax)) > _SMALL_TABLE or _count(x, y, lmax) > most:
         return ()
     return (("sparse", f"at most {most} coefficients: faster than any grid"),)
-
-
-def _count(x: Any, y: Any, lmax: int) -> int:
-    return count_nonzero(lmax_of("x", x), lmax_of("y", y), lmax)
 
 
 def _prefer_on_gpu(x: Any, y: Any, lmax: int, precision: Any) -> tuple[tuple[str, str], ...]:
@@ -188,16 +190,14 @@ def _prefer_on_gpu(x: Any, y: Any, lmax: int, precision: Any) -> tuple[tuple[str
     # halved products pay where they bound, not bytes: in true float32
     halved = _antipodal(x, y, lmax) if precision == jax.lax.Precision.HIGHEST else ()
     most = _TERMS_PAY if kernel else _TERMS_PAY_WITHOUT_KERNEL
-    few = _few_rows(x, y, lmax, most) if lead else ()
-    return (*few, *_few_terms(x, y, lmax, _SPARSE_PAYS_GPU), *kernel, *halved)
+    few = _few_rows(rows, x, y, lmax, most) if lead else ()
+    return (*few, *_few_terms(x, y, lmax, FEW_TERMS), *kernel, *halved)
 
 
-def _few_rows(x: Any, y: Any, lmax: int, most: int) -> tuple[tuple[str, str], ...]:
-    rows = math.prod(jnp.broadcast_shapes(x.shape[:-1], y.shape[:-1]))
-    sizes = (x.shape[-1], y.shape[-1], (lmax + 1) ** 2)
-    if table_pays(rows, sizes):
+def _few_rows(rows: int, x: Any, y: Any, lmax: int, most: int) -> tuple[tuple[str, str], ...]:
+    if table_pays(rows, _sizes(x, y, lmax)):
         return (("clebsch_gordan", "one row: its table is one loop"),)
-    if not terms_pay(rows, sizes, functools.partial(_count, x, y, lmax), most):
+    if not _terms_pay(rows, x, y, lmax, most):
         return ()
     return (("sparse", f"at most {most} terms in all rows: one launch"),)
 

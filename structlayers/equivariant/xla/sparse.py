@@ -6,15 +6,10 @@ import jax.numpy as jnp
 from structlayers._core.dispatch import current_platform
 from structlayers.equivariant import tables
 from structlayers.equivariant.grids import GridLike
-from structlayers.equivariant.paths import FEW_TERMS, PathTable
+from structlayers.equivariant.paths import FEW_TERMS, FEW_TERMS_ON_CPU, PathTable
 from structlayers.equivariant.precision import TablePrecision
 from structlayers.equivariant.xla.terms import coupling_form, sum_terms
 from structlayers.equivariant.xla.transforms import lmax_of
-
-# Terms up to which a CPU lists them: 10,000 rows of 2 x 1 -> 2 (45) take .09 ms listed and .12
-# summed, gradients .06 and .19, of 2 x 2 -> 2 (83) .17, .18 and .26, .32; 2 x 2 -> 4 (162) ties.
-# On a GPU one row of the last takes 7.2 us listed and 1.1 summed (gpu.md).
-_LISTED_ON_CPU = 100
 
 
 def product_of_terms(
@@ -31,7 +26,8 @@ def product_of_terms(
     Returns:
         `(..., d3)`; x, y and the weights alone are kept.
     """
-    if len(table.terms().value) <= (_LISTED_ON_CPU if current_platform() == "cpu" else FEW_TERMS):
+    few = FEW_TERMS_ON_CPU if current_platform() == "cpu" else FEW_TERMS
+    if len(table.terms().value) <= few:
         return _listed(x, y, weights, table)
     factors, axes = ([x, y], (0, 1)) if weights is None else ([x, y, weights], (0, 1, 3))
     return sum_terms(factors, coupling_form(table), axes, 2)
