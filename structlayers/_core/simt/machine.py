@@ -424,7 +424,13 @@ class Machine(abc.ABC):
 
     @abc.abstractmethod
     def warpgroup_product(
-        self, acc: Sequence[Any], left: Sequence[Any], right: Int, *, transpose: bool, panel: int
+        self,
+        acc: Sequence[Any],
+        left: Sequence[Any] | Int,
+        right: Int,
+        *,
+        transpose: bool,
+        panel: int,
     ) -> list[Any]:
         """Starts ``acc + left @ right`` for the 128 threads of a warpgroup: PTX's `wgmma`.
 
@@ -435,7 +441,8 @@ class Machine(abc.ABC):
 
         Args:
             acc: N / 2 float32, N = 16, 32, ... 256.
-            left: four words.
+            left: four words, or the address of 64 rows in shared memory, which stand as those of a
+                right operand that is not transposed.
             right: address of its first row; every row is a column of the operand, 16 of the 64
                 values of the row from the address on. Transposed, it has 16 rows, of the operand.
             transpose: which of both.

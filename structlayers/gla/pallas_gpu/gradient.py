@@ -97,12 +97,12 @@ class Program(Products):
         given, results = [], []
         rows = zip(
             self.tile_places(self.part + QUERIES),
-            self.buffer(0),
+            self.read_rows(0),
             self.prefixes(weights),
             strict=True,
         )
-        for query, place, weight in rows:
-            query, gradient = self.load_packed(query), self.read(place)
+        for query, gradient, weight in rows:
+            query = self.load_packed(query)
             given.append(self.times(query, gradient))
             results.append(self.times(weight, gradient))
         self.give(weighed, 0, results)
@@ -115,25 +115,25 @@ class Program(Products):
         m, downwards, diagonal = self.machine, [], []
         rows = zip(
             self.tile_places(self.part + DIAGONAL),
-            self.buffer(DIAGONAL_BUFFER),
+            self.read_rows(DIAGONAL_BUFFER),
             self.inverses(weights),
             given,
             strict=True,
         )
-        for other, place, inverse, back in rows:
-            other, own = self.load_packed(other), self.read(place)
+        for other, own, inverse, back in rows:
+            other = self.load_packed(other)
             downwards.append(each(m.fma, each(m.negate, other), own, back))
             diagonal.append(self.times(own, inverse))
         upwards, results = [], []
         rows = zip(
             self.tile_places(self.part + KEYS),
-            self.buffer(1),
+            self.read_rows(1),
             self.suffixes(weights),
             diagonal,
             strict=True,
         )
-        for key, place, weight, other in reversed(list(rows)):
-            key, gradient = self.load_packed(key), self.read(place)
+        for key, gradient, weight, other in reversed(list(rows)):
+            key = self.load_packed(key)
             upwards.append(self.times(key, gradient))
             result = gradient if weight is None else self.times(weight, gradient)
             results.append(self.plus(result, other))
@@ -161,7 +161,7 @@ class Program(Products):
             return left or right
         return self.plus(left, right)
 
-    def add_all(self, places: Sequence[Int], rows: Sequence[Pair]) -> None:
+    def add_all(self, places: Sequence[tuple[Int, Int]], rows: Sequence[Pair]) -> None:
         """Adds rows of this thread to a buffer."""
         for place, values in zip(places, rows, strict=True):
             self.write(place, self.plus(self.read(place), values))
@@ -194,7 +194,7 @@ class Program(Products):
         """What the gates of this thread's rows have from all that spans them."""
         nothing = self.nothing()
         span = nothing
-        for group in range(16):
+        for group in range(2):
             start = self.plan.state_sums_at + group * 4 * self.sizes.key
             span = self.plus(span, self.load_pair(start))
         span = self.times(span, weighed.whole)
@@ -227,8 +227,10 @@ class Program(Products):
         for half in HALVES:
             self.store_level(weights, half)
             m.synchronize()
-            places = self.tile_rows(self.rows + DIAGONAL)
-            self.to_buffer(3, self.add_product(self.zeros(), self.split_scores(half), places))
+            for part in range(4):
+                right = self.split_scores(part, half)
+                found = self.add_product(self.zeros(), self.tile(DIAGONAL + part), right)
+                self.to_buffer(3, part, found)
             m.synchronize()
             self.add_level(half, weights)
         for result in range(3):
@@ -245,19 +247,20 @@ class Program(Products):
             found.append((value, value))
         return found
 
-    def split_scores(self, half: int) -> list[Any]:
-        """A left operand: gradients of scores that a level splits, and their transposes."""
+    def split_scores(self, part: int, half: int) -> list[Any]:
+        """A right operand: gradients of scores that a level splits, and their transposes."""
         m, words = self.machine, []
-        lower = self.block_of(self.plan.halved_at, 0, self.rows)
-        upper = self.block_of(self.plan.halved_at, 0, self.rows, transpose=True)
+        lower, upper = (
+            self.block_of(self.plan.halved_at, 0, part, transpose=x) for x in (False, True)
+        )
         for index, both in enumerate(zip(lower, upper, strict=True)):
-            row = (self.lane >> 2) + 8 * (index & 1)
-            column = (self.lane & 3) * 2 + 8 * (index >> 1)
+            column = (self.lane >> 2) + 8 * (index >> 1)
+            row = (self.lane & 3) * 2 + 8 * (index & 1)
             values = self.plus(*(m.unpack(word) for word in both))
             words.append(
                 m.pack(
                     *(
-                        m.select(across(row, column + i, half), value, m.zero())
+                        m.select(across(row + i, column, half), value, m.zero())
                         for i, value in enumerate(values)
                     )
                 )

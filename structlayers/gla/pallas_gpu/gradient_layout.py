@@ -66,7 +66,7 @@ class Plan:
 
     @property
     def state_sums_at(self) -> int:
-        """Products of both states, K float32 for each of 16 groups of values."""
+        """Products of both states over even and odd values, K float32 each."""
         return self.stages_at + 3 * self.buffer_bytes
 
     @property
@@ -86,13 +86,16 @@ class Plan:
 
     @property
     def neighbours_at(self) -> int:
-        """Stages of values or cotangents of the other chunk of the pair."""
+        """Stages of values or cotangents of the other chunk of the pair.
+
+        As many as `row_stages`: the last one is where the image was.
+        """
         return self.rows_at + self.row_stages * 2 * PANEL_BYTES
 
     @property
     def image_at(self) -> int:
         """Weighted keys or queries of that chunk."""
-        return self.neighbours_at + STAGES * PANEL_BYTES * self.sizes.paired
+        return self.neighbours_at + (self.row_stages - 1) * PANEL_BYTES * self.sizes.paired
 
     @property
     def decay_at(self) -> int:

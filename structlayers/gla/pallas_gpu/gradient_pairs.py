@@ -3,8 +3,8 @@
 Of chunks 2 i and 2 i + 1 the states before the first and the gradients of states after the second
 are stored, in one place of both arrays. Of each block's two states one is *stored*, and one is
 *missing*: the first chunk lacks the gradient of the state after it, the second the state before it.
-It is made as the recurrence makes it, tile by tile, in the place of what was stored for the other
-chunk, the *neighbour*:
+It is made as the recurrence makes it, tile by tile, from what was stored for the other chunk, the
+*neighbour*, and stays in registers:
 
     S = decay * S_stored + V^T K    dS' = decay * dS'_stored + dO^T Q    of the neighbour
 
@@ -14,9 +14,9 @@ with weighted keys K or queries Q from its image. A last chunk without a neighbo
 from collections.abc import Sequence
 from typing import Any, override
 
-from structlayers._core.simt.machine import Int, Machine
+from structlayers._core.simt.machine import Int, IntLike, Machine
 from structlayers.gla.pallas_gpu.chunk import Chunk
-from structlayers.gla.pallas_gpu.gradient_layout import PANEL_BYTES, STAGES, Plan
+from structlayers.gla.pallas_gpu.gradient_layout import PANEL_BYTES, Plan
 from structlayers.gla.pallas_gpu.layout import CHUNK, ROWS, VALUE_TILE, lane_row, permuted
 
 _UNITS = VALUE_TILE // 8
@@ -30,8 +30,10 @@ class Pairs(Chunk):
         self.plan = plan
         self.values, self.cotangents, self.states, self.pulled, *rest = inputs[3:]
         self.image = rest[0] if plan.sizes.paired else None
-        # of a warp: its 16 rows, and its 64 channels
+        # of a warp: its 16 channels, or rows of scores, of the 64 channels of its warpgroup
         self.rows, self.slab = self.warp & 3, self.warp >> 2
+        # and of a thread, with that 8 channels on
+        self.channel = self.slab * 64 + self.rows * ROWS + (self.lane >> 2)
         self.locate(machine.cluster())
 
     @override
@@ -83,16 +85,11 @@ class Pairs(Chunk):
                 m.copy_in(at, self.image, row, pitch, offset, size, plan.image_barrier)
         m.reconverge()
 
-    def await_image(self) -> None:
-        """Waits for what `fetch_image` asked for."""
-        if self.image is not None:
-            self.machine.barrier_wait(self.plan.image_barrier, 0)
-
     def fetch_neighbour(self, step: Int) -> None:
         """Starts the copies of 64 of its values, or of their cotangents, if there are any."""
         if self.image is None:
             return
-        start = step.modulo(STAGES) * PANEL_BYTES + self.plan.neighbours_at
+        start = self.stage_of(step) * PANEL_BYTES + self.plan.neighbours_at
         for stored in range(2):  # cotangents for the gradient of a state
             array = 1 - stored
             with self.machine.when(self.stored.equals(stored)):
@@ -123,80 +120,63 @@ class Pairs(Chunk):
 
     # the state that is missing ---------------------------------------------------------------
 
-    def start_missing(self, index: Int, states: Int) -> list[Any]:
+    def load_image(self) -> tuple[list[Any], list[Any]]:
+        """What makes the missing state: weighted keys or queries, transposed, and the decays.
+
+        Returns:
+            Left operands, this warp's channels by the neighbour's tokens, and the decays of this
+            thread's two channels; zeros and ones where there is no neighbour. Nothing if all
+            states are stored.
+        """
+        if self.image is None:
+            return [], []
+        m, plan = self.machine, self.plan
+        m.barrier_wait(plan.image_barrier, 0)
+        words = self.columns(self.slab * PANEL_BYTES + plan.image_at, CHUNK // ROWS)
+        decays = self.factors(plan.decay_at)
+        if self.sizes.chunks % 2:
+            words = [m.select(self.alone, m.word(0), x) for x in words]
+            decays = [m.select(self.alone, self.one, x) for x in decays]
+        return m.warpgroup_begin(words), decays
+
+    def start_missing(
+        self, words: Sequence[Any], image: Sequence[Any], decays: Sequence[Any], index: Int
+    ) -> list[Any]:
         """Starts the products of 64 values of the missing state.
 
         Args:
+            words: of the neighbour's state, this warp's 16 channels by 64 values.
+            image: left operands of `load_image`.
+            decays: of the same.
             index: of the tile.
-            states: where both states of the tile are.
 
         Returns:
-            Results of this warp, 16 values by 64 channels; none if both states are stored.
+            This warp's 16 channels by 64 values.
         """
-        if self.image is None:
-            return []
         m = self.machine
-        words = [
-            word
-            for place in self.missing_places(states)
-            for word in m.load_matrices(place, transpose=False)
+        found = [
+            m.multiply(x, decays[i & 1]) for i, word in enumerate(words) for x in m.unpack(word)
         ]
-        found = self.scaled([x for word in words for x in m.unpack(word)], self.decays())
-        made = m.warpgroup_begin([*found, *self.left_columns(index)])
-        found, left = made[:32], made[32:]
-        image = self.slab * PANEL_BYTES + self.plan.image_at
-        for i in range(4):
-            at, words = image + i * (ROWS * 128), left[4 * i : 4 * i + 4]
-            found = m.warpgroup_product(found, words, at, transpose=True, panel=0)
+        found = m.warpgroup_begin(found)
+        start = self.stage_of(index) * PANEL_BYTES + self.plan.neighbours_at
+        for i in range(CHUNK // ROWS):
+            at, left = start + i * (ROWS * 128), image[4 * i : 4 * i + 4]
+            found = m.warpgroup_product(found, left, at, transpose=True, panel=0)
         m.warpgroup_commit()
-        return list(found)
-
-    def finish_missing(self, found: Sequence[Any], states: Int) -> None:
-        """Writes them, for this warpgroup, in its slab; one group of products came after them."""
-        if self.image is None:
-            return
-        m = self.machine
-        found = m.warpgroup_wait(1, found)
-        for i, place in enumerate(self.missing_places(states)):
-            words = [m.pack(*found[j : j + 2]) for j in range(8 * i, 8 * i + 8, 2)]
-            m.store_matrices(place, words, transpose=False)
-        m.release_to_copies()
-        m.synchronize_team(self.slab, 128)
-
-    def missing_places(self, states: Int) -> list[Int]:
-        """Where this warp has its part of a tile of the missing state."""
-        start = (self.stored ^ 1) * self.plan.state_bytes + states + self.slab * PANEL_BYTES
-        return self.operands(self.rows * (ROWS * 128) + start, rows_first=True)
-
-    def decays(self) -> list[Any]:
-        """The neighbour's decay in the channels of this thread's results; 1 if there is none."""
-        found = self.factors(self.plan.decay_at)
-        if self.sizes.chunks % 2:
-            found = [self.machine.select(self.alone, self.one, x) for x in found]
         return found
 
-    def left_columns(self, index: Int) -> list[Any]:
-        """Left operands: 16 values of this warp by the neighbour's tokens; 0 if there is none."""
-        m = self.machine
+    def stage_of(self, step: Int) -> Int:
+        """Stage of a tile of rows, and of the neighbour's."""
+        return step.modulo(self.plan.row_stages)
+
+    def columns(self, start: Int, parts: int = 1) -> list[Any]:
+        """Left operands: this warp's 16 channels by so many times 16 rows of a panel."""
         row, unit = lane_row(self.lane, rows_first=False)
-        start = index.modulo(STAGES) * PANEL_BYTES + self.plan.neighbours_at
         at = row * 128 + permuted(self.rows * 2 + unit, row) + start
-        words = []
-        for part in range(CHUNK // ROWS):
-            words += m.load_matrices(at + part * (ROWS * 128), transpose=True)
-        if self.sizes.chunks % 2:
-            words = [m.select(self.alone, m.word(0), x) for x in words]
-        return words
+        places = [at + part * (ROWS * 128) for part in range(parts)]
+        return [word for at in places for word in self.machine.load_matrices(at, transpose=True)]
 
-    def factors(self, start: Any) -> list[Any]:
-        """Of a row of K float32 in shared memory those in the channels of results, by two."""
-        m, found = self.machine, []
-        at = self.slab * 256 + (self.lane & 3) * 8 + start
-        for tile in range(8):
-            found += [m.float(word) for word in m.load_shared(at + 32 * tile, 2)]
-        return found
-
-    def scaled(self, found: Sequence[Any], factors: Sequence[Any]) -> list[Any]:
-        """Results of a product, 16 rows by 64 channels, times those of `factors`."""
-        multiply = self.machine.multiply
-        return [multiply(x, factors[i // 4 * 2 + (i & 1)]) for i, x in enumerate(found)]
+    def factors(self, start: IntLike) -> list[Any]:
+        """Of a row of K float32 in shared memory those of this thread's two channels."""
+        m, at = self.machine, self.channel * 4 + start
+        return [m.float(m.load_shared(at + 32 * i, 1)[0]) for i in range(2)]

@@ -1,8 +1,8 @@
 """The products within a chunk that its gradients are made of, and their way to threads.
 
 What a row has from the states is weighted in the registers of tensor cores, and the products
-within the chunk add to it. Results change from the registers of a warp, 16 rows by 64 channels, to
-those of the threads, 16 rows by two channels, through buffers of 64 x K float32 in shared memory:
+within the chunk add to it. Results change from the registers of a warp, 16 channels by 64 rows, to
+those of the threads, two channels by 16 rows, through buffers of K x 64 float32 in shared memory:
 one each of queries, of keys, and of keys on the diagonal. Sums over rows that reach over other
 parts are made of the same registers.
 """
@@ -31,17 +31,20 @@ from structlayers.gla.pallas_gpu.gradient_layout import (
     QUERY_SUMS,
 )
 from structlayers.gla.pallas_gpu.gradient_states import States
-from structlayers.gla.pallas_gpu.layout import ROWS, permuted
+from structlayers.gla.pallas_gpu.layout import CHUNK, ROWS
 
-# Tiles that meet blocks of dP, by four times the block's row or column within the chunk, and part.
-_KEYS_BY = (
-    *(DIAGONAL, KEYS, FAR_KEYS, FAR_KEYS),
-    *(0, DIAGONAL + 1, KEYS + 1, KEYS + 1),
-    *(0, 0, DIAGONAL + 2, KEYS + 2),
-    *(0, 0, 0, DIAGONAL + 3),
+# Tiles that meet blocks of dP, by 16 rows: of keys of earlier rows, and of queries of later ones.
+_NEAR_OF_QUERIES = ((), ((0, KEYS),), ((0, FAR_KEYS), (1, KEYS + 1)), ((2, KEYS + 2),))
+_NEAR_OF_KEYS = (
+    ((1, QUERIES + 1),),
+    ((2, QUERIES + 2), (3, FAR_QUERIES)),
+    ((3, QUERIES + 3),),
+    (),
 )
+# And those of the last and the first rows that have the decay of another part between.
 _FAR_OF_QUERIES = ((0, FAR_KEYS), (1, KEYS + 1))
 _FAR_OF_KEYS = ((2, QUERIES + 2), (3, FAR_QUERIES))
+_CHANNEL_BYTES = CHUNK * 4  # of a row of a buffer
 DIAGONAL_BUFFER = 2  # where the gradients of gates follow
 # 2**-12: on the diagonal a gate's gradient is a difference of float32 sums without this factor.
 _LEAST_GATE = 0x39800000
@@ -52,135 +55,101 @@ class Products(States):
 
     def merge(self, queries: Sequence[Any], keys: Sequence[Any]) -> None:
         """Gradients of this warp's weighted queries and keys to buffers, and sums over rows."""
-        rows = self.rows
-        queries = self.weighted_by(queries, rows + BEFORE)
-        keys = self.weighted_by(keys, rows + AFTER)
-        self.sum_rows(rows + QUERY_SUMS, queries, self.fragments(rows + QUERIES))
-        self.sum_rows(rows + KEY_SUMS, keys, self.fragments(rows + KEYS))
-        block = self.scores_of(rows, rows)
-        queries = self.add_product(queries, block, self.tile_rows(rows + DIAGONAL))
-        block = self.scores_of(rows, rows, transpose=True)
-        found = self.add_product(self.zeros(), block, self.tile_rows(rows + QUERIES))
-        self.to_buffer(DIAGONAL_BUFFER, found)
-        self.to_buffer(0, self.add_earlier(queries))
-        self.to_buffer(1, self.add_later(keys))
-
-    def add_earlier(self, found: Sequence[Any]) -> Sequence[Any]:
-        """Adds what queries have from keys of the rows before the 16."""
-        m, rows = self.machine, self.rows
-        start = self.flag(rows.equals(3)) * 2
-
-        def near(index: Int, found: Sequence[Any]) -> list[Any]:
-            part = index + start
-            tile = self.listed(_KEYS_BY, part * 4 + rows)
-            return self.add_product(found, self.scores_of(rows, part), self.tile_rows(tile))
-
-        def far(index: Int, found: Sequence[Any]) -> list[Any]:
-            del index
-            over = self.zeros()
-            for part, tile in _FAR_OF_QUERIES:
-                block = self.scores_of(m.constant(3), m.constant(part))
-                over = self.add_product(over, block, self.tile_rows(m.constant(tile)))
-            return self.add_far(found, over, 2, OVER_THIRD, self.fragments(rows + QUERIES))
-
-        found = m.loop(0, self.flag(rows.equals(3)), 1, far, found)
-        return m.loop(0, rows - start, 1, near, found)
-
-    def add_later(self, found: Sequence[Any]) -> Sequence[Any]:
-        """Adds what keys have from queries of the rows after the 16."""
-        m, rows = self.machine, self.rows
-
-        def near(index: Int, found: Sequence[Any]) -> list[Any]:
-            part = index + rows + 1
-            tile = part + self.flag(part.equals(3) & (rows < 2)) * (FAR_QUERIES - QUERIES - 3)
-            block = self.scores_of(part, rows, transpose=True)
-            return self.add_product(found, block, self.tile_rows(tile + QUERIES))
-
-        def far(index: Int, found: Sequence[Any]) -> list[Any]:
-            del index
-            over = self.zeros()
-            for part, tile in _FAR_OF_KEYS:
-                block = self.scores_of(m.constant(part), m.constant(0), transpose=True)
-                over = self.add_product(over, block, self.tile_rows(m.constant(tile)))
-            return self.add_far(found, over, 1, OVER_SECOND, self.fragments(rows + KEYS))
-
-        first = self.flag(rows.equals(0))
-        found = m.loop(0, first, 1, far, found)
-        return m.loop(0, rows * -1 + 3 - first * 2, 1, near, found)
-
-    def add_far(
-        self, found: Sequence[Any], over: Sequence[Any], part: int, sums: int, weighted: Any
-    ) -> list[Any]:
-        """Adds results of far tiles, weighted with the decay of a part, 1 or 2."""
+        queries, keys = ([x[i : i + 8] for i in range(0, 32, 8)] for x in (queries, keys))
+        weighted = {tile: self.tile(tile) for tile in (*range(QUERIES, 4), *range(KEYS, KEYS + 3))}
+        for part in range(3):  # before the first rows, and after the last, is no decay
+            queries[part + 1] = self.weighted_by(queries[part + 1], self.row_of(BEFORE + part + 1))
+            keys[part] = self.weighted_by(keys[part], self.row_of(AFTER + part))
+        sums = {
+            QUERY_SUMS + i: self.over_rows(queries[i], weighted[QUERIES + i]) for i in (1, 2, 3)
+        }
+        sums |= {KEY_SUMS + i: self.over_rows(keys[i], weighted[KEYS + i]) for i in range(3)}
+        far = self.add_blocks(self.zeros(), 3, _FAR_OF_QUERIES, transpose=False)
         # `count_kept` may have written over the decay of part 0, and over no more
-        over = self.scaled(over, self.factors(self.scratch + part * 4 * self.sizes.key))
-        self.sum_rows(self.machine.constant(sums), over, weighted)
-        return [self.machine.add(x, y) for x, y in zip(found, over, strict=True)]
+        far = self.weighted_by(far, self.scratch + 2 * 4 * self.sizes.key)
+        sums[OVER_THIRD] = self.over_rows(far, weighted[QUERIES + 3])
+        queries[3] = list(map(self.machine.add, queries[3], far))
+        far = self.add_blocks(self.zeros(), 0, _FAR_OF_KEYS, transpose=True)
+        far = self.weighted_by(far, self.scratch + 4 * self.sizes.key)
+        sums[OVER_SECOND] = self.over_rows(far, weighted[KEYS])
+        keys[0] = list(map(self.machine.add, keys[0], far))
+        rows = sorted(sums)
+        for pair in zip(rows[::2], rows[1::2], strict=True):
+            self.store_over_lanes([self.row_of(x) for x in pair], [sums[x] for x in pair])
+        for part in range(4):
+            near = (*_NEAR_OF_QUERIES[part], (part, DIAGONAL + part))
+            self.to_buffer(0, part, self.add_blocks(queries[part], part, near, transpose=False))
+            near = _NEAR_OF_KEYS[part]
+            self.to_buffer(1, part, self.add_blocks(keys[part], part, near, transpose=True))
+            own = self.scores_of(part, part, transpose=True)
+            found = self.add_product(self.zeros(), weighted[QUERIES + part], own)
+            self.to_buffer(DIAGONAL_BUFFER, part, found)
 
-    def weighted_by(self, found: Sequence[Any], index: Int) -> list[Any]:
-        """Results times a row of the sums."""
-        return self.scaled(found, self.factors(index * (4 * self.sizes.key) + self.plan.sums_at))
+    def add_blocks(
+        self,
+        found: Sequence[Any],
+        part: int,
+        blocks: Sequence[tuple[int, int]],
+        *,
+        transpose: bool,
+    ) -> list[Any]:
+        """Adds what 16 rows have from others: of queries, or of keys from the blocks' transposes.
 
-    def fragments(self, tile: Int) -> list[Any]:
-        """A tile's values of this warp's channels, where results of products have theirs."""
-        m, found = self.machine, []
-        for place in self.tile_rows(tile):
-            upper, lower, upper_next, lower_next = m.load_matrices(place, transpose=False)
-            found += [upper, lower, upper_next, lower_next]
-        return found
+        Args:
+            found: this warp's channels by the rows.
+            part: of the rows.
+            blocks: other parts, and their tiles.
+            transpose: whether the rows are those of keys.
+        """
+        for other, tile in blocks:
+            row, column = (other, part) if transpose else (part, other)
+            right = self.scores_of(row, column, transpose=transpose)
+            found = self.add_product(found, self.tile(tile), right)
+        return list(found)
 
-    def sum_rows(self, index: Int, found: Sequence[Any], weighted: Sequence[Any]) -> None:
-        """Sums over 16 rows of results times weighted values, to a row of the sums."""
-        m, sums = self.machine, []
-        for tile in range(8):
-            upper, lower = (m.unpack(word) for word in weighted[2 * tile : 2 * tile + 2])
-            values = found[4 * tile : 4 * tile + 4]
-            first = self.times(upper, (values[0], values[1]))
-            sums.append(each(m.fma, lower, values[2:], first))
-        for bit in (2, 1, 0):  # a lane keeps the tiles that have its bit
-            mask = 4 << bit
-            kept = (self.lane & mask).equals(0)
-            half = len(sums) // 2
-            pairs = zip(sums[:half], sums[half:], strict=True)
-            sums = [each(functools.partial(self.halves, kept, mask), *pair) for pair in pairs]
-        at = index * (4 * self.sizes.key) + self.slab * 256 + self.lane * 8
-        m.store_shared(at + self.plan.sums_at, [m.bits(x) for x in sums[0]])
+    def row_of(self, index: int) -> int:
+        """Where a row of the sums is."""
+        return index * 4 * self.sizes.key + self.plan.sums_at
 
-    def halves(self, kept: Int, mask: int, low: Any, high: Any) -> Any:
-        """The sum of one of two values over two lanes, where it is kept, else of the other."""
+    def weighted_by(self, found: Sequence[Any], start: IntLike) -> list[Any]:
+        """Results times K float32 in shared memory."""
+        weights = self.factors(start)
+        return [self.machine.multiply(x, weights[i >> 1 & 1]) for i, x in enumerate(found)]
+
+    def over_rows(self, found: Sequence[Any], weighted: Sequence[Any]) -> list[Any]:
+        """For both channels results times weighted values, added up over this thread's rows."""
+        m, sums = self.machine, [self.machine.zero()] * 2
+        for i, word in enumerate(weighted):
+            for half, value in enumerate(m.unpack(word)):
+                sums[i & 1] = m.fma(value, found[2 * i + half], sums[i & 1])
+        return sums
+
+    def add_product(self, found: Sequence[Any], left: Any, right: Any) -> list[Any]:
+        """Adds 16 channels of a tile's 16 rows times a 16 x 16 block."""
         m = self.machine
-        sent = m.shuffle_xor(m.select(kept, high, low), mask)
-        return m.add(m.select(kept, low, high), sent)
+        return [
+            x
+            for i in range(2)
+            for x in m.tensor_product(found[4 * i : 4 * i + 4], left, right[2 * i : 2 * i + 2])
+        ]
 
-    def add_product(self, found: Sequence[Any], left: Any, places: Sequence[Int]) -> list[Any]:
-        """Adds a 16 x 16 block times 16 rows of this warp's channels."""
-        m, found = self.machine, list(found)
-        for i, place in enumerate(places):
-            right = m.load_matrices(place, transpose=True)
-            for half in range(2):
-                at = slice(8 * i + 4 * half, 8 * i + 4 * half + 4)
-                found[at] = m.tensor_product(found[at], left, right[2 * half : 2 * half + 2])
-        return found
+    def tile(self, tile: IntLike) -> list[Any]:
+        """A left operand: this warp's channels of a tile of 16 rows."""
+        tile = tile if isinstance(tile, Int) else self.machine.constant(tile)
+        return self.columns(self.slab * (ROWS * 128) + tile * self.tile_bytes + self.tiles_at)
 
-    def tile_rows(self, tile: Int) -> list[Int]:
-        """Right operands of this warp's channels from a tile of 16 rows."""
-        start = self.slab * (ROWS * 128) + tile * self.tile_bytes + self.tiles_at
-        return self.operands(start, rows_first=True)
-
-    def scores_of(self, row: IntLike, column: IntLike, *, transpose: bool = False) -> list[Any]:
-        """A left operand from the gradients of scores."""
+    def scores_of(self, row: IntLike, column: IntLike, *, transpose: bool) -> list[Any]:
+        """A right operand from gradients of scores: columns by rows, or the transpose."""
         return self.block_of(self.plan.scores_at, row, column, transpose=transpose)
 
-    def block_of(
-        self, start: int, row: IntLike, column: IntLike, *, transpose: bool = False
-    ) -> list[Any]:
-        """A left operand from a tile of 16 x 16 blocks."""
-        at = self.block_place(start, row, column, rows_first=not transpose)
+    def block_of(self, start: int, row: IntLike, column: IntLike, *, transpose: bool) -> list[Any]:
+        """A right operand from a tile of 16 x 16 blocks."""
+        at = self.block_place(start, row, column, rows_first=transpose)
         return self.machine.load_matrices(at, transpose=transpose)
 
     def zeros(self) -> list[Any]:
-        """16 rows of this warp's channels."""
-        return [self.machine.zero()] * 32
+        """This warp's channels by 16 rows."""
+        return [self.machine.zero()] * 8
 
     # rows that are halved --------------------------------------------------------------------
 
@@ -204,7 +173,8 @@ class Products(States):
         m.synchronize()
         kept = self.kept_rows(self.rows)
         with m.when(self.slab.equals(0)):
-            words, none = self.scores_of(self.rows, self.rows), m.word(0)
+            place = self.block_place(self.plan.scores_at, self.rows, self.rows)
+            words, none = m.load_matrices(place, transpose=False), m.word(0)
             halved = [(self.lane >> 2) + 8 * (i & 1) >= kept for i in range(len(words))]
             pairs = list(zip(halved, words, strict=True))
             for start, row, chosen in (
@@ -219,36 +189,52 @@ class Products(States):
 
     # from warps to threads -------------------------------------------------------------------
 
-    def to_buffer(self, buffer: int, found: Sequence[Any]) -> None:
-        """This warp's rows and channels of a buffer, in units of 8 permuted as those of tiles."""
-        m, pitch, row = self.machine, 4 * self.sizes.key, self.lane >> 2
+    def to_buffer(self, buffer: int, part: int, found: Sequence[Any]) -> None:
+        """This warp's channels by the rows of a part, to rows of 64 float32 of a channel each."""
+        m, lane = self.machine, self.lane
         start = self.plan.stages_at + buffer * self.plan.buffer_bytes
-        at = (self.rows * ROWS + row) * pitch + (self.lane & 3) * 8 + self.slab * 256 + start
-        for i in range(8):
-            place = at + (permuted(i, row) << 1)
-            for lower in range(2):
+        for lower in range(2):
+            channel = self.channel + 8 * lower
+            at = channel * _CHANNEL_BYTES + (lane & 1) * 8 + start
+            unit = (lane >> 1 & 1) ^ unit_mask(channel)
+            for i in range(2):
                 words = [m.bits(x) for x in found[4 * i + 2 * lower : 4 * i + 2 * lower + 2]]
-                m.store_shared(place + 8 * lower * pitch, words)
+                m.store_shared(at + ((unit ^ (4 * part + 2 * i)) << 4), words)
 
-    def row_places(self, start: IntLike) -> list[Int]:
-        """Where this thread's channels are in 16 rows."""
-        at = self.panel * 256 + start
-        places = [(word << 1) + at for word in self.words]
-        return [places[row & 7] + row * 4 * self.sizes.key for row in range(ROWS)]
-
-    def buffer(self, buffer: int) -> list[Int]:
-        """Where this thread's channels of its rows are in a buffer."""
+    def units(self, buffer: int) -> list[tuple[Int, Int]]:
+        """Where this thread's two channels have each four of its rows in a buffer."""
         start = self.plan.stages_at + buffer * self.plan.buffer_bytes
-        return self.row_places(self.part * (ROWS * 4 * self.sizes.key) + start)
+        channels = [self.pair * 2 + i for i in range(2)]
+        starts = [(x * _CHANNEL_BYTES + start, self.part * 4 ^ unit_mask(x)) for x in channels]
+        places = [[at + ((unit ^ i) << 4) for i in range(ROWS // 4)] for at, unit in starts]
+        return list(zip(*places, strict=True))
 
-    def read(self, place: Int) -> Pair:
+    def read_rows(self, buffer: int) -> list[Pair]:
+        """This thread's channels of its rows of a buffer."""
+        m, found = self.machine, []
+        for places in self.units(buffer):
+            words = (m.load_shared(place, 4) for place in places)
+            found += [each(m.float, pair) for pair in zip(*words, strict=True)]
+        return found
+
+    def buffer(self, buffer: int) -> list[tuple[Int, Int]]:
+        """Where they are, row by row."""
+        units = self.units(buffer)
+        return [
+            (low + 4 * (row & 3), high + 4 * (row & 3))
+            for row in range(ROWS)
+            for low, high in (units[row >> 2],)
+        ]
+
+    def read(self, places: tuple[Int, Int]) -> Pair:
         """Two float32."""
-        low, high = self.machine.load_shared(place, 2)
-        return self.machine.float(low), self.machine.float(high)
+        m = self.machine
+        return each(lambda place: m.float(m.load_shared(place, 1)[0]), places)
 
-    def write(self, place: Int, values: Pair) -> None:
+    def write(self, places: tuple[Int, Int], values: Pair) -> None:
         """The reverse."""
-        self.machine.store_shared(place, [self.machine.bits(x) for x in values])
+        for place, value in zip(places, values, strict=True):
+            self.machine.store_shared(place, [self.machine.bits(value)])
 
     def store_sums(self, index: IntLike, values: Pair) -> None:
         """This thread's channels of the sums over rows."""
@@ -259,3 +245,12 @@ class Products(States):
     def load_sums(self, index: int) -> Pair:
         """The reverse."""
         return self.load_pair(index * 4 * self.sizes.key + self.plan.sums_at)
+
+
+def unit_mask(channel: Int) -> Int:
+    """What units of four rows of a channel are permuted by in a buffer.
+
+    So that neither one unit of every second of 16 channels, nor two units of four channels that
+    follow each other, meet in a bank.
+    """
+    return (channel << 1 & 6) ^ (channel >> 1 & 2) ^ (channel >> 3 & 1)

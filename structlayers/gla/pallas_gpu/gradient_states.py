@@ -1,21 +1,22 @@
 """What gradients of a chunk have from states: values, cotangents and states come, products start.
 
 Values and cotangents stand in rows of 128 bytes, permuted as states are. The products are those of
-warpgroups: each of them has 64 channels, and each thread 32 results of queries and of keys. Those
-with the state that is stored are under way while the one made for the others is written.
+warpgroups, transposed: states, channels by values, are their left operands, and so in registers,
+whether they are stored or made here. Each warpgroup has 64 channels of all rows, and each thread 32
+results of queries and of keys. Those with the state that is stored are under way while the one made
+for the others is packed.
 """
 
 import contextlib
 import copy
-import functools
 from collections.abc import Sequence
 from typing import Any, override
 
 from structlayers._core.simt.machine import Int, Machine
-from structlayers.gla.pallas_gpu.chunk import Pair, each
+from structlayers.gla.pallas_gpu.chunk import Pair
 from structlayers.gla.pallas_gpu.gradient_layout import PANEL_BYTES, STAGES, Plan
 from structlayers.gla.pallas_gpu.gradient_pairs import Pairs
-from structlayers.gla.pallas_gpu.layout import CHUNK, MULTIPROCESSORS, ROWS, VALUE_TILE, permuted
+from structlayers.gla.pallas_gpu.layout import CHUNK, MULTIPROCESSORS, ROWS, VALUE_TILE
 
 
 class States(Pairs):
@@ -31,12 +32,10 @@ class States(Pairs):
         m = self.machine
         gates, queries = self.load_gate_words(), super().load_queries()
         self.asked = {"gates": gates, "queries": queries, "keys": super().load_keys()}
-        self.fetch_states(m.constant(0))
-        for stage in range(self.plan.row_stages):
-            if stage < STAGES:
-                self.fetch_neighbour(m.constant(stage))
+        for stage in range(self.plan.row_stages - 1):
+            if stage == 0:
+                self.fetch_states(m.constant(0))
             self.fetch_rows(m.constant(stage))
-            m.commit_loads()
         # last, as compilers move no arithmetic of what was loaded before their branches
         self.fetch_image()
         for stage in range(1, STAGES):
@@ -69,10 +68,11 @@ class States(Pairs):
         m.reconverge()
 
     def fetch_rows(self, step: Int) -> None:
-        """Starts the copies of 64 values and their cotangents, if there are any."""
-        plan = self.plan
-        start = step.modulo(plan.row_stages) * (2 * PANEL_BYTES) + plan.rows_at
+        """Starts a group of copies: 64 values, their cotangents, and the neighbour's, if any."""
+        self.fetch_neighbour(step)
+        start = self.stage_of(step) * (2 * PANEL_BYTES) + self.plan.rows_at
         self.copy_rows(step, start, self.chunk, slice(None))
+        self.machine.commit_loads()
 
     def prefetch_later(self) -> None:
         """Brings what a later block loads into the L2, by one thread."""
@@ -108,146 +108,130 @@ class States(Pairs):
     # products with states -------------------------------------------------------------------
 
     def read_values(self) -> tuple[list[Any], list[Any]]:
-        """Gradients of weighted queries and keys by the states; those of scores, as a tile."""
+        """Gradients of weighted queries and keys by the states; those of scores, as a tile.
+
+        Returns:
+            Those of queries and keys: this warp's 16 channels by 64 rows.
+        """
         m, plan, tiles = self.machine, self.plan, self.sizes.value // VALUE_TILE
         others = 32 + 8 * (4 // self.slabs)
-
-        def wait(_: Int, carried: Sequence[Any]) -> Sequence[Any]:
-            m.wait_loads(plan.row_stages - 2)  # the first 64 values started no copies
-            return carried
-
-        def fetch(index: Int, _: Int, carried: Sequence[Any]) -> Sequence[Any]:
-            self.fetch_states(index + 1)
-            self.fetch_neighbour(index + 1)
-            m.commit_loads()
-            self.fetch_rows(index + (plan.row_stages - 1))
-            m.commit_loads()
-            return carried
+        image, decays = self.load_image()
 
         def add(index: Int, carried: Sequence[Any]) -> list[Any]:
-            stored, missing, sums = carried[:others], carried[others : others + 32], carried[-8:]
+            stored, missing, sums = carried[:others], carried[others : others + 32], carried[-4:]
             stage = index.modulo(STAGES)
             m.barrier_wait(stage * 8 + plan.barriers_at, index.divide(STAGES) & 1)
-            m.wait_loads(plan.row_stages - 1)
-            later = self.flag(index >= 1)
-            m.loop(0, later, 1, wait)
+            states = self.slab * PANEL_BYTES + (stage * (2 * plan.state_bytes) + plan.stages_at)
+            left, other = (
+                self.columns(states + of * plan.state_bytes, VALUE_TILE // ROWS)
+                for of in (self.stored, self.stored ^ 1)
+            )
+            m.wait_loads(plan.row_stages - 2)
             m.release_to_copies()
             m.synchronize()
-            states = stage * (2 * plan.state_bytes) + plan.stages_at
-            rows = index.modulo(plan.row_stages) * (2 * PANEL_BYTES) + plan.rows_at
-            m.loop(0, later, 1, functools.partial(fetch, index))
-            made = self.start_missing(index, states)
-            stored = self.multiply_stored(stored, states, rows)
-            self.finish_missing(made, states)
-            missing = self.multiply_missing(missing, states, rows)
-            sums = self.multiply_states(sums, states)
+            # all have these states in registers, and are done with the rows before
+            self.fetch_states(index + STAGES)
+            self.fetch_rows(index + (plan.row_stages - 1))
+            rows = self.stage_of(index) * (2 * PANEL_BYTES) + plan.rows_at
+            made = [] if self.image is None else self.start_missing(other, image, decays, index)
+            stored, left = self.multiply_stored(stored, left, rows)
+            if self.image is not None:
+                made = m.warpgroup_wait(1, made)
+                other = [m.pack(*made[i : i + 2]) for i in range(0, 32, 2)]
+            else:
+                made = [x for word in other for x in m.unpack(word)]
+            missing = self.multiply_missing(missing, other, rows)
+            sums = self.multiply_states(sums, left, made)
             return [*m.warpgroup_wait(0, [*stored, *missing]), *sums]
 
-        self.await_image()
-        carried = m.loop(0, tiles, 1, add, [m.zero()] * (others + 40))
+        carried = m.loop(0, tiles, 1, add, [m.zero()] * (others + 36))
         m.synchronize()
         self.store_scores(carried[32:others])
-        self.store_state_sums(carried[-8:])
+        pairs = (carried[-4:-2], carried[-2:])
+        self.store_over_lanes((plan.state_sums_at, plan.state_sums_at + 4 * self.sizes.key), pairs)
         stored, missing = carried[:32], carried[others : others + 32]
         if not self.sizes.paired:
             return list(stored), list(missing)
         first = self.stored.equals(0)
-        pairs = [
+        both = [
             (m.select(first, x, y), m.select(first, y, x))
             for x, y in zip(stored, missing, strict=True)
         ]
-        queries, keys = zip(*pairs, strict=True)
+        queries, keys = zip(*both, strict=True)
         return list(queries), list(keys)
 
-    def multiply_stored(self, found: Sequence[Any], states: Int, rows: Int) -> list[Any]:
+    def multiply_stored(
+        self, found: Sequence[Any], left: Sequence[Any], rows: Int
+    ) -> tuple[list[Any], list[Any]]:
         """Starts the products of 64 values with the stored state, and of scores.
 
-        Cotangents with states before and values, or values with gradients of states after and
-        cotangents, which are scores transposed.
+        States before with cotangents, or gradients of states after with values.
+
+        Returns:
+            Results, and the state, which products read until they are done.
         """
-        m, plan, blocks, count = self.machine, self.plan, 4 // self.slabs, len(found)
-        left = self.left_rows((self.stored ^ 1) * PANEL_BYTES + rows)
-        tokens = rows + self.stored * PANEL_BYTES + self.slab * (blocks * ROWS * 128)
-        start = states + self.stored * plan.state_bytes + self.slab * PANEL_BYTES
+        m, blocks, count = self.machine, 4 // self.slabs, len(found)
+        tokens = self.slab * (blocks * ROWS * 128) + rows
+        right = (self.stored ^ 1) * PANEL_BYTES + rows
         made = m.warpgroup_begin([*found, *left])
         results, scores, left = made[:32], made[32:count], made[count:]
         for i in range(4):
-            words = left[4 * i : 4 * i + 4]
-            scores = m.warpgroup_product(scores, words, tokens + 32 * i, transpose=False, panel=0)
-            at = start + i * ROWS * 128
-            results = m.warpgroup_product(results, words, at, transpose=True, panel=0)
+            words, at = left[4 * i : 4 * i + 4], 32 * i
+            results = m.warpgroup_product(results, words, right + at, transpose=False, panel=0)
+            above = rows + (PANEL_BYTES + at)
+            scores = m.warpgroup_product(scores, above, tokens + at, transpose=False, panel=0)
         m.warpgroup_commit()
-        return [*results, *scores]
+        return [*results, *scores], left
 
-    def multiply_missing(self, found: Sequence[Any], states: Int, rows: Int) -> list[Any]:
-        """Starts those of 64 cotangents, or values, with the other state."""
-        m, plan = self.machine, self.plan
-        made = m.warpgroup_begin([*found, *self.left_rows(rows + self.stored * PANEL_BYTES)])
+    def multiply_missing(self, found: Sequence[Any], left: Sequence[Any], rows: Int) -> list[Any]:
+        """Starts those of the other state with 64 values, or cotangents."""
+        m = self.machine
+        made = m.warpgroup_begin([*found, *left])
         results, left = made[:32], made[32:]
-        start = states + (self.stored ^ 1) * plan.state_bytes + self.slab * PANEL_BYTES
+        right = self.stored * PANEL_BYTES + rows
         for i in range(4):
-            at, words = start + i * ROWS * 128, left[4 * i : 4 * i + 4]
-            results = m.warpgroup_product(results, words, at, transpose=True, panel=0)
+            at, words = right + 32 * i, left[4 * i : 4 * i + 4]
+            results = m.warpgroup_product(results, words, at, transpose=False, panel=0)
         m.warpgroup_commit()
         return results
 
-    def left_rows(self, start: Int) -> list[Any]:
-        """Left operands: this warp's rows by 64 values."""
-        places = self.operands(self.rows * (ROWS * 128) + start, rows_first=True)
-        m = self.machine
-        return [word for place in places for word in m.load_matrices(place, transpose=False)]
-
     def store_scores(self, scores: Sequence[Any]) -> None:
-        """Gradients of scores in this warp's rows and columns of its slab, as a tile."""
-        if not self.sizes.paired:
-            self.store_scores_of(scores, transposed=False)
-            return
-        for stored in range(2):
-            with self.machine.when(self.stored.equals(stored)):
-                self.store_scores_of(scores, transposed=stored == 1)
-        self.machine.reconverge()
-
-    def store_scores_of(self, scores: Sequence[Any], *, transposed: bool) -> None:
-        """Those of cotangents by values, or of values by cotangents."""
+        """Gradients of scores in this warp's rows and columns of its warpgroup, as a tile."""
         blocks = 4 // self.slabs
         for block in range(blocks):
             column = self.slab * blocks + block
             below = (self.rows - column) * ROWS
             found = scores[8 * block : 8 * block + 8]
-            if transposed:
-                found = self.where(lambda row, col, below=below: col >= below + row, found)
-                self.store_block(self.plan.scores_at, column, self.rows, found, transpose=True)
-            else:
-                found = self.where(lambda row, col, below=below: col < below + row + 1, found)
-                self.store_block(self.plan.scores_at, self.rows, column, found)
+            found = self.where(lambda row, col, below=below: col < below + row + 1, found)
+            self.store_block(self.plan.scores_at, self.rows, column, found)
 
-    def state_group(self) -> tuple[Int, Int]:
-        """Of the products of both states this thread's values modulo 16, and 8 channels.
-
-        A warpgroup has those of its slab, which it has made itself.
-        """
-        thread = self.machine.thread()
-        return thread >> 3 & 15, thread & 7 | self.slab * 8
-
-    def multiply_states(self, sums: Sequence[Any], start: Int) -> list[Any]:
-        """Adds the products of both states, over 64 values."""
+    def multiply_states(
+        self, sums: Sequence[Any], words: Sequence[Any], made: Sequence[Any]
+    ) -> list[Any]:
+        """Adds the products of both states, over even and odd values of both channels."""
         m, sums = self.machine, list(sums)
-        row, unit = self.state_group()
-        at = start + row * 128 + permuted(unit & 7, row) + (unit >> 3) * PANEL_BYTES
-        for offset in range(0, VALUE_TILE * 128, 16 * 128):
-            pairs = zip(
-                m.load_shared(at + offset, 4),
-                m.load_shared(at + (offset + self.plan.state_bytes), 4),
-                strict=True,
-            )
-            for i, words in enumerate(pairs):
-                both = (m.unpack(word) for word in words)
-                sums[2 * i : 2 * i + 2] = each(m.fma, *both, sums[2 * i : 2 * i + 2])
+        for i, word in enumerate(words):
+            for half, value in enumerate(m.unpack(word)):
+                at = 2 * half + (i & 1)
+                sums[at] = m.fma(value, made[2 * i + half], sums[at])
         return sums
 
-    def store_state_sums(self, sums: Sequence[Any]) -> None:
-        """The sums of `multiply_states`."""
-        m, (group, unit) = self.machine, self.state_group()
-        at = group * (4 * self.sizes.key) + unit * 32 + self.plan.state_sums_at
-        for i in (0, 4):
-            m.store_shared(at + 4 * i, [m.bits(x) for x in sums[i : i + 4]])
+    def store_over_lanes(self, starts: Sequence[int], pairs: Sequence[Sequence[Any]]) -> None:
+        """Sums over the four lanes of a channel, each a value of two rows of K float32.
+
+        Args:
+            starts: of both rows.
+            pairs: for each row, a term of each of this thread's channels.
+        """
+        m, lane = self.machine, self.lane
+        first = [self.halves(1, *pair) for pair in pairs]
+        value = self.halves(2, *first)
+        at = self.channel * 4 + (lane & 1) * 32
+        at = at + (lane >> 1 & 1) * (starts[1] - starts[0]) + starts[0]
+        m.store_shared(at, [m.bits(value)])
+
+    def halves(self, mask: int, low: Any, high: Any) -> Any:
+        """The sum of one of two values over two lanes, in that without the bit, else the other."""
+        m, kept = self.machine, (self.lane & mask).equals(0)
+        sent = m.shuffle_xor(m.select(kept, high, low), mask)
+        return m.add(m.select(kept, low, high), sent)

@@ -162,27 +162,28 @@ class Arithmetic(SharedMemory):
 
     @override
     def warpgroup_product(
-        self, acc: Sequence[Any], left: Sequence[Any], right: Int, *, transpose: bool, panel: int
+        self,
+        acc: Sequence[Any],
+        left: Sequence[Any] | Int,
+        right: Int,
+        *,
+        transpose: bool,
+        panel: int,
     ) -> list[Any]:
         columns, depth = np.arange(2 * len(acc)), np.arange(16)[:, None]
         if transpose:
             places = 128 * depth + columns // 64 * panel + 2 * (columns % 64)
         else:
             places = 128 * columns + 2 * depth
-        starts, bases = right.value[::128], self._base[::128]  # of every warpgroup
-        places = starts[:, None, None] + places
-        # blocks start at multiples of 1024 bytes on a GPU, not always here
-        places = bases[:, None, None] + (places ^ ((places >> 7 & 7) << 4))
-        words = np.unique(places // 4, axis=-1)
-        for group, used in enumerate(words):
-            for warp in range(4 * group, 4 * group + 4):
-                self._read_by(np.unique(used), warp)
-        operand = self._shared.view(jnp.bfloat16)[places // 2].astype(np.float32)
-        fragments = self._fragments(left)  # warp, register, g, t, half
-        matrix = np.zeros((len(fragments), 2, 8, 2, 4, 2), np.float32)  # i/8, i%8, j/8, t, half
-        for register in range(4):
-            matrix[:, register % 2, :, register // 2] = fragments[:, register]
-        matrix = matrix.reshape(len(starts), 64, 16)
+        operand = self._operand(right, places)
+        if isinstance(left, Int):
+            matrix = self._operand(left, 128 * np.arange(64)[:, None] + 2 * np.arange(16))
+        else:
+            fragments = self._fragments(left)  # warp, register, g, t, half
+            matrix = np.zeros((len(fragments), 2, 8, 2, 4, 2), np.float32)  # i/8, i%8, j/8, t, half
+            for register in range(4):
+                matrix[:, register % 2, :, register // 2] = fragments[:, register]
+            matrix = matrix.reshape(len(operand), 64, 16)
         product = (matrix @ operand).reshape(-1, 2, 8, len(columns) // 8, 4, 2)
         # warp, i/8, g, tile, t, half
         return [
@@ -191,6 +192,17 @@ class Arithmetic(SharedMemory):
             for i in range(2)
             for half in range(2)
         ]
+
+    def _operand(self, address: Int, places: np.ndarray) -> np.ndarray:
+        """What lies so many bytes from an address of every warpgroup on, in permuted rows."""
+        starts, bases = address.value[::128], self._base[::128]
+        places = starts[:, None, None] + places
+        # blocks start at multiples of 1024 bytes on a GPU, not always here
+        places = bases[:, None, None] + (places ^ ((places >> 7 & 7) << 4))
+        for group, used in enumerate(places // 4):
+            for warp in range(4 * group, 4 * group + 4):
+                self._read_by(np.unique(used), warp)
+        return self._shared.view(jnp.bfloat16)[places // 2].astype(np.float32)
 
     @override
     def warpgroup_commit(self) -> None:

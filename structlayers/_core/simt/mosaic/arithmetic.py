@@ -158,23 +158,35 @@ class Arithmetic(Threads):
 
     @override
     def warpgroup_product(
-        self, acc: Sequence[Any], left: Sequence[Any], right: Int, *, transpose: bool, panel: int
+        self,
+        acc: Sequence[Any],
+        left: Sequence[Any] | Int,
+        right: Int,
+        *,
+        transpose: bool,
+        panel: int,
     ) -> list[Any]:
-        count = len(acc)
-        # units of 16 bytes: of eight rows, and of panels; swizzle of 128 bytes
-        constants = (1024 >> 4 << 32) | ((panel >> 4) << 16)
-        address = arith.shrui(self._shared_address(right), self._value(4))
-        high = arith.shli(self._wide(1), self._wide(62))
-        descriptor = arith.ori(arith.extui(self._i64, address), self._wide(constants))
-        descriptor = arith.ori(descriptor, high)
+        count, shared = len(acc), isinstance(left, Int)
+        operands = [self._descriptor(left, 0)] if shared else list(left)
+        words = ",".join(f"${i}" for i in range(2 * count, 2 * count + len(operands)))
         sums = ",".join(f"${i}" for i in range(count))
-        words = ",".join(f"${i}" for i in range(2 * count, 2 * count + 4))
         text = (
             f"wgmma.mma_async.sync.aligned.m64n{2 * count}k16.f32.bf16.bf16 "
-            f"{{{sums}}}, {{{words}}}, ${2 * count + 4}, 1, 1, 1, {int(transpose)};"
+            f"{{{sums}}}, {words if shared else f'{{{words}}}'}, ${2 * count + len(operands)}, "
+            f"1, 1, 1, {'0, ' if shared else ''}{int(transpose)};"
         )
-        constraints = ["r"] * 4 + ["l"]
-        return self._tied(text, acc, ["=f"] * count, [*left, descriptor], constraints)
+        constraints = ["l" if shared else "r"] * len(operands) + ["l"]
+        operands.append(self._descriptor(right, panel))
+        return self._tied(text, acc, ["=f"] * count, operands, constraints)
+
+    def _descriptor(self, address: Int, panel: int) -> ir.Value:
+        """Of an operand in shared memory."""
+        # units of 16 bytes: of eight rows, and of panels; swizzle of 128 bytes
+        constants = (1024 >> 4 << 32) | ((panel >> 4) << 16)
+        start = arith.shrui(self._shared_address(address), self._value(4))
+        high = arith.shli(self._wide(1), self._wide(62))
+        descriptor = arith.ori(arith.extui(self._i64, start), self._wide(constants))
+        return arith.ori(descriptor, high)
 
     def _wide(self, value: int) -> ir.Value:
         return arith.constant(self._i64, value)
