@@ -431,6 +431,7 @@ class Machine(abc.ABC):
         *,
         transpose: bool,
         panel: int,
+        left_transpose: bool = False,
     ) -> list[Any]:
         """Starts ``acc + left @ right`` for the 128 threads of a warpgroup: PTX's `wgmma`.
 
@@ -441,12 +442,13 @@ class Machine(abc.ABC):
 
         Args:
             acc: N / 2 float32, N = 16, 32, ... 256.
-            left: four words, or the address of 64 rows in shared memory, which stand as those of a
-                right operand that is not transposed.
+            left: four words, or the address of its first row in shared memory, where it stands as
+                a right operand of 64 columns does.
             right: address of its first row; every row is a column of the operand, 16 of the 64
                 values of the row from the address on. Transposed, it has 16 rows, of the operand.
             transpose: which of both.
             panel: bytes from one panel of 64 columns to the next, if transposed.
+            left_transpose: whether a left operand in shared memory is transposed.
         """
 
     @abc.abstractmethod

@@ -85,17 +85,22 @@ class Plan:
         return self.stages_at + STAGES * 2 * self.state_bytes
 
     @property
-    def neighbours_at(self) -> int:
-        """Stages of values or cotangents of the other chunk of the pair.
+    def neighbours_at(self) -> tuple[int, ...]:
+        """Stages of values or cotangents of the other chunk of the pair, one where scores will be.
 
-        As many as `row_stages`: the last one is where the image was.
+        Next to each other but for the last one.
         """
-        return self.rows_at + self.row_stages * 2 * PANEL_BYTES
+        if not self.sizes.paired:
+            return ()
+        first = self.rows_at + self.row_stages * 2 * PANEL_BYTES
+        return first, first + PANEL_BYTES, self.scores_at
 
     @property
     def image_at(self) -> int:
         """Weighted keys or queries of that chunk."""
-        return self.neighbours_at + (self.row_stages - 1) * PANEL_BYTES * self.sizes.paired
+        if not self.sizes.paired:
+            return self.rows_at + self.row_stages * 2 * PANEL_BYTES
+        return self.neighbours_at[1] + PANEL_BYTES
 
     @property
     def decay_at(self) -> int:

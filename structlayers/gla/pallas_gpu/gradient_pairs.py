@@ -78,18 +78,34 @@ class Pairs(Chunk):
             (plan.image_at, tile, sizes.tile_bytes),
             (plan.decay_at, part * decay_bytes + whole.decay_at, decay_bytes),
         )
+        # nothing is copied where there is no neighbour
+        size = sum(size for *_, size in pieces)
+        copied = self.flag(self.alone) ^ 1 if sizes.chunks % 2 else m.constant(1)
         with m.when(m.thread().equals(0)):
-            m.barrier_expect(plan.image_barrier, sizes.tile_bytes + decay_bytes)
+            m.barrier_expect(plan.image_barrier, copied * size)
+        with m.when(m.thread().equals(0) & copied.equals(1)):
             for target, offset, size in pieces:
                 at, pitch = m.constant(target), whole.image_bytes
                 m.copy_in(at, self.image, row, pitch, offset, size, plan.image_barrier)
+        m.reconverge()
+        if sizes.chunks % 2:
+            self.fill_image()
+
+    def fill_image(self) -> None:
+        """Zeros and decays of 1, where there is no neighbour."""
+        m, plan = self.machine, self.plan
+        with m.when(self.alone):
+            for at in range(0, self.sizes.tile_bytes, plan.threads * 16):
+                m.store_shared(m.thread() * 16 + (plan.image_at + at), [m.word(0)] * 4)
+            with m.when(m.thread() < self.sizes.key):
+                m.store_shared(m.thread() * 4 + plan.decay_at, [m.bits(self.one)])
         m.reconverge()
 
     def fetch_neighbour(self, step: Int) -> None:
         """Starts the copies of 64 of its values, or of their cotangents, if there are any."""
         if self.image is None:
             return
-        start = self.stage_of(step) * PANEL_BYTES + self.plan.neighbours_at
+        start = self.neighbour_at(step)
         for stored in range(2):  # cotangents for the gradient of a state
             array = 1 - stored
             with self.machine.when(self.stored.equals(stored)):
@@ -120,34 +136,21 @@ class Pairs(Chunk):
 
     # the state that is missing ---------------------------------------------------------------
 
-    def load_image(self) -> tuple[list[Any], list[Any]]:
-        """What makes the missing state: weighted keys or queries, transposed, and the decays.
-
-        Returns:
-            Left operands, this warp's channels by the neighbour's tokens, and the decays of this
-            thread's two channels; zeros and ones where there is no neighbour. Nothing if all
-            states are stored.
-        """
+    def load_decays(self) -> list[Any]:
+        """The neighbour's decays of this thread's two channels, when its image has arrived."""
         if self.image is None:
-            return [], []
-        m, plan = self.machine, self.plan
-        m.barrier_wait(plan.image_barrier, 0)
-        words = self.columns(self.slab * PANEL_BYTES + plan.image_at, CHUNK // ROWS)
-        decays = self.factors(plan.decay_at)
+            return []
+        self.machine.barrier_wait(self.plan.image_barrier, 0)
         if self.sizes.chunks % 2:
-            words = [m.select(self.alone, m.word(0), x) for x in words]
-            decays = [m.select(self.alone, self.one, x) for x in decays]
-        return m.warpgroup_begin(words), decays
+            self.machine.synchronize()
+        return self.factors(self.plan.decay_at)
 
-    def start_missing(
-        self, words: Sequence[Any], image: Sequence[Any], decays: Sequence[Any], index: Int
-    ) -> list[Any]:
+    def start_missing(self, words: Sequence[Any], decays: Sequence[Any], index: Int) -> list[Any]:
         """Starts the products of 64 values of the missing state.
 
         Args:
             words: of the neighbour's state, this warp's 16 channels by 64 values.
-            image: left operands of `load_image`.
-            decays: of the same.
+            decays: of its channels.
             index: of the tile.
 
         Returns:
@@ -158,16 +161,24 @@ class Pairs(Chunk):
             m.multiply(x, decays[i & 1]) for i, word in enumerate(words) for x in m.unpack(word)
         ]
         found = m.warpgroup_begin(found)
-        start = self.stage_of(index) * PANEL_BYTES + self.plan.neighbours_at
-        for i in range(CHUNK // ROWS):
-            at, left = start + i * (ROWS * 128), image[4 * i : 4 * i + 4]
-            found = m.warpgroup_product(found, left, at, transpose=True, panel=0)
+        left, right = self.slab * PANEL_BYTES + self.plan.image_at, self.neighbour_at(index)
+        for i in range(0, CHUNK * 128, ROWS * 128):
+            # not in registers: ptxas gave those away that no tile wrote to
+            found = m.warpgroup_product(
+                found, left + i, right + i, transpose=True, panel=0, left_transpose=True
+            )
         m.warpgroup_commit()
         return found
 
     def stage_of(self, step: Int) -> Int:
         """Stage of a tile of rows, and of the neighbour's."""
         return step.modulo(self.plan.row_stages)
+
+    def neighbour_at(self, step: Int) -> Int:
+        """Where a tile of the neighbour's rows is."""
+        stage, (first, second, last) = self.stage_of(step), self.plan.neighbours_at
+        apart = self.flag(stage.equals(2)) * (last - 2 * second + first)
+        return stage * (second - first) + first + apart
 
     def columns(self, start: Int, parts: int = 1) -> list[Any]:
         """Left operands: this warp's 16 channels by so many times 16 rows of a panel."""

@@ -115,7 +115,7 @@ class States(Pairs):
         """
         m, plan, tiles = self.machine, self.plan, self.sizes.value // VALUE_TILE
         others = 32 + 8 * (4 // self.slabs)
-        image, decays = self.load_image()
+        decays = self.load_decays()
 
         def add(index: Int, carried: Sequence[Any]) -> list[Any]:
             stored, missing, sums = carried[:others], carried[others : others + 32], carried[-4:]
@@ -133,7 +133,7 @@ class States(Pairs):
             self.fetch_states(index + STAGES)
             self.fetch_rows(index + (plan.row_stages - 1))
             rows = self.stage_of(index) * (2 * PANEL_BYTES) + plan.rows_at
-            made = [] if self.image is None else self.start_missing(other, image, decays, index)
+            made = [] if self.image is None else self.start_missing(other, decays, index)
             stored, left = self.multiply_stored(stored, left, rows)
             if self.image is not None:
                 made = m.warpgroup_wait(1, made)

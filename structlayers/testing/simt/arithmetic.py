@@ -169,15 +169,12 @@ class Arithmetic(SharedMemory):
         *,
         transpose: bool,
         panel: int,
+        left_transpose: bool = False,
     ) -> list[Any]:
-        columns, depth = np.arange(2 * len(acc)), np.arange(16)[:, None]
-        if transpose:
-            places = 128 * depth + columns // 64 * panel + 2 * (columns % 64)
-        else:
-            places = 128 * columns + 2 * depth
-        operand = self._operand(right, places)
+        columns = np.arange(2 * len(acc))
+        operand = self._operand(right, columns, transpose, panel)
         if isinstance(left, Int):
-            matrix = self._operand(left, 128 * np.arange(64)[:, None] + 2 * np.arange(16))
+            matrix = self._operand(left, np.arange(64), left_transpose).swapaxes(1, 2)
         else:
             fragments = self._fragments(left)  # warp, register, g, t, half
             matrix = np.zeros((len(fragments), 2, 8, 2, 4, 2), np.float32)  # i/8, i%8, j/8, t, half
@@ -193,8 +190,15 @@ class Arithmetic(SharedMemory):
             for half in range(2)
         ]
 
-    def _operand(self, address: Int, places: np.ndarray) -> np.ndarray:
-        """What lies so many bytes from an address of every warpgroup on, in permuted rows."""
+    def _operand(
+        self, address: Int, columns: np.ndarray, transpose: bool, panel: int = 0
+    ) -> np.ndarray:
+        """16 rows by these columns of a right operand of every warpgroup."""
+        depth = np.arange(16)[:, None]
+        if transpose:
+            places = 128 * depth + columns // 64 * panel + 2 * (columns % 64)
+        else:
+            places = 128 * columns + 2 * depth
         starts, bases = address.value[::128], self._base[::128]
         places = starts[:, None, None] + places
         # blocks start at multiples of 1024 bytes on a GPU, not always here

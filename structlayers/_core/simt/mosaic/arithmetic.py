@@ -165,6 +165,7 @@ class Arithmetic(Threads):
         *,
         transpose: bool,
         panel: int,
+        left_transpose: bool = False,
     ) -> list[Any]:
         count, shared = len(acc), isinstance(left, Int)
         operands = [self._descriptor(left, 0)] if shared else list(left)
@@ -173,7 +174,7 @@ class Arithmetic(Threads):
         text = (
             f"wgmma.mma_async.sync.aligned.m64n{2 * count}k16.f32.bf16.bf16 "
             f"{{{sums}}}, {words if shared else f'{{{words}}}'}, ${2 * count + len(operands)}, "
-            f"1, 1, 1, {'0, ' if shared else ''}{int(transpose)};"
+            f"1, 1, 1, {f'{int(left_transpose)}, ' if shared else ''}{int(transpose)};"
         )
         constraints = ["l" if shared else "r"] * len(operands) + ["l"]
         operands.append(self._descriptor(right, panel))
