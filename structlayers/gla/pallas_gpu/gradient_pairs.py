@@ -145,22 +145,15 @@ class Pairs(Chunk):
             self.machine.synchronize()
         return self.factors(self.plan.decay_at)
 
-    def start_missing(self, words: Sequence[Any], decays: Sequence[Any], index: Int) -> list[Any]:
+    def start_missing(self, decayed: Sequence[Any], index: Int) -> list[Any]:
         """Starts the products of 64 values of the missing state.
 
         Args:
-            words: of the neighbour's state, this warp's 16 channels by 64 values.
-            decays: of its channels.
+            decayed: of the neighbour's state, this warp's 16 channels by 64 values.
             index: of the tile.
-
-        Returns:
-            This warp's 16 channels by 64 values.
         """
         m = self.machine
-        found = [
-            m.multiply(x, decays[i & 1]) for i, word in enumerate(words) for x in m.unpack(word)
-        ]
-        found = m.warpgroup_begin(found)
+        found = m.warpgroup_begin(decayed)
         left, right = self.slab * PANEL_BYTES + self.plan.image_at, self.neighbour_at(index)
         for i in range(0, CHUNK * 128, ROWS * 128):
             # not in registers: ptxas gave those away that no tile wrote to

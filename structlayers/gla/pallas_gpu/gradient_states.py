@@ -118,7 +118,7 @@ class States(Pairs):
         decays = self.load_decays()
 
         def add(index: Int, carried: Sequence[Any]) -> list[Any]:
-            stored, missing, sums = carried[:others], carried[others : others + 32], carried[-4:]
+            found, sums = carried[:-4], carried[-4:]
             stage = index.modulo(STAGES)
             m.barrier_wait(stage * 8 + plan.barriers_at, index.divide(STAGES) & 1)
             states = self.slab * PANEL_BYTES + (stage * (2 * plan.state_bytes) + plan.stages_at)
@@ -126,25 +126,29 @@ class States(Pairs):
                 self.columns(states + of * plan.state_bytes, VALUE_TILE // ROWS)
                 for of in (self.stored, self.stored ^ 1)
             )
+            made = [x for word in other for x in m.unpack(word)]
+            if self.image is not None:
+                made = [m.multiply(x, decays[i >> 1 & 1]) for i, x in enumerate(made)]
             m.wait_loads(plan.row_stages - 2)
             m.release_to_copies()
+            found = m.warpgroup_wait(0, found)  # those of the tile before
             m.synchronize()
+            if self.image is not None:
+                made = self.start_missing(made, index)
+            rows = self.stage_of(index) * (2 * PANEL_BYTES) + plan.rows_at
+            stored, left = self.multiply_stored(found[:others], left, rows)
             # all have these states in registers, and are done with the rows before
             self.fetch_states(index + STAGES)
             self.fetch_rows(index + (plan.row_stages - 1))
-            rows = self.stage_of(index) * (2 * PANEL_BYTES) + plan.rows_at
-            made = [] if self.image is None else self.start_missing(other, decays, index)
-            stored, left = self.multiply_stored(stored, left, rows)
             if self.image is not None:
                 made = m.warpgroup_wait(1, made)
                 other = [m.pack(*made[i : i + 2]) for i in range(0, 32, 2)]
-            else:
-                made = [x for word in other for x in m.unpack(word)]
-            missing = self.multiply_missing(missing, other, rows)
+            missing = self.multiply_missing(found[others:], other, rows)
             sums = self.multiply_states(sums, left, made)
-            return [*m.warpgroup_wait(0, [*stored, *missing]), *sums]
+            return [*m.warpgroup_wait(1, stored), *missing, *sums]
 
         carried = m.loop(0, tiles, 1, add, [m.zero()] * (others + 36))
+        carried = [*m.warpgroup_wait(0, carried[:-4]), *carried[-4:]]
         m.synchronize()
         self.store_scores(carried[32:others])
         pairs = (carried[-4:-2], carried[-2:])
