@@ -1,14 +1,12 @@
 """Speed of Gaunt and many-body products on a GPU: one kernel against the grid in memory.
 
 Two signals of degree L, product to degree L, on 100,000 nodes of 128 channels, L = 2, 3, 4, 6, 8;
-in float32 with products of TF32 and of three TF32, and in bfloat16; alone and with gradients. At
-L = 8 XLA's grid in three TF32 does not fit the card, so both are timed on half of the nodes, too.
-The powers 1 to 3 of a signal of degree 3 on 5,000 nodes, and the microbenchmark of Xie et al.
-(10,000 rows, degree 10 with 10 to 20). Beside the kernel stand XLA's product through the same
-tables at the same precision, and, by --candidates, other implementations, e3nn-jax and
-cuEquivariance, whose Clebsch-Gordan products have more paths. Shares are of the longer of two
-times: bytes at the rate of a copy, and products of one table each way at that of the tensor cores,
-measured in the same run.
+in float32 with products of TF32 and of three TF32, and in bfloat16; alone and with gradients. The
+powers 1 to 3 of a signal of degree 3 on 5,000 nodes, and the microbenchmark of Xie et al. (10,000
+rows, degree 10 with 10 to 20). Beside the kernel stand XLA's product through the same tables at the
+same precision, and, by --candidates, other implementations, e3nn-jax and cuEquivariance, whose
+Clebsch-Gordan products have more paths. Shares are of the longer of two times: bytes at the rate of
+a copy, and products of one table each way at that of the tensor cores, measured in the same run.
 
 Paper: Luo et al. 2024, arXiv:2401.10216, and Xie et al. 2025, arXiv:2506.13523 (A100: 669 us for
 the last one); the bounds are the project's own for one H200.
@@ -33,9 +31,6 @@ _LARGE = {
     )
     for lmax in _LINES
 }
-# XLA's grid of 100,000 x 128 rows in three TF32 takes more than the card's memory
-_HALF = "gaunt_l8_l8_l8_b50000x128_float32"
-_TOO_LARGE = f"{_LARGE[8][0]}/3xtf32"
 _POWERS = "power3_l3_l2_b5000x128_float32"
 _FREEDOM = "gaunt_l10_l10_l20_b10000_float32"
 _CELLS = {
@@ -53,15 +48,12 @@ def get_config() -> SpeedConfig:
     """All shapes, with the lines for one H200."""
     return SpeedConfig(
         experiment="speed_gpu",
-        forward=(*(name for names in _LARGE.values() for name in names), _HALF, _POWERS, _FREEDOM),
+        forward=(*(name for names in _LARGE.values() for name in names), _POWERS, _FREEDOM),
         both=tuple(name for names in _LARGE.values() for name in names),
         timer="profiler",
         at_least=(
             *((f"{cell}/forward/share", 0.6) for cell in _CELLS),
-            *(
-                (f"{f'{_HALF}/3xtf32' if cell == _TOO_LARGE else cell}/forward/over_xla", times)
-                for cell, (_, times) in _CELLS.items()
-            ),
+            *((f"{cell}/forward/over_xla", times) for cell, (_, times) in _CELLS.items()),
         ),
         at_most=(
             *((f"{cell}/forward/us", 1000 * limit) for cell, (limit, _) in _CELLS.items()),
