@@ -9,7 +9,7 @@ goals 2.7, 8.9 and 1.9, which an independent rerun of 1,000 epochs reached with 
 degrees up to 3 (github.com/kcheng0407/mace-rmd17-benchmark).
 Data: rmd17 in $STRUCTLAYERS_DATA; the smoke preset makes its own molecule.
 Hardware: one H200, about 40 minutes and a minute a training to compile (predicted from counts of
-kernels and bytes, experiments/potential/README.md); of it ethanol with two contractions is run.
+kernels and bytes, experiments/potential/README.md); of it ethanol is run, with two contractions.
 --datasets and --contractions train a part, `join` makes one result of them.
 Command: python -m experiments run configs/equivariant/rmd17.py
 """

@@ -4,8 +4,9 @@ What: relative RMS error of `gated_linear_attention` against the recurrence in f
 outputs, final state, gradients of q, k, v and the initial state, gradients of the log gates; the
 largest over all cases is the metric. Gates of ten kinds, from constant 0 to constant -200, strong,
 spiky and mixed. And what must be exact: outputs and gradients of a prefix do not change, bit by
-bit, with what comes after it, nor do results with a call again, with a batch, and outputs with a
-longer T, from whole chunks on. Runs on any device; float32 at precision "highest".
+bit, with what comes after it, nor do results with a call again, and inside `batch_invariant` with a
+batch, and outputs with a longer T, from whole chunks on. Runs on any device; float32 at precision
+"highest".
 
 Paper: Yang et al. 2024, arXiv:2312.06635, equation 3 (recurrence), sections 4.2 and 4.3.
 Expected: float32 2e-6 and 1e-5 (gradients); bfloat16 4e-3 (o), 3e-3 (state), 5e-3 (gradients).

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.experiment import Phase, Results
-from structlayers.gla import gated_linear_attention
+from structlayers.gla import batch_invariant, gated_linear_attention
 from structlayers.testing import error_ratio
 
 KINDS = ("start", "0", "-1e-6", "-0.05", "-5", "-50", "-200", "strong", "spiky", "mixed")
@@ -20,8 +20,9 @@ KINDS = ("start", "0", "-1e-6", "-0.05", "-5", "-50", "-200", "strong", "spiky",
 a log sigmoid, 5 % spikes of -20 among the former, and a mixture of the constants."""
 
 OUTPUTS = ("o", "state", "gradients", "gate_gradients")
-CALLS = ("again", "batch", "longer")
-"""Calls whose values should have the same bits: one and one again, in a batch, with a longer T."""
+CALLS = ("again", "batch", "longer", "batch_by_default", "longer_by_default")
+"""Calls whose values are compared bit by bit: one and one again; in a batch and with a longer T,
+both inside `batch_invariant`; these two outside it."""
 CHUNK = 64
 
 
@@ -146,7 +147,15 @@ def changed_prefix(dtype: str, implementation: str | None, time: int, prefix: in
 
 
 def changed_calls(dtype: str, implementation: str | None, time: int, prefix: int) -> list[int]:
-    """How many values of other calls, in the order of `CALLS`, are not those of the first.
+    """How many values of other calls, in the order of `CALLS`, are not those of the first."""
+    again, *by_default = _changed_calls(dtype, implementation, time, prefix)
+    with batch_invariant():
+        again_inside, *inside = _changed_calls(dtype, implementation, time, prefix)
+    return [again + again_inside, *inside, *by_default]
+
+
+def _changed_calls(dtype: str, implementation: str | None, time: int, prefix: int) -> list[int]:
+    """Of a call again, in a batch and with a longer T.
 
     A call again and a call in a batch of three have results, states and gradients to compare; one
     for the prefix alone, up to its last whole chunk, has outputs.

@@ -8,6 +8,7 @@ the family's README.md.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from structlayers.gla.batch_invariance import batch_invariant
 from structlayers.gla.ops import (
     gated_linear_attention,
     gated_linear_attention_decode,
@@ -32,6 +33,7 @@ __all__ = [
     "ARG_SPECS",
     "GatedLinearAttention",
     "GatedLinearAttentionState",
+    "batch_invariant",
     "gated_linear_attention",
     "gated_linear_attention_decode",
     "gated_linear_attention_step",

@@ -14,6 +14,7 @@ from jax import lax
 
 from structlayers._core.batching import merge_batches
 from structlayers._core.operands import pad_features
+from structlayers.gla.batch_invariance import is_batch_invariant
 from structlayers.gla.differentiable import Args, Kernels, attend, filled
 from structlayers.gla.gates import with_resets
 from structlayers.gla.packing import Packing
@@ -64,7 +65,8 @@ def gated_linear_attention(
     log_gate = jnp.zeros((1, 1, 1), jnp.float32) if log_gate is None else log_gate
     log_gate = jnp.broadcast_to(log_gate, k.shape)
     starts = initial_state is not None or sequence_axis is not None
-    ours = _Kernels(scale, chunk_size, precision, starts, sequence_axis)
+    segments = 1 if is_batch_invariant() else None
+    ours = _Kernels(scale, chunk_size, precision, starts, sequence_axis, segments)
     value = v.shape[-1]
     sizes = padded_sizes(key, value)
     if initial_state is None:
@@ -89,10 +91,13 @@ class _Kernels(Kernels):
     Attributes:
         starts: whether there is an initial state.
         ranks: the sequence axis.
+        segments: of a sequence, or of a rank's part of it; None for as many as there are blocks
+            of threads for.
     """
 
     starts: bool
     ranks: SequenceAxis | None
+    segments: int | None
 
     @property
     @override
@@ -112,7 +117,7 @@ class _Kernels(Kernels):
     def summarize(self, args: Args, *, keeps: bool) -> tuple[jax.Array, jax.Array, Segments]:
         q, k, v, gate, _, state = args
         lead = len(q.shape[:-3])
-        run = _batchable("summarize", scale=self.scale)
+        run = _batchable("summarize", scale=self.scale, segments=self.segments)
         known = run(*(_flat(x, lead) for x in (q, k, v, gate)))
         own, log_decay = known.run(_flat(state, lead))[0], known.log_decay()
         known = jax.tree.map(lambda x: x.reshape(*q.shape[:-3], *x.shape[1:]), known)
@@ -135,7 +140,8 @@ class _Kernels(Kernels):
         lead = q.shape[:-3]
         arrays = (q, k, v, gate, state if self.starts else None, known)
         flat = jax.tree.map(lambda x: _flat(x, len(lead)), arrays)
-        results = _batchable("forward", scale=self.scale, keeps=keeps)(*flat)
+        static = {"scale": self.scale, "keeps": keeps, "segments": self.segments}
+        results = _batchable("forward", **static)(*flat)
         return jax.tree.map(lambda x: x.reshape(*lead, *x.shape[1:]), results)
 
     @override
@@ -146,7 +152,7 @@ class _Kernels(Kernels):
         if self.ranks is not None:
             dout, dfinal = filled(args, cotangents)
             kept, all_decays = kept
-            run = _batchable("summarize", scale=self.scale)
+            run = _batchable("summarize", scale=self.scale, segments=self.segments)
             known = run(*(_flat(x, lead) for x in (q, k, dout, gate, kept.images)))
             own, _ = known.run(_flat(_first_heads(dfinal, heads), lead), reverse=True)
             own = own.reshape(*dfinal.shape[:-3], heads, *dfinal.shape[-2:])

@@ -33,6 +33,7 @@ def forward(
     *,
     scale: float,
     keeps: bool,
+    segments: int | None = None,
 ) -> tuple[jax.Array, jax.Array, Kept | None]:
     """Final states, outputs, and if kept what `backward` wants.
 
@@ -45,8 +46,10 @@ def forward(
         known: from `summarize` of the same, or None.
         scale: of queries.
         keeps: whether gradients follow.
+        segments: how many a sequence has; None for as many as `known` or as there are blocks of
+            threads for.
     """
-    count = _segment_count(q, v) if known is None else known.added.shape[1]
+    count = segments or (_segment_count(q, v) if known is None else known.added.shape[1])
     sizes = _sizes(q, k, v, scale, count)
     batch, shape = q.shape[0], (*q.shape[:-1], v.shape[-1])
     if known is None and count > 1:
