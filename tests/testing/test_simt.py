@@ -218,6 +218,44 @@ def test_warpgroup_product_is_the_matrix_product(transpose, blocks):
     assert np.allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("transpose", [True, False])
+def test_warpgroup_product_has_left_operands_in_shared_memory(transpose):
+    """As right ones of 64 columns, or their transposes, are: 16 of 64 values of a row, or rows."""
+    rng = np.random.default_rng(1)
+    a, b = (rng.standard_normal((64, 16)).astype(ml_dtypes.bfloat16) for _ in range(2))
+    stored = np.zeros((2, 64, 8, 8), a.dtype)  # of each 64 rows of eight units
+    for values, rows in zip((a, b), stored, strict=True):
+        if transpose:
+            rows[16:32] = values.T.reshape(16, 8, 8)
+        else:
+            rows[:, 2:4] = values.reshape(64, 2, 8)
+    units = np.arange(8) ^ (np.arange(64) % 8)[:, None]
+    permuted = np.take_along_axis(stored, units[None, :, :, None], axis=2)
+    offset = 16 * 128 if transpose else 32
+
+    def program(m, inputs, outputs):
+        for at in range(0, permuted.nbytes, 128 * 16):
+            place = m.thread() * 16 + at
+            m.store_shared(place, m.load_global(inputs[0], place, 4))
+        m.synchronize()
+        acc = m.warpgroup_begin([m.zero()] * 32)
+        left, right = m.constant(offset), m.constant(64 * 128 + offset)
+        acc = m.warpgroup_product(
+            acc, left, right, transpose=transpose, panel=0, left_transpose=transpose
+        )
+        m.warpgroup_commit()
+        acc = m.warpgroup_wait(0, acc)
+        for i in range(0, 32, 2):
+            row = m.warp() * 16 + (m.lane() >> 2) + 8 * (i >> 1 & 1)
+            words = [m.bits(value) for value in acc[i : i + 2]]
+            m.store_global(outputs[0], row, 256, (m.lane() & 3) * 8 + 32 * (i >> 2), words)
+
+    shape = jax.ShapeDtypeStruct((64, 64), np.float32)
+    (found,) = run(program, [permuted], [shape], threads=128, shared_bytes=permuted.nbytes)
+    wanted = a.astype(np.float64) @ b.astype(np.float64).T
+    assert np.allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_loads_ahead_arrive_when_they_are_waited_for():
     def program(waits):
         def body(m, inputs, outputs):

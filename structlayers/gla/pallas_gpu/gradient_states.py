@@ -119,6 +119,8 @@ class States(Pairs):
 
         def add(index: Int, carried: Sequence[Any]) -> list[Any]:
             found, sums = carried[:-4], carried[-4:]
+            if self.image is None:  # the tile before has both states as they are loaded
+                found = m.warpgroup_wait(0, found)
             stage = index.modulo(STAGES)
             m.barrier_wait(stage * 8 + plan.barriers_at, index.divide(STAGES) & 1)
             states = self.slab * PANEL_BYTES + (stage * (2 * plan.state_bytes) + plan.stages_at)
@@ -131,7 +133,8 @@ class States(Pairs):
                 made = [m.multiply(x, decays[i >> 1 & 1]) for i, x in enumerate(made)]
             m.wait_loads(plan.row_stages - 2)
             m.release_to_copies()
-            found = m.warpgroup_wait(0, found)  # those of the tile before
+            if self.image is not None:
+                found = m.warpgroup_wait(0, found)
             m.synchronize()
             if self.image is not None:
                 made = self.start_missing(made, index)

@@ -168,7 +168,7 @@ class Arithmetic(Threads):
         left_transpose: bool = False,
     ) -> list[Any]:
         count, shared = len(acc), isinstance(left, Int)
-        operands = [self._descriptor(left, 0)] if shared else list(left)
+        operands = [self._descriptor(left, 0)] if isinstance(left, Int) else list(left)
         words = ",".join(f"${i}" for i in range(2 * count, 2 * count + len(operands)))
         sums = ",".join(f"${i}" for i in range(count))
         text = (
