@@ -1,13 +1,14 @@
 """Muon for the matrices of a potential that mix channels, AMSGrad for all its other parameters.
 
-Blocks of one shape are one array, from all layers, paths, degrees and elements: the products that
-make them orthogonal are as many as for one matrix.
+All of them, of every layer, path, degree and element, are filled up to one size and stand in one
+array, so the products that make them orthogonal are as many as for one matrix.
 """
 
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,31 +23,39 @@ _MATRICES = ("mix", "up", "skip", "update", "radial")
 _SIZE = 0.2
 
 
-class _Leaf(NamedTuple):
+@dataclass(frozen=True)
+class _Leaf:
     """Parameters of one name, and the shape of their matrices, None where they are none."""
 
     shape: tuple[int, ...]
     matrix: tuple[int, int] | None
     last_layer: bool
 
-    def blocks(self, values: jax.Array) -> jax.Array:
-        """`(count, rows, columns)`."""
+    @property
+    def count(self) -> int:
+        """Number of matrices, 0 where they are none."""
+        return 0 if self.matrix is None else math.prod(self.shape) // math.prod(self.matrix)
+
+    def blocks(self, values: jax.Array, size: tuple[int, int]) -> jax.Array:
+        """`(count, *size)`, filled up with zeros."""
         assert self.matrix is not None
         moved = jnp.moveaxis(values, 0, 1) if self.last_layer else values
-        return moved.reshape(-1, *self.matrix)
+        gaps = [(0, large - own) for large, own in zip(size, self.matrix, strict=True)]
+        return jnp.pad(moved.reshape(-1, *self.matrix), ((0, 0), *gaps))
 
-    def flat(self, values: jax.Array) -> jax.Array:
-        """The reverse; both as vectors."""
-        if self.last_layer:
-            assert self.matrix is not None
-            values = jnp.moveaxis(values.reshape(-1, *self.matrix), 0, 1).ravel()
-        return values
+    def update(self, blocks: jax.Array) -> jax.Array:
+        """Of such matrices that are orthogonal, the update as a vector."""
+        assert self.matrix is not None
+        rows, columns = self.matrix
+        found = _SIZE * max(rows, columns) ** 0.5 * blocks[:, :rows, :columns]
+        return (jnp.moveaxis(found, 0, 1) if self.last_layer else found).ravel()
 
 
 def scale_by_muon(vector: ParameterVector[Any]) -> optax.GradientTransformation:
     r"""Updates `0.2 sqrt(max(m, n)) U V^T` of matrices `(m, n)` with momentum `U S V^T`.
 
-    Momentum is Nesterov's, 0.95; `U V^T` is approximated by five steps of Newton and Schulz.
+    Momentum is Nesterov's, 0.95; `U V^T` is approximated by five steps of Newton and Schulz, which
+    leave rows and columns of zeros as they are.
 
     Args:
         vector: the parameters, which are one vector for this transformation.
@@ -57,42 +66,39 @@ def scale_by_muon(vector: ParameterVector[Any]) -> optax.GradientTransformation:
         arXiv:2502.16982, equation 4 (the factor).
     """
     leaves = [_leaf(path, leaf.shape) for path, leaf in _named(vector.shapes)]
-    shapes = sorted({leaf.matrix for leaf in leaves if leaf.matrix is not None})
-    names = {shape: "x".join(map(str, shape)) for shape in shapes}
-    dimensions = dict.fromkeys(names.values(), optax.contrib.MuonDimensionNumbers(1, 2))
-    muon: Any = optax.contrib.scale_by_muon(weight_dimension_numbers=dimensions)
-    others: Any = optax.scale_by_amsgrad()
+    matrices = [leaf for leaf in leaves if leaf.matrix is not None]
+    others = [leaf for leaf in leaves if leaf.matrix is None]
+    sizes = [leaf.matrix for leaf in leaves if leaf.matrix is not None]
+    size = (max(rows for rows, _ in sizes), max(columns for _, columns in sizes))
+    muon: Any = optax.contrib.scale_by_muon(
+        weight_dimension_numbers=optax.contrib.MuonDimensionNumbers(1, 2)
+    )
+    amsgrad: Any = optax.scale_by_amsgrad()
 
-    def split(values: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+    def split(values: jax.Array) -> tuple[jax.Array, jax.Array]:
         arrays = list(zip(leaves, jax.tree.leaves(vector.arrays(values)), strict=True))
-        rest = [array.ravel() for leaf, array in arrays if leaf.matrix is None]
-        blocks = {
-            name: jnp.concatenate([leaf.blocks(x) for leaf, x in arrays if leaf.matrix == shape])
-            for shape, name in names.items()
-        }
-        return blocks, jnp.concatenate(rest)
+        blocks = [leaf.blocks(x, size) for leaf, x in arrays if leaf.count]
+        return jnp.concatenate(blocks), jnp.concatenate(
+            [x.ravel() for leaf, x in arrays if not leaf.count]
+        )
 
-    def join(blocks: dict[str, jax.Array], rest: jax.Array) -> jax.Array:
-        found = {shape: blocks[name].ravel() for shape, name in names.items()} | {None: rest}
-        parts = {}
-        for shape, values in found.items():
-            own = [leaf for leaf in leaves if leaf.matrix == shape]
-            ends = list(itertools.accumulate(math.prod(leaf.shape) for leaf in own))
-            cut = jnp.split(values, ends[:-1])
-            parts[shape] = (leaf.flat(piece) for leaf, piece in zip(own, cut, strict=True))
-        return jnp.concatenate([next(parts[leaf.matrix]) for leaf in leaves])
+    def join(blocks: jax.Array, rest: jax.Array) -> jax.Array:
+        cut = jnp.split(blocks, list(itertools.accumulate(leaf.count for leaf in matrices))[:-1])
+        scaled = (leaf.update(piece) for leaf, piece in zip(matrices, cut, strict=True))
+        ends = itertools.accumulate(math.prod(leaf.shape) for leaf in others)
+        plain = iter(jnp.split(rest, list(ends)[:-1]))
+        return jnp.concatenate([next(scaled if leaf.count else plain) for leaf in leaves])
 
     def init(params: Any) -> Any:
         blocks, rest = split(params)
-        return muon.init(blocks), others.init(rest)
+        return muon.init(blocks), amsgrad.init(rest)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         blocks, rest = split(updates)
         blocks, first = muon.update(blocks, state[0])
-        rest, second = others.update(rest, state[1])
-        scaled = {name: _SIZE * max(shape) ** 0.5 * blocks[name] for shape, name in names.items()}
-        return join(scaled, rest), (first, second)
+        rest, second = amsgrad.update(rest, state[1])
+        return join(blocks, rest), (first, second)
 
     return optax.GradientTransformation(init, update)
 
