@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import sys
 
 COMMANDS = {
@@ -26,7 +27,7 @@ def main(argv: list[str]) -> int:
 
     Returns:
         Exit code: 0 done, 1 failed, 2 bad input, 3 NaN or infinity, 130 or 143 stopped by SIGINT
-        or SIGTERM after saving.
+        or SIGTERM after saving, 141 where nobody reads the output any more.
     """
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -41,5 +42,17 @@ def main(argv: list[str]) -> int:
     return module.main(rest)
 
 
+def _main() -> int:
+    try:
+        try:
+            return main(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # who read, such as `head`, has seen enough; what is left in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as of a program that SIGPIPE ends
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(_main())

@@ -52,6 +52,7 @@ class PotentialConfig:
         energy_weight: of the squared error of the energy by atom.
         force_weight: of the squared error of the forces' components.
         clip: largest norm of a gradient.
+        optimizer: "amsgrad", or "muon" for the matrices that mix channels and AMSGrad for the rest.
         refit_shift: whether the constant of the energy is fitted to the training frames at the end.
         seeds: trainings side by side, with other parameters and another order of the frames.
         precision: of float32 products; "default" is TF32 on NVIDIA GPUs since Ampere.
@@ -86,6 +87,7 @@ class PotentialConfig:
     energy_weight: float = 1.0
     force_weight: float = 1000.0
     clip: float = 10.0
+    optimizer: Literal["amsgrad", "muon"] = "amsgrad"
     refit_shift: bool = True
     seeds: int = 3
     precision: Literal["default", "high", "highest"] = "highest"

@@ -91,6 +91,7 @@ class TrainPotential(SeedsPhase[PotentialConfig]):
             energy_weight=config.energy_weight,
             force_weight=config.force_weight,
             clip=config.clip,
+            optimizer=config.optimizer,
         )
 
     @property

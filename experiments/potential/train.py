@@ -1,4 +1,4 @@
-"""Training of all seeds of one potential at once: AMSGrad on energies and forces, scanned epochs.
+"""Training of all seeds of one potential at once, on energies and forces, scanned epochs.
 
 Arrays of the state have a leading axis of seeds, which differ in parameters and in the order of the
 frames. An epoch is one scan on the device; the host sees the end of some epochs.
@@ -15,6 +15,7 @@ import optax
 from flax import nnx
 
 from experiments.potential.frames import Frames, take
+from experiments.potential.muon import scale_by_muon
 from experiments.seeds import ParameterVector, State, batch_indices, keep_best
 from structlayers.models.interatomic_potential import (
     InteratomicPotential,
@@ -22,7 +23,7 @@ from structlayers.models.interatomic_potential import (
     Prediction,
 )
 
-# A state holds "parameters", "average" of them, "memory" of AMSGrad, "plateau", and "best", the
+# A state holds "parameters", "average" of them, "memory" of the update, "plateau", and "best", the
 # average with the least loss on the validation frames, "best_loss", "steps"; each with a leading
 # axis of seeds. The parameters of a seed are one vector: an update is a few kernels, not a few for
 # every array.
@@ -49,6 +50,7 @@ class Trainer:
         energy_weight: of the mean squared error of the energy by atom.
         force_weight: of the mean squared error of the forces' components.
         clip: largest norm of a gradient.
+        optimizer: "amsgrad", or "muon" for the matrices that mix channels.
     """
 
     model: InteratomicPotentialConfig
@@ -63,6 +65,7 @@ class Trainer:
     energy_weight: float
     force_weight: float
     clip: float
+    optimizer: str = "amsgrad"
 
     def potential(self, key: jax.Array) -> InteratomicPotential:
         """A potential with random parameters."""
@@ -81,15 +84,15 @@ class Trainer:
         return np.concatenate([np.full(leaf.size, on) for on, leaf in chosen])
 
     @property
-    def optimizer(self) -> Any:
-        """AMSGrad without the learning rate, which comes with the step."""
+    def transformation(self) -> Any:
+        """The update without the learning rate, which comes with the step."""
 
         def decay(updates: Any, parameters: Any) -> Any:
             return updates + self.weight_decay * jnp.where(self._decayed, parameters, 0)
 
-        return optax.chain(
-            optax.clip_by_global_norm(self.clip), optax.stateless(decay), optax.scale_by_amsgrad()
-        )
+        muon = self.optimizer == "muon"
+        scale = scale_by_muon(self.vector) if muon else optax.scale_by_amsgrad()
+        return optax.chain(optax.clip_by_global_norm(self.clip), optax.stateless(decay), scale)
 
     @property
     def plateau(self) -> Any:
@@ -166,7 +169,7 @@ def initialize(trainer: Trainer, keys: jax.Array) -> State:
         return {
             "parameters": parameters,
             "average": parameters,
-            "memory": trainer.optimizer.init(parameters),
+            "memory": trainer.transformation.init(parameters),
             "plateau": trainer.plateau.init(parameters),
             "best": parameters,
             "best_loss": jnp.asarray(jnp.inf, trainer.model.dtype),
@@ -180,7 +183,7 @@ def _step(
     trainer: Trainer, rate: jax.Array, state: State, batch: Frames
 ) -> tuple[State, jax.Array]:
     value, gradients = jax.value_and_grad(trainer.loss)(state["parameters"], batch)
-    updates, memory = trainer.optimizer.update(gradients, state["memory"], state["parameters"])
+    updates, memory = trainer.transformation.update(gradients, state["memory"], state["parameters"])
     parameters = state["parameters"] - rate.astype(value.dtype) * updates
     steps = state["steps"].astype(value.dtype)
     decay = jnp.minimum(trainer.average_decay, (1 + steps) / (10 + steps)).astype(value.dtype)

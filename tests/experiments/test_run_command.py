@@ -18,6 +18,15 @@ def test_help_shows_docstring_fields_and_options(command, walk):
         assert text in out
 
 
+@pytest.mark.parametrize("words", [("run", "{walk}", "--help"), ("--help",)])
+def test_nobody_reads_the_output(words, start, walk):
+    """As with `| head -0`: an exit code and no traceback."""
+    with start(*(word.format(walk=walk) for word in words)) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == 141
+
+
 def test_usage(command):
     code, out, _ = command("run", "--help")
     assert code == 0
