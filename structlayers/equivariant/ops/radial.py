@@ -68,9 +68,9 @@ def bessel_basis(r: ArrayLike, num_basis: int, cutoff: float) -> jax.Array:
         ValueError: a cutoff or N that is not positive.
 
     Example:
-        >>> print(bessel_basis(jnp.array([0.0, 1.0]), 2, 2.0).round(4))
+        >>> print(bessel_basis(jnp.array([0.0, 0.5]), 2, 2.0).round(4))
         [[1.5708 3.1416]
-         [1.     0.    ]]
+         [1.4142 2.    ]]
 
     References:
         Gasteiger, Gross, Guennemann, "Directional Message Passing for Molecular Graphs", 2020,
