@@ -1,6 +1,6 @@
 """Muon for the matrices of a potential that mix channels, AMSGrad for all its other parameters.
 
-All of them, of every layer, path, degree and element, are filled up to one size and stand in one
+The matrices of every layer, path, degree and element are filled up to one size and stand in one
 array, so the products that make them orthogonal are as many as for one matrix.
 """
 
@@ -63,7 +63,7 @@ def scale_by_muon(vector: ParameterVector[Any]) -> optax.GradientTransformation:
     References:
         Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024,
         kellerjordan.github.io/posts/muon. Liu et al., "Muon is Scalable for LLM Training", 2025,
-        arXiv:2502.16982, equation 4 (the factor).
+        arXiv:2502.16982, section 2.2 (the factor).
     """
     leaves = [_leaf(path, leaf.shape) for path, leaf in _named(vector.shapes)]
     matrices = [leaf for leaf in leaves if leaf.matrix is not None]

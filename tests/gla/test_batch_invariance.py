@@ -6,7 +6,7 @@ import pytest
 
 from structlayers.gla import batch_invariant
 from structlayers.gla.batch_invariance import is_batch_invariant
-from structlayers.gla.pallas_gpu import segments
+from structlayers.gla.pallas_gpu import calls, segments
 from structlayers.testing import assert_gradients_match
 from tests.gla.test_pallas_gpu import GRADIENTS, VALUES, arguments, kernel, reference
 
@@ -50,12 +50,18 @@ def test_a_batch_changes_no_bit(inside, rng):
 
 
 @pytest.mark.usefixtures("simulated", "few")
-def test_more_tokens_change_no_bit(rng):
-    *tokens, state = arguments(rng, 1, 256, 2, 2, 64, 64, "start")
+def test_more_tokens_change_no_bit_as_nothing_is_cut(rng, monkeypatch):
+    def refuse(*arrays, **options):
+        raise RuntimeError("segments")
+
+    monkeypatch.setattr(calls, "summarize", refuse)
+    *tokens, state = arguments(rng, 1, 256, 1, 1, 64, 64, "start")
     shorter = first(tokens, 192)
     with batch_invariant():
         (long, _), (short, _) = (kernel()(*x, state) for x in (tokens, shorter))
     assert np.array_equal(long[:, :192], short)
+    with pytest.raises(RuntimeError, match="segments"):
+        kernel()(*tokens, state)
 
 
 def test_it_ends_with_the_block():
