@@ -25,27 +25,21 @@ _SIZE = 0.2
 
 @dataclass(frozen=True)
 class _Leaf:
-    """Parameters of one name, and the shape of their matrices, None where they are none."""
+    """Parameters of one name, and the number of matrices they are and the shape of each, or 0."""
 
-    shape: tuple[int, ...]
-    matrix: tuple[int, int] | None
-    last_layer: bool
-
-    @property
-    def count(self) -> int:
-        """Number of matrices, 0 where they are none."""
-        return 0 if self.matrix is None else math.prod(self.shape) // math.prod(self.matrix)
+    size: int
+    count: int = 0
+    matrix: tuple[int, int] = (0, 0)
+    last_layer: bool = False
 
     def blocks(self, values: jax.Array, size: tuple[int, int]) -> jax.Array:
         """`(count, *size)`, filled up with zeros."""
-        assert self.matrix is not None
         moved = jnp.moveaxis(values, 0, 1) if self.last_layer else values
         gaps = [(0, large - own) for large, own in zip(size, self.matrix, strict=True)]
         return jnp.pad(moved.reshape(-1, *self.matrix), ((0, 0), *gaps))
 
     def update(self, blocks: jax.Array) -> jax.Array:
         """Of such matrices that are orthogonal, the update as a vector."""
-        assert self.matrix is not None
         rows, columns = self.matrix
         found = _SIZE * max(rows, columns) ** 0.5 * blocks[:, :rows, :columns]
         return (jnp.moveaxis(found, 0, 1) if self.last_layer else found).ravel()
@@ -66,10 +60,9 @@ def scale_by_muon(vector: ParameterVector[Any]) -> optax.GradientTransformation:
         arXiv:2502.16982, section 2.2 (the factor).
     """
     leaves = [_leaf(path, leaf.shape) for path, leaf in _named(vector.shapes)]
-    matrices = [leaf for leaf in leaves if leaf.matrix is not None]
-    others = [leaf for leaf in leaves if leaf.matrix is None]
-    sizes = [leaf.matrix for leaf in leaves if leaf.matrix is not None]
-    size = (max(rows for rows, _ in sizes), max(columns for _, columns in sizes))
+    matrices = [leaf for leaf in leaves if leaf.count]
+    others = [leaf for leaf in leaves if not leaf.count]
+    rows, columns = (max(sizes) for sizes in zip(*(leaf.matrix for leaf in leaves), strict=True))
     muon: Any = optax.contrib.scale_by_muon(
         weight_dimension_numbers=optax.contrib.MuonDimensionNumbers(1, 2)
     )
@@ -77,16 +70,14 @@ def scale_by_muon(vector: ParameterVector[Any]) -> optax.GradientTransformation:
 
     def split(values: jax.Array) -> tuple[jax.Array, jax.Array]:
         arrays = list(zip(leaves, jax.tree.leaves(vector.arrays(values)), strict=True))
-        blocks = [leaf.blocks(x, size) for leaf, x in arrays if leaf.count]
-        return jnp.concatenate(blocks), jnp.concatenate(
-            [x.ravel() for leaf, x in arrays if not leaf.count]
-        )
+        blocks = [leaf.blocks(x, (rows, columns)) for leaf, x in arrays if leaf.count]
+        rest = [x.ravel() for leaf, x in arrays if not leaf.count]
+        return jnp.concatenate(blocks), jnp.concatenate(rest)
 
     def join(blocks: jax.Array, rest: jax.Array) -> jax.Array:
         cut = jnp.split(blocks, list(itertools.accumulate(leaf.count for leaf in matrices))[:-1])
         scaled = (leaf.update(piece) for leaf, piece in zip(matrices, cut, strict=True))
-        ends = itertools.accumulate(math.prod(leaf.shape) for leaf in others)
-        plain = iter(jnp.split(rest, list(ends)[:-1]))
+        plain = iter(jnp.split(rest, list(itertools.accumulate(leaf.size for leaf in others))[:-1]))
         return jnp.concatenate([next(scaled if leaf.count else plain) for leaf in leaves])
 
     def init(params: Any) -> Any:
@@ -113,5 +104,6 @@ def _leaf(path: Sequence[str], shape: tuple[int, ...]) -> _Leaf:
     last_layer = path[-1] == "radial"
     # the first layer of the radial networks has few rows
     if not any(name in path for name in _MATRICES) or path[-2:] == ["kernels", "0"]:
-        return _Leaf(shape, None, last_layer=False)
-    return _Leaf(shape, (shape[0] if last_layer else shape[-2], shape[-1]), last_layer)
+        return _Leaf(math.prod(shape))
+    matrix = (shape[0] if last_layer else shape[-2], shape[-1])
+    return _Leaf(math.prod(shape), math.prod(shape) // math.prod(matrix), matrix, last_layer)
