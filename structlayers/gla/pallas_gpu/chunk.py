@@ -386,24 +386,6 @@ class Chunk:
 
     # blocks of 16 x 16 -----------------------------------------------------------------------
 
-    def listed(self, values: Sequence[int], index: Int) -> Int:
-        """An entry, below 16, of a list of up to 16."""
-        m, found = self.machine, None
-        for start in range(0, len(values), 8):
-            code = sum(value << (4 * i) for i, value in enumerate(values[start : start + 8]))
-            code = code - (1 << 32) if code >> 31 else code
-            entry = (m.constant(code) >> ((index & 7) * 4)) & 15
-            if found is not None:
-                entry = Int(m, m.select(index < start, found.value, entry.value))
-            found = entry
-        assert found is not None
-        return found
-
-    def operands(self, start: IntLike, *, rows_first: bool) -> list[Int]:
-        """Where this lane finds 16 x 16 values in rows of a panel, by two units of the row."""
-        row, unit = lane_row(self.lane, rows_first=rows_first)
-        return [row * 128 + permuted(unit ^ (2 * i), row) + start for i in range(4)]
-
     def places_of(self, index: int) -> tuple[Int, Int]:
         """Row and column of a register of a 16 x 16 result, of the eight of two tiles."""
         row = (self.lane >> 2) + 8 * (index >> 1 & 1)

@@ -18,7 +18,14 @@ from structlayers.gla.pallas_gpu.chunk import (
     across,
     each,
 )
-from structlayers.gla.pallas_gpu.layout import CHUNK, ROWS, SCORE_BYTES, Sizes
+from structlayers.gla.pallas_gpu.layout import (
+    CHUNK,
+    ROWS,
+    SCORE_BYTES,
+    Sizes,
+    lane_row,
+    permuted,
+)
 
 # Blocks of 16 x 16 scores: row and column of the block, tiles of queries and of keys. Those above
 # the diagonal are zero, whatever is multiplied.
@@ -113,12 +120,30 @@ class Program(Chunk):
         """A field of the block of this warp."""
         return self.listed([block[field] for block in blocks], self.warp)
 
+    def listed(self, values: Sequence[int], index: Int) -> Int:
+        """An entry, below 16, of a list of up to 16."""
+        m, found = self.machine, None
+        for start in range(0, len(values), 8):
+            code = sum(value << (4 * i) for i, value in enumerate(values[start : start + 8]))
+            code = code - (1 << 32) if code >> 31 else code
+            entry = (m.constant(code) >> ((index & 7) * 4)) & 15
+            if found is not None:
+                entry = Int(m, m.select(index < start, found.value, entry.value))
+            found = entry
+        assert found is not None
+        return found
+
     def scores(self, blocks: Sequence[tuple[int, ...]]) -> list[Any]:
         """One block of 16 x 16 for each warp, zero above the diagonal."""
         left, right = self.among(blocks, 2), self.among(blocks, 3)
         found = self.product(left * self.tile_bytes, right * self.tile_bytes)
         below = (self.among(blocks, 0) - self.among(blocks, 1)) * ROWS
         return self.where(lambda row, column: column < below + row + 1, found)
+
+    def operands(self, start: IntLike, *, rows_first: bool) -> list[Int]:
+        """Where this lane finds 16 x 16 values in rows of a panel, by two units of the row."""
+        row, unit = lane_row(self.lane, rows_first=rows_first)
+        return [row * 128 + permuted(unit ^ (2 * i), row) + start for i in range(4)]
 
     def product(self, left: IntLike, right: IntLike) -> list[Any]:
         """Rows of one tile times rows of another."""
