@@ -14,6 +14,8 @@ from typing import Any
 
 import jax
 
+from structlayers._core.context import bound
+
 _assumed_platform: ContextVar[str | None] = ContextVar("assumed_platform", default=None)
 
 
@@ -31,11 +33,8 @@ def assume_platform(platform: str) -> Generator[None]:
         ...     current_platform()
         'tpu'
     """
-    token = _assumed_platform.set(platform)
-    try:
+    with bound(_assumed_platform, platform):
         yield
-    finally:
-        _assumed_platform.reset(token)
 
 
 def current_platform() -> str:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import jax
 
+from structlayers._core.context import bound
 from structlayers._core.dispatch import current_platform
 
 _tpu_interpreter: ContextVar[Any] = ContextVar("tpu_interpreter", default=None)
@@ -40,11 +41,8 @@ def interpret_tpu_kernels(*, plain: bool = False) -> Generator[None]:
     from jax.experimental.pallas import tpu as pltpu
 
     playing = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
-    token = _tpu_interpreter.set(True if plain else playing)
-    try:
+    with bound(_tpu_interpreter, True if plain else playing):
         yield
-    finally:
-        _tpu_interpreter.reset(token)
 
 
 def tpu_interpreter() -> Any:

@@ -32,6 +32,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
+from structlayers._core.context import bound
+
 type OutputKind = Literal["batch", "sum"]
 type LeafFunction = Callable[..., tuple[jax.Array, ...]]
 type AxisNames = tuple[str, ...]
@@ -53,11 +55,8 @@ def shard_batch_over(*axis_names: str) -> Generator[None]:
         ...     print(partition_over_batch(jnp.negative, batched=(True,))(jnp.ones(2)))
         [-1. -1.]
     """
-    token = _batch_axes.set(axis_names)
-    try:
+    with bound(_batch_axes, axis_names):
         yield
-    finally:
-        _batch_axes.reset(token)
 
 
 def batch_sharding_is_known() -> bool:

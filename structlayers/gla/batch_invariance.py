@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Generator
 from contextvars import ContextVar
 
+from structlayers._core.context import bound
+
 _asked: ContextVar[bool] = ContextVar("batch_invariant", default=False)
 
 
@@ -26,11 +28,8 @@ def batch_invariant() -> Generator[None]:
         >>> out.shape
         (1, 5, 2, 8)
     """
-    token = _asked.set(True)
-    try:
+    with bound(_asked, True):
         yield
-    finally:
-        _asked.reset(token)
 
 
 def is_batch_invariant() -> bool:

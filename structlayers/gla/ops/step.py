@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from structlayers._core.checks import require_real, require_shape
+from structlayers._core.context import bound
 from structlayers._core.dispatch import Dispatcher, Implementation
 from structlayers._core.precision import (
     PrecisionLike,
@@ -43,11 +44,8 @@ def states_in_place() -> Generator[None]:
         >>> out.shape
         (5, 1, 8)
     """
-    token = _in_place.set(True)
-    try:
+    with bound(_in_place, True):
         yield
-    finally:
-        _in_place.reset(token)
 
 
 def _check_step(*args: Any, **static: Any) -> None:
