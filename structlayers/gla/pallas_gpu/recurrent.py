@@ -40,7 +40,8 @@ class Plan:
     Attributes:
         sizes: of the call.
         stages: chunks on their way.
-        state_buffers: states on theirs to device memory, if they are kept.
+        state_buffers: places of states that are kept, on theirs to device memory; with more than
+            one, a copy may be under way during a step that waits for others.
         transposed: whether it runs from the end, as above.
         keeps: whether it writes the states before chunks: before every one, or, of pairs, the first
             in the order of its steps; and always that before its first step.
@@ -98,8 +99,9 @@ class Plan:
 def make_plan(
     sizes: Sizes, *, transposed: bool = False, keeps: bool = False, reads: bool = True
 ) -> Plan:
-    """The plan with three stages, or two; with two states on their way, or one."""
-    for stages, buffers in ((3, 2), (2, 2), (2, 1)):
+    """The plan with three stages, or two; with room for a copy of a state under way, or without."""
+    room = 2 if sizes.paired else 3
+    for stages, buffers in ((3, room), (2, room), (2, 1)):
         plan = Plan(sizes, stages, buffers, transposed, keeps, reads)
         if plan.shared_bytes <= SHARED_LIMIT:
             return plan
@@ -143,6 +145,7 @@ class Program:
         m.wait_loads(plan.stages - 1)
         m.synchronize()
         state = self.load_state()
+        self.keep_first(state)
         state = m.loop(0, sizes.chunks, 1, self.step, state)
         self.store_state(state)
         if plan.keeps:
@@ -166,13 +169,24 @@ class Program:
         return self.place(step) >> int(self.sizes.paired)
 
     def if_kept(self, step: Int) -> contextlib.AbstractContextManager[None]:
-        """What follows is for steps whose state is kept."""
+        """What follows is for steps whose state is kept; of pairs, never two after each other."""
         if not self.sizes.paired:
             return contextlib.nullcontext()
-        odd = self.place(step) & 1
-        if not self.plan.transposed:
-            return self.machine.when(odd.equals(0))
-        return self.machine.when(odd.equals(1) | step.equals(0))
+        return self.machine.when((self.place(step) & 1).equals(int(self.plan.transposed)))
+
+    def kept_at(self, step: Int) -> Int:
+        """Where the state of a step is staged."""
+        buffer = self.kept_place(step).modulo(self.plan.state_buffers)
+        return buffer * self.plan.state_bytes + self.plan.states_at
+
+    def keep_first(self, state: Sequence[Any]) -> None:
+        """Keeps the state before the first step where `if_kept` would not."""
+        plan, m, step = self.plan, self.machine, self.machine.constant(0)
+        if plan.keeps and plan.transposed and self.sizes.paired and self.sizes.chunks % 2:
+            self.stage_state(self.lefts(state), 0, self.kept_at(step))
+            m.release_to_copies()
+            m.synchronize()
+            self.write_state(step, self.kept_at(step))
 
     def fetch(self, step: Int) -> None:
         """Starts the copies of a step's chunk, if there is one."""
@@ -263,16 +277,9 @@ class Program:
         start = stage * plan.stage_bytes
         m.barrier_wait(stage * 8 + plan.barriers_at, step.divide(plan.stages) & 1)
         values = self.load_values(start + sizes.image_bytes)
-        kept = self.kept_place(step) & (plan.state_buffers - 1)
-        kept = kept * plan.state_bytes + plan.states_at
+        kept = self.kept_at(step)
         out = (step & 1) * _OUT_BYTES + plan.outputs_at
         found = self.attend(step, state, values, start, kept) if plan.reads else []
-        alone = plan.keeps and plan.state_buffers == 1
-        if alone:  # its place may be wanted by the next step
-            with self.if_kept(step):
-                m.release_to_copies()
-                m.synchronize()
-                self.write_state(step, kept)
         if plan.reads and sizes.key > _OPERAND_KEYS:
             found = m.warpgroup_wait(0, found)
         state = self.next_state(state, values, start)
@@ -280,15 +287,16 @@ class Program:
             self.stage_outputs(m.warpgroup_wait(1, found), out)
         state = m.warpgroup_wait(0, state)
         if plan.keeps:
-            m.wait_out(0)
-            if not alone:
+            m.wait_out(min(plan.state_buffers - 1, 1))
+            with self.if_kept(step):
                 m.release_to_copies()
         m.wait_loads(plan.stages - 2)
         m.synchronize()
-        self.fetch(step + plan.stages)
-        if plan.keeps and not alone:
+        if plan.keeps:
+            # before `fetch`: both kinds of groups share a counter, whose last one need not be done
             with self.if_kept(step):
                 self.write_state(step, kept)
+        self.fetch(step + plan.stages)
         if plan.reads:
             self.write_out(step, out)
         return state
@@ -296,6 +304,10 @@ class Program:
     def pack(self, values: Sequence[Any]) -> list[Any]:
         """16 x 16 results in bfloat16: a left operand."""
         return [self.machine.pack(*values[i : i + 2]) for i in range(0, 8, 2)]
+
+    def lefts(self, state: Sequence[Any]) -> list[list[Any]]:
+        """Left operands of these keys."""
+        return [self.pack(state[i : i + 8]) for i in range(0, len(state), 8)]
 
     def load_values(self, start: Int) -> list[list[Any]]:
         """Left operands: 16 values of this warp by 16 tokens, for the four parts of the chunk."""
@@ -318,8 +330,7 @@ class Program:
         for first in range(0, sizes.key, _OPERAND_KEYS):
             if first > 0:
                 found = m.warpgroup_wait(0, found)
-            part = state[first // 2 : (first + _OPERAND_KEYS) // 2]
-            packed = [self.pack(part[i : i + 8]) for i in range(0, len(part), 8)]
+            packed = self.lefts(state[first // 2 : (first + _OPERAND_KEYS) // 2])
             if self.plan.keeps:
                 with self.if_kept(step):
                     self.stage_state(packed, first, kept)
