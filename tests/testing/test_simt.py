@@ -104,6 +104,32 @@ def test_finds_a_barrier_that_waits_for_ever():
         run(program)
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_loads_ahead_arrive_at_a_barrier(waits):
+    """For all who have waited for it, with the arrivals of other threads."""
+
+    def program(m, inputs, outputs):
+        m.barrier_init(0, 64 + 1)
+        zero, place = m.constant(0), m.thread() * 16
+        m.store_shared(place + 64, [m.word(1)] * 4)
+        m.synchronize()
+        m.load_ahead((m.thread() ^ 32) * 16 + 64, inputs[0], zero, 0, place)
+        m.loads_arrive(0)
+        with m.when(m.thread().equals(0)):
+            m.barrier_expect(0, 0)
+        if waits:
+            m.barrier_wait(0, 0)
+        m.store_global(outputs[0], zero, 0, place, m.load_shared(place + 64, 4))
+
+    values, struct = np.arange(256, dtype=np.int32), jax.ShapeDtypeStruct((256,), np.int32)
+    if waits:
+        (found,) = run(program, [values], (struct,), shared_bytes=2048)
+        assert np.array_equal(found.reshape(2, -1), values.reshape(2, -1)[::-1])
+        return
+    with pytest.raises(RaceError, match="and others"):
+        run(program, [values], (struct,), shared_bytes=2048)
+
+
 def test_counts_bank_conflicts():
     counts = []
 

@@ -260,8 +260,8 @@ class Machine(abc.ABC):
     # asynchronous copies ---------------------------------------------------------------------
 
     @abc.abstractmethod
-    def barrier_init(self, address: int) -> None:
-        """Makes the 8 bytes at address a barrier that one arrival and its bytes complete."""
+    def barrier_init(self, address: int, arrivals: int = 1) -> None:
+        """Makes the 8 bytes at address a barrier that so many arrivals and their bytes complete."""
 
     @abc.abstractmethod
     def barrier_expect(self, address: IntLike, size: IntLike) -> None:
@@ -287,6 +287,13 @@ class Machine(abc.ABC):
     @abc.abstractmethod
     def load_ahead(self, address: Int, array: Any, row: Int, pitch: int, offset: Int) -> None:
         """Copies 16 bytes of an array to shared memory, as a part of this thread's next group."""
+
+    @abc.abstractmethod
+    def loads_arrive(self, address: IntLike) -> None:
+        """Arrives at a barrier for this thread when all of its `load_ahead` so far have.
+
+        Who waits for the barrier sees them. For loads that are in no group of `commit_loads`.
+        """
 
     @abc.abstractmethod
     def commit_loads(self) -> None:

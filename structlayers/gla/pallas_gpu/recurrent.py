@@ -138,12 +138,10 @@ class Program:
         plan, m, sizes = self.plan, self.machine, self.sizes
         with m.when(self.thread.equals(0)):
             for stage in range(plan.stages):
-                m.barrier_init(plan.barriers_at + 8 * stage)
+                m.barrier_init(plan.barriers_at + 8 * stage, 1 + THREADS)
         m.synchronize()
         for stage in range(plan.stages):
             self.fetch(m.constant(stage))
-        m.wait_loads(plan.stages - 1)
-        m.synchronize()
         state = self.load_state()
         self.keep_first(state)
         state = m.loop(0, sizes.chunks, 1, self.step, state)
@@ -204,8 +202,9 @@ class Program:
                 source = self.row(step, row, self.state_heads, self.state_head)
                 offset = self.tile * (VALUE_TILE * 2) + unit * 16
                 m.load_ahead(target, self.values, source, 2 * sizes.value, offset)
+            # not in groups, which share a counter with those of copies out
+            m.loads_arrive(barrier)
         m.reconverge()
-        m.commit_loads()
 
     def pieces(self) -> list[tuple[Int, Int]]:
         """Rows and units of a tile of values that this thread copies."""
@@ -290,13 +289,11 @@ class Program:
             m.wait_out(min(plan.state_buffers - 1, 1))
             with self.if_kept(step):
                 m.release_to_copies()
-        m.wait_loads(plan.stages - 2)
         m.synchronize()
+        self.fetch(step + plan.stages)
         if plan.keeps:
-            # before `fetch`: both kinds of groups share a counter, whose last one need not be done
             with self.if_kept(step):
                 self.write_state(step, kept)
-        self.fetch(step + plan.stages)
         if plan.reads:
             self.write_out(step, out)
         return state

@@ -7,7 +7,7 @@ import numpy as np
 
 from structlayers._core.simt.machine import Int, IntLike
 from structlayers.testing.simt.shared_memory import SharedMemory
-from structlayers.testing.simt.threads import COPY, RaceError
+from structlayers.testing.simt.threads import COPY, Barrier, Load, RaceError
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:
@@ -81,42 +81,43 @@ class DeviceMemory(SharedMemory):
         return self._array(number)[self._active]
 
     @override
-    def barrier_init(self, address: int) -> None:
+    def barrier_init(self, address: int, arrivals: int = 1) -> None:
         for place in np.unique(self._each(address) + self._base[self._active]):
-            self._barriers[place] = [0, 0, 0]
+            self._barriers[place] = Barrier(arrivals, arrivals)
 
     @override
     def barrier_expect(self, address: IntLike, size: IntLike) -> None:
         places = self._each(address) + self._base[self._active]
         for place, count in zip(places, self._each(size), strict=True):
-            state = self._barriers[place]
-            if state[2]:
-                raise ValueError("a barrier is armed again before its phase has completed")
-            state[1] += int(count)
-            state[2] = 1
-            self._complete(state)
-
-    @staticmethod
-    def _complete(state: list[int]) -> None:
-        if state[2] and state[1] == 0:
-            state[0], state[2] = state[0] + 1, 0
+            self._barriers[place].arrive(1, int(count))
 
     @override
     def barrier_wait(self, address: IntLike, parity: IntLike) -> None:
         places = self._each(address) + self._base[self._active]
         for place, half in set(zip(places.tolist(), self._each(parity).tolist(), strict=True)):
-            phases, awaited, _ = self._barriers[place]
-            if awaited or phases % 2 == half:
-                raise ValueError(f"a barrier waits for ever: phase {phases}, {awaited} bytes due")
+            barrier = self._barriers[place]
+            for loads, threads in barrier.loads:
+                for load in loads:
+                    self._arrive_by_copy(load.words, load.values)
+                barrier.arrive(threads)
+            barrier.loads.clear()
+            if barrier.due or barrier.phases % 2 == half:
+                raise ValueError(
+                    f"a barrier waits for ever: phase {barrier.phases}, {barrier.due} bytes and "
+                    f"{barrier.left} arrivals due"
+                )
 
     def _deliver(self, target: int, values: np.ndarray, barrier: int) -> None:
-        words = np.arange(target // 4, target // 4 + values.size)
+        self._arrive_by_copy(np.arange(target // 4, target // 4 + values.size), values)
+        state = self._barriers[barrier]
+        state.due -= 4 * values.size
+        state.complete()
+
+    def _arrive_by_copy(self, words: np.ndarray, values: np.ndarray) -> None:
+        """Words that all see who have waited for their barrier."""
         self._require_still(words)
         self._written[0, words], self._written[1, words] = self._epoch, COPY
         self._shared[words] = values
-        state = self._barriers[barrier]
-        state[1] -= 4 * values.size
-        self._complete(state)
 
     @override
     def copy_in(
@@ -161,7 +162,18 @@ class DeviceMemory(SharedMemory):
         words, warps = self._words(address, 4)
         first = self._each(row) * pitch + self._each(offset)
         values = _bytes(array)[first[:, None] + np.arange(16)].view(np.uint32)
-        self._loads[-1].append((words, warps, values))
+        self._loads[-1].append(Load(words, warps, values))
+
+    @override
+    def loads_arrive(self, address: IntLike) -> None:
+        # as late as they may, when they are waited for; but now their places must be free
+        if not self._active.any():
+            return
+        loads, self._loads[-1] = self._loads[-1], []
+        for words, warps, _ in loads:
+            self._touch(words.ravel(), warps.ravel(), write=True)
+        threads = int(np.count_nonzero(self._active))
+        self._barriers[self._uniform(address)].loads.append((loads, threads))
 
     @override
     def commit_loads(self) -> None:

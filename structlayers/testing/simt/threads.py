@@ -1,8 +1,9 @@
 """Threads of a block: their state, control flow and barriers."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, override
+from typing import Any, NamedTuple, override
 
 import numpy as np
 
@@ -27,6 +28,45 @@ _OPERATIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "ge": np.greater_equal,
     "eq": np.equal,
 }
+
+
+class Load(NamedTuple):
+    """Words of shared memory, the warps that asked for them, and values."""
+
+    words: np.ndarray
+    warps: np.ndarray
+    values: np.ndarray
+
+
+@dataclasses.dataclass
+class Barrier:
+    """A barrier in shared memory.
+
+    Attributes:
+        arrivals: that complete a phase, with their bytes.
+        left: of these, still to come.
+        due: bytes still to come.
+        phases: completed.
+        loads: that arrive when they are waited for, and for how many threads.
+    """
+
+    arrivals: int
+    left: int
+    due: int = 0
+    phases: int = 0
+    loads: list[tuple[list[Load], int]] = dataclasses.field(default_factory=list)
+
+    def arrive(self, count: int, size: int = 0) -> None:
+        """So many arrivals, which let it wait for so many bytes."""
+        if self.left < count:
+            raise ValueError("a barrier is armed again before its phase has completed")
+        self.left, self.due = self.left - count, self.due + size
+        self.complete()
+
+    def complete(self) -> None:
+        """Starts the next phase if nothing is to come in this one."""
+        if self.left == 0 and self.due == 0:
+            self.phases, self.left = self.phases + 1, self.arrivals
 
 
 class RaceError(AssertionError):
@@ -55,10 +95,10 @@ class Threads(Machine):
         self._read = np.full((self._block_warps, words), NEVER, np.int32)
         # how often warps had waited for their own threads at the last write of every word
         self._converged, self._stored = 0, np.zeros(words, np.int64)
-        # of every barrier, by its first byte: phases completed, bytes still to come, arrivals
-        self._barriers: dict[int, list[int]] = {}
-        # groups of words, the warps that asked for them, and values; the last one is open
-        self._loads: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[]]
+        # by its first byte
+        self._barriers: dict[int, Barrier] = {}
+        # groups of loads; the last one is open
+        self._loads: list[list[Load]] = [[]]
         # of every thread, groups of words that copies out read; and how many copies read a word
         self._copies_out: dict[int, list[list[np.ndarray]]] = {}
         self._leaving = np.zeros(words, np.int64)
