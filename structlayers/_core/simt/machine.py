@@ -161,6 +161,13 @@ class Machine(abc.ABC):
         """`synchronize_team`; 1 if the condition holds in any thread of the team, else 0."""
 
     @abc.abstractmethod
+    def teams(self, threads: int, bodies: Sequence[Callable[[], None]]) -> None:
+        """Runs a function each for teams of so many threads, whole warps, which are the block.
+
+        They run beside each other, and wait for each other at barriers in shared memory.
+        """
+
+    @abc.abstractmethod
     def reconverge(self) -> None:
         """Waits for the threads of the warp, after a condition that may have parted them."""
 
@@ -266,6 +273,10 @@ class Machine(abc.ABC):
     @abc.abstractmethod
     def barrier_expect(self, address: IntLike, size: IntLike) -> None:
         """Arrives, and lets the barrier wait for so many bytes of `copy_in` or `store_to_peer`."""
+
+    @abc.abstractmethod
+    def barrier_arrive(self, address: IntLike) -> None:
+        """Arrives: who waits for the phase sees what this thread, or its warp so far, has done."""
 
     @abc.abstractmethod
     def barrier_wait(self, address: IntLike, parity: IntLike) -> None:

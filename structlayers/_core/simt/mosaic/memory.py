@@ -107,6 +107,10 @@ class Memory(Threads):
         )
 
     @override
+    def barrier_arrive(self, address: IntLike) -> None:
+        self._asm("mbarrier.arrive.shared.b64 _, [$0];", self._shared_address(address))
+
+    @override
     def barrier_wait(self, address: IntLike, parity: IntLike) -> None:
         self._asm(
             "{\n.reg .pred p;\nLAB_WAIT:\n"
