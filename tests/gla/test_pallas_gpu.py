@@ -17,7 +17,7 @@ from structlayers.gla.pallas_gpu import (
     apply,
     gradient_layout,
     prepare,
-    recurrent,
+    recurrent_plan,
     segments,
 )
 from structlayers.gla.pallas_gpu.layout import SHARED_LIMIT, Sizes
@@ -258,7 +258,7 @@ def test_scratch_fits(key):
     sizes = Sizes(1, 128, 1, 1, key, 64, 1.0)
     taken = [prepare.shared_bytes(sizes), gradient_layout.Plan(sizes.in_parts()).shared_bytes]
     for keeps in (False, True):
-        taken.append(recurrent.make_plan(sizes, keeps=keeps).shared_bytes)
+        taken.append(recurrent_plan.make_plan(sizes, keeps=keeps).shared_bytes)
     assert max(taken) <= SHARED_LIMIT
 
 

@@ -104,6 +104,150 @@ def test_finds_a_barrier_that_waits_for_ever():
         run(program)
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_loads_ahead_arrive_at_a_barrier(waits):
+    """For all who have waited for it, with the arrivals of other threads."""
+
+    def program(m, inputs, outputs):
+        m.barrier_init(0, 64 + 1)
+        zero, place = m.constant(0), m.thread() * 16
+        m.store_shared(place + 64, [m.word(1)] * 4)
+        m.synchronize()
+        m.load_ahead((m.thread() ^ 32) * 16 + 64, inputs[0], zero, 0, place)
+        m.loads_arrive(0)
+        with m.when(m.thread().equals(0)):
+            m.barrier_expect(0, 0)
+        if waits:
+            m.barrier_wait(0, 0)
+        m.store_global(outputs[0], zero, 0, place, m.load_shared(place + 64, 4))
+
+    values, struct = np.arange(256, dtype=np.int32), jax.ShapeDtypeStruct((256,), np.int32)
+    if waits:
+        (found,) = run(program, [values], (struct,), shared_bytes=2048)
+        assert np.array_equal(found.reshape(2, -1), values.reshape(2, -1)[::-1])
+        return
+    with pytest.raises(RaceError, match="and others"):
+        run(program, [values], (struct,), shared_bytes=2048)
+
+
+def hand_over(waits_for_full=True, waits_for_empty=True, frees=True):
+    """One team of a warp leaves words in shared memory four times, the other sums them up."""
+
+    def program(m, inputs, outputs):
+        place, lane = (m.thread() & 31) * 4 + 64, m.lane()
+
+        def arrive(barrier):
+            m.reconverge()
+            with m.when(lane.equals(0)):
+                m.barrier_arrive(barrier)
+
+        def leave(step, carried):
+            if waits_for_empty:
+                m.barrier_wait(8, (step & 1) ^ 1)
+            m.store_shared(place, [m.word_of(step + 1)])
+            arrive(0)
+            return carried
+
+        def take(step, total):
+            if waits_for_full:
+                m.barrier_wait(0, step & 1)
+            (word,) = m.load_shared(place, 1)
+            if frees:
+                arrive(8)
+            return [m.word_of(m.integer_of(total[0]) + m.integer_of(word))]
+
+        def taker():
+            total = m.loop(0, 4, 1, take, [m.word(0)])
+            m.store_global(outputs[0], m.constant(0), 0, lane * 4, total)
+
+        with m.when(m.thread().equals(0)):
+            m.barrier_init(0)
+            m.barrier_init(8)
+        m.synchronize()
+        m.teams(32, [lambda: m.loop(0, 4, 1, leave), taker])
+
+    return program
+
+
+def test_teams_wait_for_each_other():
+    (found,) = run(hand_over())
+    assert (found[:32] == 1 + 2 + 3 + 4).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"waits_for_full": False}, RaceError, "and others"),
+        ({"waits_for_empty": False}, ValueError, "waits for ever"),
+        ({"frees": False}, ValueError, "waits for ever"),
+    ],
+)
+def test_finds_hand_overs_without_order(options, error, message):
+    with pytest.raises(error, match=message):
+        run(hand_over(**options))
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_what_a_product_reads_is_stored_to_after_a_wait(waits):
+    def program(m, inputs, outputs):
+        at = m.thread() * 16
+        for panel in range(0, 8192, 2048):
+            m.store_shared(at + panel, [m.word(0)] * 4)
+        m.synchronize()
+        found = m.warpgroup_begin([m.zero()] * 32)
+        zero = m.constant(0)
+        found = m.warpgroup_product(found, [m.word(0)] * 4, zero, transpose=False, panel=0)
+        m.warpgroup_commit()
+        m.warpgroup_wait(0 if waits else 1, found)
+        m.synchronize()
+        m.store_shared(at, [m.word(1)] * 4)
+
+    if waits:
+        run(program, threads=128, shared_bytes=8192)
+        return
+    with pytest.raises(RaceError, match="multiplied"):
+        run(program, threads=128, shared_bytes=8192)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_what_a_copy_brings_is_read_after_its_barrier(waits):
+    def program(m, inputs, outputs):
+        zero = m.constant(0)
+        m.barrier_init(0)
+        m.synchronize()
+        with m.when(m.thread().equals(0)):
+            m.barrier_expect(0, 256)
+            m.copy_in(zero + 64, inputs[0], zero, 0, zero, 256, 0)
+            if waits:
+                m.barrier_wait(0, 0)
+        m.synchronize()  # hands on what one thread has waited for
+        words = m.load_shared(m.thread() * 4 + 64, 1)
+        m.store_global(outputs[0], zero, 0, m.thread() * 4, words)
+
+    values = np.arange(64, dtype=np.int32)
+    if waits:
+        (found,) = run(program, [values])
+        assert np.array_equal(found[:64], values)
+        return
+    with pytest.raises(RaceError, match="and others"):
+        run(program, [values])
+
+
+def test_a_copy_does_not_replace_what_others_may_still_read():
+    def program(m, inputs, outputs):
+        zero = m.constant(0)
+        m.barrier_init(0)
+        m.store_shared(m.thread() * 4 + 64, [m.word(7)])
+        m.synchronize()
+        m.load_shared(m.thread() * 4 + 64, 1)
+        with m.when(m.thread().equals(0)):
+            m.barrier_expect(0, 256)
+            m.copy_in(zero + 64, inputs[0], zero, 0, zero, 256, 0)
+
+    with pytest.raises(RaceError, match="while it is read"):
+        run(program, [np.arange(64, dtype=np.int32)])
+
+
 def test_counts_bank_conflicts():
     counts = []
 

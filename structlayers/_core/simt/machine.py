@@ -161,6 +161,13 @@ class Machine(abc.ABC):
         """`synchronize_team`; 1 if the condition holds in any thread of the team, else 0."""
 
     @abc.abstractmethod
+    def teams(self, threads: int, bodies: Sequence[Callable[[], None]]) -> None:
+        """Runs a function each for teams of so many threads, whole warps, which are the block.
+
+        They run beside each other, and wait for each other at barriers in shared memory.
+        """
+
+    @abc.abstractmethod
     def reconverge(self) -> None:
         """Waits for the threads of the warp, after a condition that may have parted them."""
 
@@ -260,12 +267,16 @@ class Machine(abc.ABC):
     # asynchronous copies ---------------------------------------------------------------------
 
     @abc.abstractmethod
-    def barrier_init(self, address: int) -> None:
-        """Makes the 8 bytes at address a barrier that one arrival and its bytes complete."""
+    def barrier_init(self, address: int, arrivals: int = 1) -> None:
+        """Makes the 8 bytes at address a barrier that so many arrivals and their bytes complete."""
 
     @abc.abstractmethod
     def barrier_expect(self, address: IntLike, size: IntLike) -> None:
         """Arrives, and lets the barrier wait for so many bytes of `copy_in` or `store_to_peer`."""
+
+    @abc.abstractmethod
+    def barrier_arrive(self, address: IntLike) -> None:
+        """Arrives: who waits for the phase sees what this thread, or its warp so far, has done."""
 
     @abc.abstractmethod
     def barrier_wait(self, address: IntLike, parity: IntLike) -> None:
@@ -287,6 +298,13 @@ class Machine(abc.ABC):
     @abc.abstractmethod
     def load_ahead(self, address: Int, array: Any, row: Int, pitch: int, offset: Int) -> None:
         """Copies 16 bytes of an array to shared memory, as a part of this thread's next group."""
+
+    @abc.abstractmethod
+    def loads_arrive(self, address: IntLike) -> None:
+        """Arrives at a barrier for this thread when all of its `load_ahead` so far have.
+
+        Who waits for the barrier sees them. For loads that are in no group of `commit_loads`.
+        """
 
     @abc.abstractmethod
     def commit_loads(self) -> None:

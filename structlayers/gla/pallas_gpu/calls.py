@@ -6,7 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from structlayers.gla.pallas_gpu import gradient, gradient_layout, prepare, recurrent
+from structlayers.gla.pallas_gpu import (
+    gradient,
+    gradient_layout,
+    prepare,
+    recurrent,
+    recurrent_plan,
+)
 from structlayers.gla.pallas_gpu.layout import VALUE_TILE, Sizes
 from structlayers.gla.pallas_gpu.segments import Segments, decays_of, segment_count
 
@@ -201,7 +207,7 @@ def _recur(
     reads: bool = True,
 ) -> list[jax.Array]:
     """Final states, outputs if read, and states before chunks if kept."""
-    plan = recurrent.make_plan(sizes, transposed=transposed, keeps=keeps, reads=reads)
+    plan = recurrent_plan.make_plan(sizes, transposed=transposed, keeps=keeps, reads=reads)
     heads = sizes.heads if transposed else sizes.groups
     outputs = [jax.ShapeDtypeStruct((sizes.batch, heads, sizes.key, sizes.value), jnp.float32)]
     if reads:
@@ -217,7 +223,7 @@ def _recur(
         (image, v) if state is None else (image, v, state),
         outputs,
         blocks=plan.blocks,
-        threads=recurrent.THREADS,
+        threads=plan.threads,
         shared_bytes=plan.shared_bytes,
         name="gated_linear_attention_recurrent",
     )

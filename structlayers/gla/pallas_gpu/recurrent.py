@@ -1,228 +1,42 @@
 """The recurrence over the chunks of a sequence: outputs, states and the final state.
 
-A block of threads holds 64 values of one head's state, transposed, in registers: 16 values of all
-keys a warp, as the result of a tensor-core product, which is at once the left operand of the next.
-Images of chunks and rows of values come in by asynchronous copies, some chunks ahead.
+A block holds 64 values of one head's state, transposed, and has two roles of four warps each. The
+keeper has the state in registers, 16 values of all keys a warp, as the result of a tensor-core
+product, and leaves it in shared memory as it was before each chunk. The reader makes outputs of
+that and copies states that are kept to device memory. They meet at barriers of the places in
+shared memory only, so that each waits for memory and tensor cores while the other works. Images of
+chunks and rows of values come in by asynchronous copies, some chunks ahead.
 
-    out^T   = S^T Q^T + V^T P^T            S before the chunk
-    S'^T    = S^T * decay + V^T K          Q and K weighted, see `prepare`
+    out^T   = S^T Q^T + V^T P^T            S before the chunk, the reader
+    S'^T    = S^T * decay + V^T K          Q and K weighted, see `prepare`; the keeper
 
 Run from the end, with cotangents of outputs as values, queries and keys in each other's places and
 the scores transposed, the same gives gradients of values and of states.
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from structlayers._core.simt.machine import Int, Machine
-from structlayers.gla.pallas_gpu.layout import (
-    CHUNK,
-    ROW_PITCH,
-    SHARED_LIMIT,
-    VALUE_TILE,
-    Sizes,
-    lane_row,
-    permuted,
-)
-
-THREADS = 128
-# Keys whose left operands, with outputs, fit in registers beside the state.
-_OPERAND_KEYS = 128
-_OUT_BYTES = CHUNK * ROW_PITCH
+from structlayers.gla.pallas_gpu.layout import CHUNK, ROW_PITCH, VALUE_TILE, lane_row, permuted
+from structlayers.gla.pallas_gpu.recurrent_block import Block
+from structlayers.gla.pallas_gpu.recurrent_plan import OUT_BYTES, TEAM, Plan
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What one launch does.
+class Keeper(Block):
+    """Who has the state."""
 
-    Attributes:
-        sizes: of the call.
-        stages: chunks on their way.
-        state_buffers: states on theirs to device memory, if they are kept.
-        transposed: whether it runs from the end, as above.
-        keeps: whether it writes the states before chunks: before every one, or, of pairs, the first
-            in the order of its steps; and always that before its first step.
-        reads: whether it writes outputs; else the final state is all.
-    """
-
-    sizes: Sizes
-    stages: int
-    state_buffers: int = 2
-    transposed: bool = False
-    keeps: bool = False
-    reads: bool = True
-
-    @property
-    def stage_bytes(self) -> int:
-        """An image and its rows of values, in whole panels' alignment."""
-        return -(-(self.sizes.image_bytes + CHUNK * ROW_PITCH) // 1024) * 1024
-
-    @property
-    def barriers_at(self) -> int:
-        """Where barriers start, after stages, two tiles of outputs and those of states."""
-        return self.states_at + self.state_buffers * self.state_bytes * self.keeps
-
-    @property
-    def state_bytes(self) -> int:
-        """64 values of a state in bfloat16."""
-        return VALUE_TILE * self.sizes.key * 2
-
-    @property
-    def outputs_at(self) -> int:
-        """Where outputs wait for their copy."""
-        return self.stages * self.stage_bytes
-
-    @property
-    def states_at(self) -> int:
-        """Where states wait for theirs."""
-        return self.outputs_at + 2 * _OUT_BYTES
-
-    @property
-    def shared_bytes(self) -> int:
-        """Scratch of a block."""
-        return self.barriers_at + 8 * self.stages
-
-    @property
-    def tiles(self) -> int:
-        """Blocks of threads for one head."""
-        return self.sizes.value // VALUE_TILE
-
-    @property
-    def blocks(self) -> int:
-        """Size of the grid."""
-        return self.sizes.sequences * self.tiles
-
-
-def make_plan(
-    sizes: Sizes, *, transposed: bool = False, keeps: bool = False, reads: bool = True
-) -> Plan:
-    """The plan with three stages, or two; with two states on their way, or one."""
-    for stages, buffers in ((3, 2), (2, 2), (2, 1)):
-        plan = Plan(sizes, stages, buffers, transposed, keeps, reads)
-        if plan.shared_bytes <= SHARED_LIMIT:
-            return plan
-    raise NotImplementedError(f"a chunk of K = {sizes.key} does not fit in shared memory")
-
-
-class Program:
-    """The block's program for one tile of values of one sequence."""
-
-    def __init__(self, plan: Plan, machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]):
-        self.plan, self.sizes, self.machine = plan, plan.sizes, machine
-        self.image, self.values, *rest = inputs
-        self.initial = rest[0] if rest else None
-        self.final, *rest = outputs
-        self.out = rest[0] if plan.reads else None
-        self.states = rest[1] if plan.keeps else None
-        m, sizes = machine, plan.sizes
-        block = m.cluster()
-        self.tile, self.sequence = block.modulo(plan.tiles), block.divide(plan.tiles)
-        self.head = self.sequence.modulo(sizes.heads)
-        self.batch = self.sequence.divide(sizes.heads)
-        self.thread, self.lane, self.warp = m.thread(), m.lane(), m.warp()
-        # values and states are those of key heads, cotangents and theirs those of query heads
-        self.state_heads, self.state_head = sizes.groups, sizes.group_of(self.head)
-        if plan.transposed:
-            self.state_heads, self.state_head = sizes.heads, self.head
-        # weighted queries and keys, as the products take them
-        self.reading, self.writing = 0, sizes.tile_bytes
-        if plan.transposed:
-            self.reading, self.writing = self.writing, self.reading
+    def __init__(self, plan: Plan, machine: Machine, inputs: Sequence[Any], final: Any):
+        super().__init__(plan, machine, inputs)
+        self.final = final
 
     def run(self) -> None:
         """All chunks."""
-        plan, m, sizes = self.plan, self.machine, self.sizes
-        with m.when(self.thread.equals(0)):
-            for stage in range(plan.stages):
-                m.barrier_init(plan.barriers_at + 8 * stage)
-        m.synchronize()
-        for stage in range(plan.stages):
-            self.fetch(m.constant(stage))
-        m.wait_loads(plan.stages - 1)
-        m.synchronize()
-        state = self.load_state()
-        state = m.loop(0, sizes.chunks, 1, self.step, state)
+        if not self.plan.reads:
+            self.fetch_first()
+        state = self.machine.loop(0, self.sizes.chunks, 1, self.step, self.load_state())
         self.store_state(state)
-        if plan.keeps:
-            m.wait_out(0)
-
-    # copies ----------------------------------------------------------------------------------
-
-    def place(self, step: Int) -> Int:
-        """The chunk of a step."""
-        return step * -1 + (self.sizes.chunks - 1) if self.plan.transposed else step
-
-    def row(self, step: Int, row: Int, heads: int, head: Int) -> Int:
-        """Row of an array `(B, T, heads, ...)`; that of the last token past the end."""
-        place = self.place(step) * CHUNK + row
-        if self.sizes.ragged:
-            place = place.minimum(self.sizes.time - 1)
-        return (self.batch * self.sizes.time + place) * heads + head
-
-    def kept_place(self, step: Int) -> Int:
-        """Where the state of a step is kept."""
-        return self.place(step) >> int(self.sizes.paired)
-
-    def if_kept(self, step: Int) -> contextlib.AbstractContextManager[None]:
-        """What follows is for steps whose state is kept."""
-        if not self.sizes.paired:
-            return contextlib.nullcontext()
-        odd = self.place(step) & 1
-        if not self.plan.transposed:
-            return self.machine.when(odd.equals(0))
-        return self.machine.when(odd.equals(1) | step.equals(0))
-
-    def fetch(self, step: Int) -> None:
-        """Starts the copies of a step's chunk, if there is one."""
-        plan, m, sizes = self.plan, self.machine, self.sizes
-        stage = step.modulo(plan.stages)
-        barrier, start = stage * 8 + plan.barriers_at, stage * plan.stage_bytes
-        with m.when(step < sizes.chunks):
-            with m.when(self.thread.equals(0)):
-                m.barrier_expect(barrier, sizes.image_bytes)
-                image = self.sequence * sizes.chunks + self.place(step)
-                size, zero = sizes.image_bytes, m.constant(0)
-                m.copy_in(start, self.image, image, size, zero, size, barrier)
-            for row, unit in self.pieces():
-                target = start + sizes.image_bytes + row * ROW_PITCH + unit * 16
-                source = self.row(step, row, self.state_heads, self.state_head)
-                offset = self.tile * (VALUE_TILE * 2) + unit * 16
-                m.load_ahead(target, self.values, source, 2 * sizes.value, offset)
-        m.reconverge()
-        m.commit_loads()
-
-    def pieces(self) -> list[tuple[Int, Int]]:
-        """Rows and units of a tile of values that this thread copies."""
-        units = VALUE_TILE // 8
-        unit, row = self.thread & (units - 1), self.thread >> (units.bit_length() - 1)
-        return [(row + i, unit) for i in range(0, CHUNK, THREADS // units)]
-
-    def write_out(self, step: Int, source: Int) -> None:
-        """Outputs of a chunk to device memory."""
-        m, sizes = self.machine, self.sizes
-        for row, unit in self.pieces():
-            words = m.load_shared(source + row * ROW_PITCH + unit * 16, 4)
-            target = self.row(step, row, sizes.heads, self.head)
-            offset = self.tile * (VALUE_TILE * 2) + unit * 16
-            with m.when(self.place(step) * CHUNK + row < sizes.time):
-                m.store_global(self.out, target, 2 * sizes.value, offset, words)
-
-    def write_state(self, step: Int, source: Int) -> None:
-        """Starts the copy of the state before a chunk."""
-        plan, m, sizes = self.plan, self.machine, self.sizes
-        with m.when(self.thread.equals(0)):
-            parts = sizes.in_parts().parts
-            size = plan.state_bytes // parts
-            for part in range(parts):
-                row = (self.sequence * parts + part) * sizes.kept + self.kept_place(step)
-                row = row * plan.tiles + self.tile
-                m.copy_out(self.states, row, size, m.constant(0), source + part * size, size)
-            m.commit_out()
-        m.reconverge()
-
-    # the state -------------------------------------------------------------------------------
 
     def state_place(self, index: int) -> tuple[Int, Int, int]:
         """Row of an array of states `(B, heads, K, V)`, byte in it, displacement, of a register."""
@@ -254,104 +68,39 @@ class Program:
                 words = [m.bits(value)]
                 m.store_global(self.final, row, pitch, offset, words, displacement=displacement)
 
-    # a chunk ---------------------------------------------------------------------------------
-
     def step(self, step: Int, state: Sequence[Any]) -> list[Any]:
-        """Outputs of one chunk, and the state after it."""
-        plan, m, sizes = self.plan, self.machine, self.sizes
-        stage = step.modulo(plan.stages)
-        start = stage * plan.stage_bytes
-        m.barrier_wait(stage * 8 + plan.barriers_at, step.divide(plan.stages) & 1)
-        values = self.load_values(start + sizes.image_bytes)
-        kept = self.kept_place(step) & (plan.state_buffers - 1)
-        kept = kept * plan.state_bytes + plan.states_at
-        out = (step & 1) * _OUT_BYTES + plan.outputs_at
-        found = self.attend(step, state, values, start, kept) if plan.reads else []
-        alone = plan.keeps and plan.state_buffers == 1
-        if alone:  # its place may be wanted by the next step
-            with self.if_kept(step):
-                m.release_to_copies()
-                m.synchronize()
-                self.write_state(step, kept)
-        if plan.reads and sizes.key > _OPERAND_KEYS:
-            found = m.warpgroup_wait(0, found)
-        state = self.next_state(state, values, start)
+        """The state after one chunk, and the one before it where the reader finds it."""
+        plan, m = self.plan, self.machine
         if plan.reads:
-            self.stage_outputs(m.warpgroup_wait(1, found), out)
-        state = m.warpgroup_wait(0, state)
-        if plan.keeps:
-            m.wait_out(0)
-            if not alone:
-                m.release_to_copies()
-        m.wait_loads(plan.stages - 2)
+            self.leave(step, state)
+        stage, start, parity = self.stage_of(step)
+        m.barrier_wait(stage * 8 + plan.arrived_at, parity)
+        state = self.add(state, self.load_values(step), start)
+        if plan.reads:
+            self.arrive(stage * 8 + plan.used_at)
+            return state
         m.synchronize()
-        self.fetch(step + plan.stages)
-        if plan.keeps and not alone:
-            with self.if_kept(step):
-                self.write_state(step, kept)
-        if plan.reads:
-            self.write_out(step, out)
+        with m.when(step < self.sizes.chunks - plan.stages):
+            self.fetch(step + plan.stages)
+        m.reconverge()
         return state
 
-    def pack(self, values: Sequence[Any]) -> list[Any]:
-        """16 x 16 results in bfloat16: a left operand."""
-        return [self.machine.pack(*values[i : i + 2]) for i in range(0, 8, 2)]
+    def leave(self, step: Int, state: Sequence[Any]) -> None:
+        """The state, values along rows, in its place when what was there has been read."""
+        plan, m = self.plan, self.machine
+        buffer, start, parity = self.buffer_of(step)
+        m.barrier_wait(buffer * 8 + plan.read_at, parity ^ 1)
+        row, unit = lane_row(self.lane, rows_first=True)
+        at = start + (row + self.warp * 16) * 128
+        for part in range(self.sizes.key // 16):
+            words = self.pack(state[8 * part : 8 * part + 8])
+            place = at + permuted(unit ^ (2 * (part & 3)), row) + (part >> 2) * (VALUE_TILE * 128)
+            m.store_matrices(place, words, transpose=False)
+        m.release_to_copies()
+        self.arrive(buffer * 8 + plan.staged_at)
 
-    def load_values(self, start: Int) -> list[list[Any]]:
-        """Left operands: 16 values of this warp by 16 tokens, for the four parts of the chunk."""
-        m = self.machine
-        unit, row = (self.lane >> 3) & 1, (self.lane & 7) + (self.lane >> 4) * 8
-        at = start + row * ROW_PITCH + unit * 16 + self.warp * 32
-        return [
-            m.load_matrices(at + part * 16 * ROW_PITCH, transpose=True)
-            for part in range(CHUNK // 16)
-        ]
-
-    def attend(
-        self, step: Int, state: Sequence[Any], values: Sequence[Any], start: Int, kept: Int
-    ) -> list[Any]:
-        """Starts `S^T Q^T + V^T P^T`, 16 values a warp by 64 tokens; stages the state, if kept.
-
-        Left operands of more keys than have registers take turns.
-        """
-        m, sizes, found = self.machine, self.sizes, [self.machine.zero()] * (CHUNK // 2)
-        for first in range(0, sizes.key, _OPERAND_KEYS):
-            if first > 0:
-                found = m.warpgroup_wait(0, found)
-            part = state[first // 2 : (first + _OPERAND_KEYS) // 2]
-            packed = [self.pack(part[i : i + 8]) for i in range(0, len(part), 8)]
-            if self.plan.keeps:
-                with self.if_kept(step):
-                    self.stage_state(packed, first, kept)
-            last = first + _OPERAND_KEYS >= sizes.key
-            found = self.read(found, packed, values if last else (), first, start)
-        return found
-
-    def read(
-        self,
-        found: Sequence[Any],
-        packed: Sequence[Sequence[Any]],
-        values: Sequence[Sequence[Any]],
-        first: int,
-        start: Int,
-    ) -> list[Any]:
-        """Adds `S^T Q^T` of keys from the first of these on, and of values `V^T P^T`."""
-        m, sizes, transposed = self.machine, self.sizes, self.plan.transposed
-        flat = [word for words in (*packed, *values) for word in words]
-        made = m.warpgroup_begin([*found, *flat])
-        found, flat = made[: len(found)], made[len(found) :]
-        lefts = [flat[i : i + 4] for i in range(0, len(flat), 4)]
-        for step, words in enumerate(lefts[: len(packed)], first // 16):
-            at = start + (self.reading + (step >> 2) * (CHUNK * 128) + (step & 3) * 32)
-            found = m.warpgroup_product(found, words, at, transpose=False, panel=0)
-        for part, words in enumerate(lefts[len(packed) :]):
-            at = start + (sizes.scores_at + part * (16 * 128 if transposed else 32))
-            found = m.warpgroup_product(found, words, at, transpose=transposed, panel=CHUNK * 128)
-        m.warpgroup_commit()
-        return list(found)
-
-    def next_state(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
-        """Starts `S^T * decay + V^T K`."""
+    def add(self, state: Sequence[Any], values: Sequence[Any], start: Int) -> list[Any]:
+        """`S^T * decay + V^T K`."""
         m, sizes = self.machine, self.sizes
         at, decayed = start + sizes.decay_at + (self.lane & 3) * 8, []
         for index in range(0, len(state), 4):
@@ -363,31 +112,115 @@ class Program:
             at = start + (self.writing + part * 16 * 128)
             state = m.warpgroup_product(state, words, at, transpose=True, panel=CHUNK * 128)
         m.warpgroup_commit()
-        return state
+        return m.warpgroup_wait(0, state)
+
+
+class Reader(Block):
+    """Who makes outputs of states, and asks for chunks."""
+
+    def __init__(self, plan: Plan, machine: Machine, inputs: Sequence[Any], out: Any, states: Any):
+        super().__init__(plan, machine, inputs)
+        self.out, self.states = out, states
+
+    def run(self) -> None:
+        """All chunks."""
+        self.fetch_first()
+        self.machine.loop(0, self.sizes.chunks, 1, self.step)
+
+    def step(self, step: Int, carried: Sequence[Any]) -> Sequence[Any]:
+        """Outputs of one chunk."""
+        plan, m = self.plan, self.machine
+        stage, _, parity = self.stage_of(step)
+        m.barrier_wait(stage * 8 + plan.arrived_at, parity)
+        found = self.attend(step)
+        self.arrive(self.buffer_of(step)[0] * 8 + plan.read_at)
+        out = (step & 1) * OUT_BYTES + plan.outputs_at
+        self.stage_outputs(found, out)
+        m.synchronize_team(m.constant(1), TEAM)
+        with m.when(step < self.sizes.chunks - plan.stages):
+            m.barrier_wait(stage * 8 + plan.used_at, parity)
+            self.fetch(step + plan.stages)
+        m.reconverge()
+        self.write_out(step, out)
+        return carried
+
+    def attend(self, step: Int) -> list[Any]:
+        """`S^T Q^T + V^T P^T`, 16 values a warp by 64 tokens."""
+        plan, m, sizes, transposed = self.plan, self.machine, self.sizes, self.plan.transposed
+        flat = [word for words in self.load_values(step) for word in words]
+        made = m.warpgroup_begin([*[m.zero()] * (CHUNK // 2), *flat])
+        found, flat = made[: CHUNK // 2], made[CHUNK // 2 :]
+        _, start, _ = self.stage_of(step)
+        for part in range(CHUNK // 16):
+            at = start + (sizes.scores_at + part * (16 * 128 if transposed else 32))
+            words = flat[4 * part : 4 * part + 4]
+            found = m.warpgroup_product(found, words, at, transpose=transposed, panel=CHUNK * 128)
+        buffer, state, parity = self.buffer_of(step)
+        m.barrier_wait(buffer * 8 + plan.staged_at, parity)
+        if plan.keeps:
+            self.write_state(step, state)
+        for part in range(sizes.key // 16):
+            place = (part >> 2) * (CHUNK * 128) + (part & 3) * 32
+            at = start + (self.reading + place)
+            found = m.warpgroup_product(found, state + place, at, transpose=False, panel=0)
+        m.warpgroup_commit()
+        found = m.warpgroup_wait(0, found)
+        if plan.keeps:
+            m.wait_out(0)
+        return found
+
+    def if_kept(self, step: Int) -> contextlib.AbstractContextManager[None]:
+        """What follows is for steps whose state is kept."""
+        if not self.sizes.paired:
+            return contextlib.nullcontext()
+        odd = self.place(step) & 1
+        if not self.plan.transposed:
+            return self.machine.when(odd.equals(0))
+        return self.machine.when(odd.equals(1) | step.equals(0))
+
+    def write_state(self, step: Int, source: Int) -> None:
+        """Starts the copy of the state before a chunk to device memory, if it is kept."""
+        plan, m, sizes = self.plan, self.machine, self.sizes
+        with self.if_kept(step), m.when(self.thread.equals(0)):
+            parts = sizes.in_parts().parts
+            size, place = plan.state_bytes // parts, self.place(step) >> int(sizes.paired)
+            for part in range(parts):
+                row = (self.sequence * parts + part) * sizes.kept + place
+                row = row * plan.tiles + self.tile
+                m.copy_out(self.states, row, size, m.constant(0), source + part * size, size)
+            m.commit_out()
+        m.reconverge()
 
     def stage_outputs(self, found: Sequence[Any], start: Int) -> None:
         """Outputs, transposed, to their rows."""
-        m = self.machine
-        unit, row = (self.lane >> 3) & 1, (self.lane & 7) + (self.lane >> 4) * 8
-        at = start + row * ROW_PITCH + unit * 16 + self.warp * 32
+        at = start + self.matrices()
         for part in range(CHUNK // 16):
             words = self.pack(found[8 * part : 8 * part + 8])
-            m.store_matrices(at + part * 16 * ROW_PITCH, words, transpose=True)
+            self.machine.store_matrices(at + part * 16 * ROW_PITCH, words, transpose=True)
 
-    def stage_state(self, packed: Sequence[Sequence[Any]], first: int, start: Int) -> None:
-        """The state of keys from the first of these on, values along rows, to its tile."""
-        m = self.machine
-        row, unit = lane_row(self.lane, rows_first=True)
-        at = start + (row + self.warp * 16) * 128
-        for step, words in enumerate(packed, first // 16):
-            place = at + permuted(unit ^ (2 * (step & 3)), row) + (step >> 2) * (VALUE_TILE * 128)
-            m.store_matrices(place, words, transpose=False)
+    def write_out(self, step: Int, source: Int) -> None:
+        """Outputs of a chunk to device memory."""
+        m, sizes = self.machine, self.sizes
+        for row, unit in self.pieces():
+            words = m.load_shared(source + row * ROW_PITCH + unit * 16, 4)
+            target = self.row(step, row, sizes.heads, self.head)
+            offset = self.tile * (VALUE_TILE * 2) + unit * 16
+            with m.when(self.place(step) * CHUNK + row < sizes.time):
+                m.store_global(self.out, target, 2 * sizes.value, offset, words)
 
 
 def program(plan: Plan) -> Any:
     """The program for `launch` or `simulate`: (images, values, state) to (state, outputs)."""
 
     def run(machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        Program(plan, machine, inputs, outputs).run()
+        final, *rest = outputs
+        keeper = Keeper(plan, machine, inputs, final)
+        keeper.start_barriers()
+        if not plan.reads:
+            keeper.run()
+            return
+        out, *states = rest
+        reader = Reader(plan, machine, inputs, out, states[0] if plan.keeps else None)
+        machine.teams(TEAM, [keeper.run, reader.run])
 
     return run

@@ -203,17 +203,35 @@ class Arithmetic(SharedMemory):
         places = starts[:, None, None] + places
         # blocks start at multiples of 1024 bytes on a GPU, not always here
         places = bases[:, None, None] + (places ^ ((places >> 7 & 7) << 4))
-        for group, used in enumerate(places // 4):
+        operand = np.zeros(places.shape, np.float32)
+        for group in self._groups():
+            words = np.unique(places[group] // 4)
+            self._leaving[words] += 1
+            self._products.setdefault(group, [[]])[-1].append(words)
             for warp in range(4 * group, 4 * group + 4):
-                self._read_by(np.unique(used), warp)
-        return self._shared.view(jnp.bfloat16)[places // 2].astype(np.float32)
+                self._read_by(words, warp)
+            operand[group] = self._shared.view(jnp.bfloat16)[places[group] // 2]
+        return operand
+
+    def _groups(self) -> list[int]:
+        """Warpgroups that are active."""
+        return np.flatnonzero(self._active.reshape(-1, 128).any(1)).tolist()
 
     @override
     def warpgroup_commit(self) -> None:
-        pass
+        for group in self._groups():
+            self._products.setdefault(group, [[]]).append([])
 
     @override
     def warpgroup_wait(self, pending: int, values: Sequence[Any]) -> list[Any]:
+        # as late as they may
+        for group in self._groups():
+            started = self._products.get(group, [])
+            while len(started) - 1 > pending:
+                for words in started.pop(0):
+                    self._leaving[words] -= 1
+                    for warp in range(4 * group, 4 * group + 4):
+                        self._read[warp % self._block_warps, words] = self._epoch
         return list(values)
 
     @override

@@ -6,8 +6,9 @@ from typing import Any, override
 import numpy as np
 
 from structlayers._core.simt.machine import Int, IntLike
+from structlayers.testing.simt.barriers import Barrier, Load
 from structlayers.testing.simt.shared_memory import SharedMemory
-from structlayers.testing.simt.threads import COPY, RaceError
+from structlayers.testing.simt.threads import BARRIERS, RaceError
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:
@@ -81,42 +82,67 @@ class DeviceMemory(SharedMemory):
         return self._array(number)[self._active]
 
     @override
-    def barrier_init(self, address: int) -> None:
-        for place in np.unique(self._each(address) + self._base[self._active]):
-            self._barriers[place] = [0, 0, 0]
+    def barrier_init(self, address: int, arrivals: int = 1) -> None:
+        for place in np.unique(self._each(address) + self._base[self._active]).tolist():
+            own = (one // self._shared_bytes for one in self._barriers)
+            index = sum(block == place // self._shared_bytes for block in own)
+            if index >= BARRIERS:
+                raise NotImplementedError(f"a block has at most {BARRIERS} barriers here")
+            self._barriers[place] = Barrier(arrivals, index, np.zeros_like(self._ordered[0]))
 
     @override
     def barrier_expect(self, address: IntLike, size: IntLike) -> None:
         places = self._each(address) + self._base[self._active]
-        for place, count in zip(places, self._each(size), strict=True):
-            state = self._barriers[place]
-            if state[2]:
-                raise ValueError("a barrier is armed again before its phase has completed")
-            state[1] += int(count)
-            state[2] = 1
-            self._complete(state)
+        warps = self._index[self._active] >> 5
+        for place, count, warp in zip(places, self._each(size), warps, strict=True):
+            self._arrive(self._barriers[place], int(warp), int(count))
 
-    @staticmethod
-    def _complete(state: list[int]) -> None:
-        if state[2] and state[1] == 0:
-            state[0], state[2] = state[0] + 1, 0
+    @override
+    def barrier_arrive(self, address: IntLike) -> None:
+        self.barrier_expect(address, 0)
+
+    def _arrive(self, barrier: Barrier, warp: int, size: int) -> None:
+        """An arrival after all that the warp did, and knew of, so far."""
+        self._epoch += 1
+        known = self._ordered[warp].copy()
+        known[warp % self._block_warps] = self._epoch
+        barrier.given = np.maximum(barrier.given, known)
+        barrier.arrive(1, size)
 
     @override
     def barrier_wait(self, address: IntLike, parity: IntLike) -> None:
         places = self._each(address) + self._base[self._active]
+        warps = self._index[self._active] >> 5
         for place, half in set(zip(places.tolist(), self._each(parity).tolist(), strict=True)):
-            phases, awaited, _ = self._barriers[place]
-            if awaited or phases % 2 == half:
-                raise ValueError(f"a barrier waits for ever: phase {phases}, {awaited} bytes due")
+            barrier, waiting = self._barriers[place], np.unique(warps[places == place])
+            while self._lacks(barrier, half):
+                self._pause(
+                    f"a barrier waits for ever: phase {barrier.phases}, {barrier.due} bytes and "
+                    f"{barrier.left} arrivals due"
+                )
+            self._epoch += 1
+            self._ordered[waiting] = np.maximum(self._ordered[waiting], barrier.handed)
+            self._ordered[waiting, self._block_warps + barrier.index] = self._epoch
 
-    def _deliver(self, target: int, values: np.ndarray, barrier: int) -> None:
-        words = np.arange(target // 4, target // 4 + values.size)
+    def _lacks(self, barrier: Barrier, half: int) -> bool:
+        """Whether its phase of this parity has not completed, when all loads have arrived."""
+        for loads, threads in barrier.loads:
+            for load in loads:
+                self._arrive_by_copy(load.words, load.values, barrier)
+            barrier.arrive(threads)
+        barrier.loads.clear()
+        return barrier.due != 0 or barrier.phases % 2 == half
+
+    def _deliver(self, target: int, values: np.ndarray, barrier: Barrier) -> None:
+        self._arrive_by_copy(np.arange(target // 4, target // 4 + values.size), values, barrier)
+        barrier.due -= 4 * values.size
+        barrier.complete()
+
+    def _arrive_by_copy(self, words: np.ndarray, values: np.ndarray, barrier: Barrier) -> None:
+        """Words that all see who have waited for the barrier."""
         self._require_still(words)
-        self._written[0, words], self._written[1, words] = self._epoch, COPY
+        self._written[0, words], self._written[1, words] = self._epoch, -2 - barrier.index
         self._shared[words] = values
-        state = self._barriers[barrier]
-        state[1] -= 4 * values.size
-        self._complete(state)
 
     @override
     def copy_in(
@@ -131,10 +157,14 @@ class DeviceMemory(SharedMemory):
     ) -> None:
         sources = self._each(row) * pitch + self._each(offset)
         base = self._base[self._active]
-        places = zip(self._each(address) + base, sources, self._each(barrier) + base, strict=True)
-        for target, source, at in places:
+        warps = self._index[self._active] >> 5
+        targets, barriers = self._each(address) + base, self._each(barrier) + base
+        for target, source, at, warp in zip(targets, sources, barriers, warps, strict=True):
+            words = np.arange(target // 4, (target + size) // 4)
+            if self._still_read(words, int(warp)).any():
+                raise RaceError(f"byte {target} of shared memory is copied to while it is read")
             values = _bytes(array)[source : source + size].view(np.uint32)
-            self._deliver(int(target), values, int(at))
+            self._deliver(int(target), values, self._barriers[at])
 
     @override
     def store_to_peer(
@@ -145,7 +175,7 @@ class DeviceMemory(SharedMemory):
         values = np.stack(words, axis=1)[self._active]
         places = zip(self._each(address) + peer, values, self._each(barrier) + peer, strict=True)
         for target, value, at in places:
-            self._deliver(int(target), value, int(at))
+            self._deliver(int(target), value, self._barriers[at])
 
     def _outgoing(self, source: int, size: int, thread: int) -> np.ndarray:
         words, warp = np.arange(source // 4, (source + size) // 4), thread >> 5
@@ -161,7 +191,18 @@ class DeviceMemory(SharedMemory):
         words, warps = self._words(address, 4)
         first = self._each(row) * pitch + self._each(offset)
         values = _bytes(array)[first[:, None] + np.arange(16)].view(np.uint32)
-        self._loads[-1].append((words, warps, values))
+        self._loads[-1].append(Load(words, warps, values))
+
+    @override
+    def loads_arrive(self, address: IntLike) -> None:
+        # as late as they may, when they are waited for; but now their places must be free
+        if not self._active.any():
+            return
+        loads, self._loads[-1] = self._loads[-1], []
+        for words, warps, _ in loads:
+            self._touch(words.ravel(), warps.ravel(), write=True)
+        threads = int(np.count_nonzero(self._active))
+        self._barriers[self._uniform(address)].loads.append((loads, threads))
 
     @override
     def commit_loads(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any, override
 import numpy as np
 
 from structlayers._core.simt.machine import Int, IntLike
-from structlayers.testing.simt.threads import COPY, NEVER, RaceError, Threads
+from structlayers.testing.simt.threads import NEVER, RaceError, Threads
 
 
 class SharedMemory(Threads):
@@ -21,9 +21,7 @@ class SharedMemory(Threads):
             self.least_wavefronts += -(-banks.size // 32)
             clash = (owners[own] != warp) & self._unordered(own, warp)
             if write:
-                late = self._read[:, banks] >= self._ordered[warp, :, None]
-                late[warp % self._block_warps] = False
-                clash |= np.isin(own, banks[late.any(0)])
+                clash |= np.isin(own, banks[self._still_read(banks, warp)])
             if clash.any():
                 word = own[clash][0]
                 raise RaceError(f"byte {4 * word} of shared memory: warps {warp} and others")
@@ -40,8 +38,14 @@ class SharedMemory(Threads):
     def _unordered(self, words: np.ndarray, warp: int) -> np.ndarray:
         """Where no barrier of both came between the last write and what the warp does now."""
         epochs, owners = self._written[:, words]
-        stored = (epochs != NEVER) & (owners != COPY)
-        return stored & (epochs >= self._ordered[warp, owners % self._block_warps])
+        column = np.where(owners < 0, self._block_warps - 2 - owners, owners % self._block_warps)
+        return (epochs != NEVER) & (epochs >= self._ordered[warp, np.maximum(column, 0)])
+
+    def _still_read(self, words: np.ndarray, warp: int) -> np.ndarray:
+        """Where no barrier of both came between a read and what the warp does now."""
+        late = self._read[:, words] >= self._ordered[warp, : self._block_warps, None]
+        late[warp % self._block_warps] = False
+        return late.any(0)
 
     def _read_by(self, words: np.ndarray, warp: int) -> None:
         """Words that a warp reads by tensor cores or copies, without a share of the banks' time."""
@@ -50,10 +54,11 @@ class SharedMemory(Threads):
         self.wavefronts, self.least_wavefronts = before
 
     def _require_still(self, words: np.ndarray) -> None:
-        """That no copy out may still read these words."""
+        """That no copy out and no product may still read these words."""
         if self._leaving[words].any():
             word = words[self._leaving[words] > 0][0]
-            raise RaceError(f"byte {4 * word} of shared memory is stored to while it is copied out")
+            message = "is stored to while it is copied out or multiplied"
+            raise RaceError(f"byte {4 * word} of shared memory {message}")
 
     def _words(self, address: IntLike, count: int) -> tuple[np.ndarray, np.ndarray]:
         addresses = (self._array(address) + self._base)[self._active]

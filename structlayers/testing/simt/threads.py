@@ -7,9 +7,12 @@ from typing import Any, override
 import numpy as np
 
 from structlayers._core.simt.machine import Int, IntLike, Machine
+from structlayers.testing.simt.barriers import Barrier, Load
+from structlayers.testing.simt.teams import Team
 
 NEVER = -1
-COPY = -2
+# Barriers that a block may have.
+BARRIERS = 64
 
 _OPERATIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "add": np.add,
@@ -47,20 +50,26 @@ class Threads(Machine):
         words = shared_bytes // 4 * cluster_size
         self._shared = np.zeros(words, np.uint32)
         # barriers so far; and the epoch before which accesses of a warp of the same block (second
-        # index) came before what a warp does now
+        # index), and after those copies that a barrier counts, came before what a warp does now
         self._epoch, self._block_warps = 0, threads // 32
-        self._ordered = np.zeros((self.threads // 32, self._block_warps), np.int64)
-        # epoch and warp of the last write of every word, and the epoch of each warp's last read
+        self._ordered = np.zeros((self.threads // 32, self._block_warps + BARRIERS), np.int64)
+        # epoch of the last write of every word, and its warp, or below -1 the barrier that counted
+        # it; and the epoch of each warp's last read
         self._written = np.full((2, words), NEVER)
         self._read = np.full((self._block_warps, words), NEVER, np.int32)
         # how often warps had waited for their own threads at the last write of every word
         self._converged, self._stored = 0, np.zeros(words, np.int64)
-        # of every barrier, by its first byte: phases completed, bytes still to come, arrivals
-        self._barriers: dict[int, list[int]] = {}
-        # groups of words, the warps that asked for them, and values; the last one is open
-        self._loads: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[]]
-        # of every thread, groups of words that copies out read; and how many copies read a word
+        # by its first byte
+        self._barriers: dict[int, Barrier] = {}
+        # groups of loads; the last one is open
+        self._loads: list[list[Load]] = [[]]
+        # the team whose turn it is, and whether no team can go on
+        self._team: Team | None = None
+        self._stuck = False
+        # of every thread, groups of words that copies out read; of every warpgroup, those that its
+        # products do; and how many copies and products read a word
         self._copies_out: dict[int, list[list[np.ndarray]]] = {}
+        self._products: dict[int, list[list[np.ndarray]]] = {}
         self._leaving = np.zeros(words, np.int64)
         self.wavefronts = 0
         self.least_wavefronts = 0
@@ -154,6 +163,34 @@ class Threads(Machine):
         self.synchronize_team(team, threads)
         holds = (condition.value & self._active).reshape(-1, threads).any(1)
         return Int(self, np.repeat(holds.astype(np.int64), threads))
+
+    @override
+    def teams(self, threads: int, bodies: Sequence[Callable[[], None]]) -> None:
+        # each goes on until it would wait, so the first ones are ahead by as much as they may be
+        before, number = self._active, self._index % self._block_threads // threads
+        waiting = [(Team(body), before & (number == i)) for i, body in enumerate(bodies)]
+        try:
+            while waiting:
+                start = self._epoch, len(waiting)
+                for self._team, self._active in waiting:
+                    self._team.proceed()
+                waiting = [one for one in waiting if not one[0].ended]
+                self._stuck = start == (self._epoch, len(waiting))
+        finally:
+            self._stuck = True
+            for self._team, self._active in waiting:
+                with contextlib.suppress(Exception):
+                    if not self._team.ended:
+                        self._team.proceed()
+            self._team, self._active, self._stuck = None, before, False
+
+    def _pause(self, message: str) -> None:
+        """Lets the other teams go on first."""
+        if self._team is None or self._stuck:
+            raise ValueError(message)
+        team, active = self._team, self._active
+        team.pause()
+        self._active = active
 
     @override
     def reconverge(self) -> None:

@@ -94,8 +94,8 @@ class Memory(Threads):
         )
 
     @override
-    def barrier_init(self, address: int) -> None:
-        self._asm("mbarrier.init.shared.b64 [$0], 1;", self._shared_address(address))
+    def barrier_init(self, address: int, arrivals: int = 1) -> None:
+        self._asm(f"mbarrier.init.shared.b64 [$0], {arrivals};", self._shared_address(address))
         self._asm("fence.mbarrier_init.release.cluster;")
 
     @override
@@ -105,6 +105,10 @@ class Memory(Threads):
             self._shared_address(address),
             self._value(size),
         )
+
+    @override
+    def barrier_arrive(self, address: IntLike) -> None:
+        self._asm("mbarrier.arrive.shared.b64 _, [$0];", self._shared_address(address))
 
     @override
     def barrier_wait(self, address: IntLike, parity: IntLike) -> None:
@@ -143,6 +147,11 @@ class Memory(Threads):
             self._shared_address(address),
             self._global_address(array, row, pitch, offset),
         )
+
+    @override
+    def loads_arrive(self, address: IntLike) -> None:
+        text = "cp.async.mbarrier.arrive.noinc.shared.b64 [$0];"
+        self._asm(text, self._shared_address(address))
 
     @override
     def commit_loads(self) -> None:

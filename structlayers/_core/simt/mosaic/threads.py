@@ -146,6 +146,13 @@ class Threads(Machine):
         return Int(self, self._asm(text, flag, (team + 1).value, result=self._i32))
 
     @override
+    def teams(self, threads: int, bodies: Sequence[Callable[[], None]]) -> None:
+        team = self.warp().divide(threads // 32)
+        for index, body in enumerate(bodies):
+            with self.when(team.equals(index)):
+                body()
+
+    @override
     def reconverge(self) -> None:
         self._asm("bar.warp.sync 0xffffffff;")
 
