@@ -27,8 +27,8 @@ all parts can have it, and be joined.
 
 "fla" among the mixers is a control, not one of the three: fla's GatedLinearAttention in a PyTorch
 model of the same shape, from the same parameters, on the same batches (experiments/gla/README.md).
-It needs torch and flash-linear-attention. Run at 512/64, d = 128. Goal: gated linear attention is at
-no size behind it.
+It needs torch and flash-linear-attention. Run at 512/64, d = 128. Goal: gated linear attention is
+at no size behind it.
 Command: python -m experiments run configs/gla/mqar.py
 Of a part: python -m experiments run configs/gla/mqar.py --tasks 512/64 --features 128 --epochs 16
     --implementation pallas_gpu --checkpoint-seconds 300 --variant t512_d128_e16 --store

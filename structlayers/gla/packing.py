@@ -64,12 +64,32 @@ def chunk_packing(
     packing = Packing(sequence, first, jnp.where(chunks > 0, ends - 1, -1))
 
     token = jnp.arange(time, dtype=jnp.int32)
-    owner = jnp.searchsorted(cu_seqlens, token, side="right").astype(jnp.int32) - 1
-    inside = (token >= cu_seqlens[0]) & (token < cu_seqlens[-1])
+    owner, inside = owners(cu_seqlens, time)
     owner = jnp.clip(owner, 0, count - 1)
     places = begins[owner] * chunk_size + token - starts[owner]
     # tokens of no sequence keep places of their own, all of them outside
     return packing, jnp.where(inside, places, total * chunk_size + token), total * chunk_size
+
+
+def owners(cu_seqlens: jax.Array, time: int) -> tuple[jax.Array, jax.Array]:
+    """The sequence of every token.
+
+    Args:
+        cu_seqlens: as in `chunk_packing`.
+        time: number of tokens T.
+
+    Returns:
+        int32 `(T,)`, -1 before the first sequence and S after the last; and bool `(T,)`, whether
+        there is one.
+
+    Example:
+        >>> [found.tolist() for found in owners(jnp.array([0, 2, 2, 3]), 4)]
+        [[0, 0, 2, 3], [True, True, True, False]]
+    """
+    token = jnp.arange(time, dtype=jnp.int32)
+    cu_seqlens = cu_seqlens.astype(jnp.int32)
+    owner = jnp.searchsorted(cu_seqlens, token, side="right").astype(jnp.int32) - 1
+    return owner, (token >= cu_seqlens[0]) & (token < cu_seqlens[-1])
 
 
 def pack(tokens: jax.Array, places: jax.Array, size: int) -> jax.Array:

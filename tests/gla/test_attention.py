@@ -276,10 +276,8 @@ def test_the_choice_is_explained(rng):
     long = jax.ShapeDtypeStruct((1, 10**5, 1, 64), jnp.float32)
     with pytest.raises(NotImplementedError, match="'parallel' cannot serve: it would hold"):
         dispatcher.choose(long, long, long, *[None] * 5, implementation="parallel")
-    with pytest.raises(NotImplementedError, match="take segment_ids"):
-        gated_linear_attention(
-            q, k, v, gate, cu_seqlens=np.array([0, 8]), implementation="parallel"
-        )
+    with pytest.raises(NotImplementedError, match="no states of packed sequences"):
+        attention("parallel", cu_seqlens=np.array([0, 8]))(q, k, v, gate)
 
 
 @pytest.mark.parametrize(("key", "value"), [(128, 256), (256, 512)])

@@ -62,6 +62,29 @@ def test_values_and_gradients(case, rng):
     )
 
 
+@pytest.mark.parametrize(("time", "ends"), [(100, [0, 17, 17, 18, 90]), (256, [0, 64, 130, 256])])
+@pytest.mark.usefixtures("simulated")
+def test_packed_sequences_without_states(time, ends, rng, monkeypatch):
+    """In 1 part, and cut in 4 at ends and between them."""
+    monkeypatch.setattr(segments, "_SEGMENT_CHUNKS", 1)
+    monkeypatch.setattr(segments, "MULTIPROCESSORS", 8)
+    assert segments.segment_count(1, time, 2, 64) == (4 if time == 256 else 1)
+    *arrays, _ = arguments(rng, 1, time, 2, 1, 64, 64, "spiky")
+
+    def run(implementation):
+        def call(*arrays):
+            options = {"cu_seqlens": jnp.array(ends), "implementation": implementation}
+            return gated_linear_attention(*arrays, **options)
+
+        return jax.jit(call)
+
+    ours = run("pallas_gpu")
+    assert_gradients_match(ours, run("reference"), arrays, GRADIENTS, value_bound=VALUES)
+    assert not np.any(ours(*arrays)[0, ends[-1] :])
+    with pytest.raises(NotImplementedError, match="no states of packed sequences"):
+        kernel(cu_seqlens=np.array(ends))(*arrays)
+
+
 @pytest.mark.parametrize(
     ("time", "heads", "key", "value"),
     [
@@ -350,7 +373,7 @@ def choose(q=None, implementation="pallas_gpu", platform="gpu", rest=(None,) * 5
     [
         ({"q": struct(2, 256, 4, 64, dtype="float32")}, "not float32"),
         ({"rest": (None, struct(2, 256, 4, 64), None, None, None)}, "no log_value_gate"),
-        ({"rest": (None, None, None, None, object())}, "no cu_seqlens"),
+        ({"rest": (None, None, None, None, object())}, "no states of packed"),
         ({"size": 512}, "K = 512"),
         ({"q": struct(0, 256, 4, 64)}, "nothing to do"),
         ({"platform": "tpu"}, "this is tpu"),

@@ -78,6 +78,23 @@ def test_values_and_gradients(case, rng):
     )
 
 
+def packed(implementation):
+    def run(*arrays):
+        ends = jnp.array([0, 17, 17, 18, 60])
+        return gated_linear_attention(
+            *arrays, cu_seqlens=ends, chunk_size=16, implementation=implementation
+        )
+
+    return jax.jit(run)
+
+
+def test_packed_sequences_without_states(rng):
+    arrays = inputs(rng, (1,), 64, 2, 1, 8, 8, "spiky")
+    assert_gradients_match(packed("pallas_tpu"), packed("reference"), arrays, 1e-6)
+    with pytest.raises(NotImplementedError, match="no states of packed sequences"):
+        kernel(cu_seqlens=np.array([0, 64]))(*arrays)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["0", "-1e-6", "-5", "-50", "strong"])
 def test_no_gate_costs_digits(kind, rng):
@@ -232,7 +249,7 @@ def choose(q=None, implementation="pallas_tpu", platform="tpu", rest=(None,) * 5
     [
         ({"q": struct(2, 256, 4, 64, dtype="float16")}, "not float16"),
         ({"rest": (None, struct(2, 256, 4, 64), None, None, None)}, "no log_value_gate"),
-        ({"rest": (None, None, None, None, object())}, "no cu_seqlens"),
+        ({"rest": (None, None, None, None, object())}, "no states of packed"),
         ({"size": 4096}, "MiB of VMEM"),
         ({"q": struct(0, 256, 4, 64)}, "nothing to do"),
     ],

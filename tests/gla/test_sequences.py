@@ -1,10 +1,13 @@
 """gated_linear_attention over segments, packed sequences, and pieces that pass the state on."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from structlayers.gla import gated_linear_attention
 from structlayers.testing import assert_close, assert_gradients_match
 from tests.gla.cases import IMPLEMENTATIONS, attention, inputs, recurrence, state
 
@@ -76,6 +79,26 @@ def test_packed_sequences_are_those_on_their_own(layout, implementation, reverse
         wanted, last = single(*(x[0, cut] for x in (q, k, v, gate)), start[s])
         assert_close("outputs", out[0, cut], wanted, 5e-7)
         assert_close("state", final[s], last, 5e-7)
+    assert not np.any(out[0, layout[-1] :])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=list(LAYOUTS))
+@pytest.mark.parametrize("reverse", [False, True])
+def test_packed_sequences_without_states_are_set_apart(layout, reverse, rng):
+    """As by "parallel", which knows no packing; kernels do the same."""
+    arrays = inputs(rng, (1,), 29, 4, 2, 6, 4, "mixed")
+
+    def run(implementation):
+        def call(ends, *arrays):
+            return gated_linear_attention(
+                *arrays, cu_seqlens=ends, reverse=reverse, implementation=implementation
+            )
+
+        return functools.partial(jax.jit(call), jnp.array(layout))
+
+    assert_gradients_match(run("parallel"), run("reference"), arrays, 1e-6, value_bound=5e-7)
+    out = run("parallel")(*arrays)
+    assert np.any(out[0, : layout[-1]]) == (layout[-1] > 0)
     assert not np.any(out[0, layout[-1] :])
 
 

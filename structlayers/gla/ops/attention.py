@@ -1,7 +1,6 @@
 """`gated_linear_attention`: a linear recurrence with gates over a whole sequence."""
 
 import functools
-from collections.abc import Callable
 from typing import Any, Literal, overload
 
 import jax
@@ -25,8 +24,10 @@ from structlayers.gla.ops.arguments import (
     check_tokens,
     segment_starts,
 )
-from structlayers.gla.packing import Packing, Tokens, chunk_packing, pack, unpack
+from structlayers.gla.packing import Packing, Tokens, chunk_packing, owners, pack, unpack
 
+# What knows sequences one after the other only by gates of 0 between them.
+_WITHOUT_PACKING = ("parallel", "pallas_tpu", "pallas_gpu")
 # Weights of all pairs, 4 bytes each, that the parallel form may hold.
 _PARALLEL_WEIGHTS = 2**28
 
@@ -34,7 +35,7 @@ _PARALLEL_WEIGHTS = 2**28
 def _check_parallel(q: Any, k: Any, *args: Any, platform: str, **static: Any) -> None:
     del platform, static
     if isinstance(args[-1], Packing):
-        raise NotImplementedError("the parallel form knows no cu_seqlens; take segment_ids")
+        raise NotImplementedError("the parallel form knows no states of packed sequences")
     weights = k.size * q.shape[-3]
     if weights > _PARALLEL_WEIGHTS:
         raise NotImplementedError(f"it would hold {weights} weights, over {_PARALLEL_WEIGHTS}")
@@ -184,7 +185,9 @@ def gated_linear_attention(
         cu_seqlens: integers `(S + 1,)`, the ends of S sequences laid out one after the other in q
             of shape `(T, H, K)` or `(1, T, H, K)`: 0 first, not decreasing; sequences may be
             empty, and outputs of tokens after the last are 0. States are one for each sequence,
-            and results are those of the sequences on their own. Traced values are not checked.
+            and results are those of the sequences on their own. Kernels, which serve it where no
+            states are given or asked for, set sequences apart as with `segment_ids`, so all tokens
+            must be finite there. Traced values are not checked.
         reverse: run from the last token to the first; `initial_state` then stands after the last
             token, and the final state is the one after the first.
         scale: s; None is `1 / sqrt(K)`.
@@ -192,9 +195,9 @@ def gated_linear_attention(
         precision: of float32 products; None is the highest, true float32. bfloat16 data are
             multiplied as bfloat16 and summed in float32; float16 data in float32.
         implementation: "xla" (chunks), "pallas_tpu" (chunks in kernels; float32 and bfloat16, not
-            with `cu_seqlens` or gates of V channels), "pallas_gpu" (the same for Hopper; bfloat16,
-            K up to 256), "reference" (token by token), "parallel" (all
-            pairs, `O(T^2 K)` memory, not with `cu_seqlens`), or None to choose.
+            with states of `cu_seqlens` or gates of V channels), "pallas_gpu" (the same for Hopper;
+            bfloat16, K up to 256), "reference" (token by token), "parallel" (all pairs,
+            `O(T^2 K)` memory, not with states of `cu_seqlens`), or None to choose.
 
     Returns:
         o `(*B, T, H, V)` in the dtype of q; with `output_final_state` the pair of o and the final
@@ -262,22 +265,37 @@ def gated_linear_attention(
     elif ends is None:
         out, final = run(*tokens, state, None if ids is None else segment_starts(ids), None)
     else:
-        out, final = _run_packed(run, tokens, state, ends, size)
-    if reverse:
-        out = jnp.flip(out, -3)
-        final = final if ends is None else jnp.flip(final, 0)
-    return (out, final) if output_final_state else out
+        with_states = output_final_state or state is not None
+        out, final = _run_packed(run, tokens, state, ends, size, with_states=with_states)
+    out = jnp.flip(out, -3) if reverse else out
+    if not output_final_state:
+        return out
+    return out, jnp.flip(final, 0) if reverse and ends is not None else final
 
 
 def _run_packed(
-    run: Callable[..., tuple[jax.Array, jax.Array]],
+    run: functools.partial[tuple[jax.Array, jax.Array]],
     tokens: Tokens,
     state: jax.Array | None,
     ends: jax.Array,
     chunk_size: int,
+    *,
+    with_states: bool,
 ) -> tuple[jax.Array, jax.Array]:
-    """Moves every sequence to the start of a chunk, runs, and moves the outputs back."""
+    """Sequences one after the other.
+
+    Those that need no states are set apart where they are, if a kernel serves that. Else every
+    sequence is moved to the start of a chunk, and outputs back; so states are there for all. The
+    final state is of no use `with_states=False`.
+    """
     *batch, time, _, _ = tokens[0].shape
+    if not with_states:
+        owner, inside = owners(ends, time)
+        resets = jnp.broadcast_to(segment_starts(owner), (*batch, time))
+        choice = dispatcher.choose(*tokens, None, resets, None, **run.keywords)
+        if choice.name in _WITHOUT_PACKING:
+            out, final = run(*tokens, None, resets, None)
+            return jnp.where(inside[:, None, None], out, 0), final
     packing, places, size = chunk_packing(ends, time, chunk_size)
     packed = jax.tree.map(lambda x: pack(x[0] if batch else x, places, size), tokens)
     out, final = run(*packed, state, None, packing)

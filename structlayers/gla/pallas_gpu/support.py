@@ -39,7 +39,7 @@ def check(
     if log_value_gate is not None:
         raise NotImplementedError("it knows no log_value_gate of V channels")
     if packing is not None:
-        raise NotImplementedError("it knows no cu_seqlens; take segment_ids")
+        raise NotImplementedError("it knows no states of packed sequences")
     if k.shape[-1] > _KEYS[-1]:
         raise NotImplementedError(f"it takes K up to {_KEYS[-1]}, not K = {k.shape[-1]}")
     if 0 in q.shape or 0 in v.shape:

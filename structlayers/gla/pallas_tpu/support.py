@@ -35,7 +35,7 @@ def check(
     if log_value_gate is not None:
         raise NotImplementedError("it knows no log_value_gate of V channels")
     if packing is not None:
-        raise NotImplementedError("it knows no cu_seqlens; take segment_ids")
+        raise NotImplementedError("it knows no states of packed sequences")
     if 0 in q.shape or 0 in v.shape:
         raise NotImplementedError(f"nothing to do for q {q.shape} and v {v.shape}")
     *_, time, groups, key = k.shape
