@@ -36,6 +36,7 @@ class PotentialConfig:
         num_interactions: layers.
         correlation: most neighbours that one product couples.
         rank: of the contraction "gaunt_rank".
+        power_scale: by which products of more neighbours count less, see the potential's config.
         cutoff: in angstrom.
         num_bessel: radial functions.
         radial_features: hidden sizes of the radial networks.
@@ -71,6 +72,7 @@ class PotentialConfig:
     num_interactions: int = 2
     correlation: int = 3
     rank: int = 4
+    power_scale: float = 1.0
     cutoff: float = 5.0
     num_bessel: int = 8
     radial_features: tuple[int, ...] = (64, 64, 64)

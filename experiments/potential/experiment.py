@@ -70,6 +70,7 @@ class TrainPotential(SeedsPhase[PotentialConfig]):
             correlation=config.correlation,
             contraction=self.contraction,
             rank=config.rank,
+            power_scale=config.power_scale,
             num_bessel=config.num_bessel,
             radial_features=config.radial_features,
             mean_neighbours=found.mean_neighbours,

@@ -124,12 +124,12 @@ def _products(a: jax.Array, degrees: range) -> jax.Array:
 class ClebschGordanContraction(nnx.Module):
     r"""All symmetric polynomials, by the symmetrised Clebsch-Gordan basis.
 
-    .. math:: B_{n c M} = \sum_{\nu, p} W^\nu_{z_n p c} \sum_{i_1 \ldots i_\nu}
+    .. math:: B_{n c M} = \sum_{\nu, p} s^{\nu - 1} W^\nu_{z_n p c} \sum_{i_1 \ldots i_\nu}
               U^{\nu p}_{i_1 \ldots i_\nu M} A_{n c i_1} \cdots A_{n c i_\nu}
 
-    Products of no, one and two factors times the coefficients of the atom's element are what one
-    more factor multiplies: all powers up to three are one product. Higher powers are contracted one
-    factor at a time from the highest down.
+    s is the config's `power_scale`. Products of no, one and two factors times the coefficients of
+    the atom's element are what one more factor multiplies: all powers up to three are one product.
+    Higher powers are contracted one factor at a time from the highest down.
 
     Args:
         config: sizes; `correlation` is the largest nu.
@@ -144,7 +144,7 @@ class ClebschGordanContraction(nnx.Module):
 
     def __init__(self, config: "InteratomicPotentialConfig", lmax_out: int, *, rngs: nnx.Rngs):
         self.lmax, self.lmax_out = config.lmax, lmax_out
-        self.precision = config.jax_precision
+        self.power_scale, self.precision = config.power_scale, config.jax_precision
         shape = (len(config.species), config.channels)
         powers = range(1, config.correlation + 1)
         paths = [len(symmetric_basis(config.lmax, lmax_out, power)) for power in powers]
@@ -166,7 +166,10 @@ class ClebschGordanContraction(nnx.Module):
         """Inner products of `a (C, N, D)` with their coefficients: `(C, N, rest)`."""
         powers = _powers(level, len(self.weights))
         table = _joined_table(self.lmax, self.lmax_out, level, len(self.weights))
-        weights = jnp.concatenate([self.weights[power - 1][...] for power in powers], axis=-1)
+        weights = jnp.concatenate(
+            [self.weights[power - 1][...] * self.power_scale ** (power - 1) for power in powers],
+            axis=-1,
+        )
         species, channels = weights.shape[:2]
         # in the order in which they are multiplied, so that nothing this large is transposed
         coefficients = jnp.matmul(

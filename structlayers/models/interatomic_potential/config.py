@@ -27,6 +27,10 @@ class InteratomicPotentialConfig:
         correlation: nu, the most neighbours that one product couples.
         contraction: a name in `CONTRACTIONS`.
         rank: R of the contraction "gaunt_rank".
+        power_scale: s, by which products of nu neighbours are multiplied nu - 1 times. At 1 all
+            powers start with the same variance for sums over neighbours of unit variance; below,
+            high ones, which grow fastest far from what was trained on, count less and are learned
+            more slowly.
         num_bessel: radial functions.
         cutoff_power: p of the polynomial cutoff; p - 1 derivatives vanish at the cutoff.
         radial_features: hidden sizes of the radial networks.
@@ -58,6 +62,7 @@ class InteratomicPotentialConfig:
     correlation: int = 3
     contraction: str = "clebsch_gordan"
     rank: int = 4
+    power_scale: float = 1.0
     num_bessel: int = 8
     cutoff_power: int = 5
     radial_features: tuple[int, ...] = (64, 64, 64)
@@ -85,7 +90,7 @@ class InteratomicPotentialConfig:
         for name in ("lmax", "hidden_lmax"):
             if require_integer(name, getattr(self, name)) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("cutoff", "mean_neighbours", "scale"):
+        for name in ("cutoff", "mean_neighbours", "scale", "power_scale"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         require_choice("contraction", self.contraction, tuple(CONTRACTIONS))

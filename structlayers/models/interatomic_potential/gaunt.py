@@ -54,12 +54,12 @@ def gaunt_scales(lmax: int, lmax_out: int, order: int) -> np.ndarray:
 class GauntContraction(nnx.Module):
     r"""Powers of the signal on the sphere whose coefficients are the neighbour sums.
 
-    .. math:: B_{n c l m} = R^{-1/2} \sum_{r, \nu} W^{\nu}_{z_n r c l} \, s(\nu, l)
+    .. math:: B_{n c l m} = R^{-1/2} \sum_{r, \nu} W^{\nu}_{z_n r c l} \, s^{\nu - 1} s(\nu, l)
               \int Y_{l m} f_{n r c}^\nu, \qquad
               f_{n r c} = \sum_{l m} a_{z_n r c l} A_{n c l m} Y_{l m}
 
     One weight for each power and degree instead of one for each path: only couplings that are
-    products of Gaunt coefficients. With R = 1 the factor a is 1.
+    products of Gaunt coefficients. With R = 1 the factor a is 1. s is the config's `power_scale`.
 
     Args:
         config: sizes; `correlation` is the largest nu.
@@ -96,6 +96,7 @@ class GauntContraction(nnx.Module):
             factors = jnp.einsum("nz,zrci->nrci", one_hot, factors, precision=self.precision)
             signal = signal * factors
         scales = gaunt_scales(config.lmax, self.lmax_out, config.correlation) * self.rank**-0.5
+        scales = scales * config.power_scale ** np.arange(config.correlation)[:, None]
         spread = scales[:, :, None] * degrees_of(self.lmax_out, np.float64).T
         weights = self.weights[...][..., None] * jnp.asarray(spread, a.dtype)[None, None, None]
         weights = jnp.sum(weights, axis=-2)  # Z R C powers components
@@ -146,7 +147,7 @@ def vector_signal_scales(lmax: int, lmax_out: int) -> np.ndarray:
 class VectorSignalContraction(nnx.Module):
     r"""The Gaunt contraction, and products of three with two odd couplings.
 
-    .. math:: B_{n c} = B^{\mathrm{Gaunt}}_{n c} + w_{z_n c} \circ
+    .. math:: B_{n c} = B^{\mathrm{Gaunt}}_{n c} + s^2 w_{z_n c} \circ
               \big( (a_{z_n c} \circ A_{n c} \times b_{z_n c} \circ A_{n c}) \times
               d_{z_n c} \circ A_{n c} \big)
 
@@ -196,7 +197,7 @@ class VectorSignalContraction(nnx.Module):
             return jnp.einsum("nz,zcfi->fnci", one_hot, spread, precision=precision)
 
         first, second, third = by_component(self.factors[...], 1.0, config.lmax)
-        scales = vector_signal_scales(config.lmax, self.lmax_out)
+        scales = vector_signal_scales(config.lmax, self.lmax_out) * config.power_scale**2
         (weights,) = by_component(self.weights[...][:, :, None], scales, self.lmax_out)
         product = functools.partial(vector_signal_tensor_product, precision=config.precision)
         pseudo = product(first * a, second * a, lmax=config.lmax)

@@ -14,6 +14,7 @@ from structlayers.models.interatomic_potential.clebsch_gordan import (
     ClebschGordanContraction,
     symmetric_basis,
 )
+from structlayers.models.interatomic_potential.contractions import CONTRACTIONS
 from structlayers.models.interatomic_potential.convolution import natural_paths
 from structlayers.models.interatomic_potential.gaunt import (
     GauntContraction,
@@ -170,3 +171,23 @@ def test_vector_signal_couplings_are_not_gaunt_couplings():
 def test_vector_signal_needs_three_neighbours():
     with pytest.raises(ValueError, match="correlation must be at least 3, got 2"):
         VectorSignalContraction(small_config(correlation=2), 1, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("name", CONTRACTIONS)
+@pytest.mark.parametrize("lmax_out", [0, 2])
+def test_powers_count_less_by_the_power_scale(name, lmax_out):
+    """`sum_nu s^(nu - 1) B_nu(A) = B(s A) / s`."""
+    rng = np.random.default_rng(3)
+    with jax.enable_x64(True):
+        plain, scaled = (
+            CONTRACTIONS[name](
+                small_config(lmax=2, correlation=3, dtype=jnp.float64, power_scale=scale),
+                lmax_out,
+                rngs=nnx.Rngs(2),
+            )
+            for scale in (1.0, 0.3)
+        )
+        a, one_hot = jnp.asarray(rng.standard_normal((3, 2, 9))), jnp.asarray(np.eye(3))
+        found, wanted = scaled(a, one_hot), plain(0.3 * a, one_hot) / 0.3
+        np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-13)
+        assert np.abs(found - plain(a, one_hot)).max() > 0.01
