@@ -284,9 +284,9 @@ def _run_packed(
 ) -> tuple[jax.Array, jax.Array]:
     """Sequences one after the other.
 
-    Those that need no states are set apart where they are, if a kernel serves that. Else every
-    sequence is moved to the start of a chunk, and outputs back; so states are there for all. The
-    final state is of no use `with_states=False`.
+    Those that need no states are set apart where they are, if a kernel serves that; the final state
+    is then the last one's alone. Else every sequence is moved to the start of a chunk, and outputs
+    back, so that all have states.
     """
     *batch, time, _, _ = tokens[0].shape
     if not with_states:
