@@ -184,7 +184,7 @@ def _unequal(one: Any, two: Any) -> int:
 
 @dataclass(frozen=True)
 class NumericsPhase:
-    """One precision, one case a step; the last step compares prefixes.
+    """One precision, one case a step, then one prefix a step.
 
     Attributes:
         dtype: of q, k and v.
@@ -207,8 +207,8 @@ class NumericsPhase:
 
     @property
     def num_steps(self) -> int:
-        """Number of cases, and one."""
-        return len(self.cases) + 1
+        """Number of cases and of prefixes."""
+        return len(self.cases) + len(self.prefixes)
 
     def init(self) -> dict[str, np.ndarray]:
         """Errors to be filled in, (cases, outputs), and how many values changed, by prefix."""
@@ -219,15 +219,16 @@ class NumericsPhase:
     def advance(
         self, state: dict[str, np.ndarray], step: int, num: int
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Compares at the next cases."""
+        """Compares at the next cases and prefixes."""
         table, changed = np.array(state["errors"]), np.array(state["changed"])
-        for index in range(step, min(step + num, len(self.cases))):
-            found = errors(self.cases[index], self.dtype, self.implementation)
-            table[index] = [found.get(name, np.nan) for name in OUTPUTS]
-        if step + num > len(self.cases):
-            for index, (time, prefix) in enumerate(self.prefixes):
-                size = (self.dtype, self.implementation, time, prefix)
-                changed[index] = [changed_prefix(*size), *changed_calls(*size)]
+        for index in range(step, step + num):
+            if index < len(self.cases):
+                found = errors(self.cases[index], self.dtype, self.implementation)
+                table[index] = [found.get(name, np.nan) for name in OUTPUTS]
+            else:
+                row = index - len(self.cases)
+                size = (self.dtype, self.implementation, *self.prefixes[row])
+                changed[row] = [changed_prefix(*size), *changed_calls(*size)]
         seen = table[min(step + num, len(self.cases)) - 1]
         return {"errors": table, "changed": changed}, {"o": float(seen[0])}
 

@@ -55,7 +55,9 @@ def test_counts_reach_the_goals(monkeypatch):
     monkeypatch.setattr(op_numerics, "changed_calls", lambda *size: [2, 3, 4, 5, 6])
     config = Config(prefixes=((40, 17), (50, 20)))
     phase = NumericsPhase("bfloat16", (), config.prefixes, None)
-    state, _ = phase.advance(phase.init() | {"errors": np.zeros((1, 4))}, 0, 1)
+    state = phase.init() | {"errors": np.zeros((1, 4))}
+    for step in range(phase.num_steps):
+        state, _ = phase.advance(state, step, 1)
     result = phase.finish(jax.tree.map(np.asarray, state) | {"errors": np.zeros((0, 4))})
     result["cases"] = {"k64_v64_t2048_start": {"o": 1.0}, "k64_v64_t32768_start": {"o": 1.0}}
     result["cases"]["k64_v64_t2048_start"] |= dict.fromkeys(op_numerics.OUTPUTS[1:], 1.0)
