@@ -37,6 +37,7 @@ class PotentialConfig:
         correlation: most neighbours that one product couples.
         rank: of the contraction "gaunt_rank".
         power_scale: by which products of more neighbours count less, see the potential's config.
+        degree_scale: by which harmonics of higher degrees count more, see there.
         cutoff: in angstrom.
         num_bessel: radial functions.
         radial_features: hidden sizes of the radial networks.
@@ -73,6 +74,7 @@ class PotentialConfig:
     correlation: int = 3
     rank: int = 4
     power_scale: float = 1.0
+    degree_scale: float = 1.0
     cutoff: float = 5.0
     num_bessel: int = 8
     radial_features: tuple[int, ...] = (64, 64, 64)

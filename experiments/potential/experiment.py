@@ -71,6 +71,7 @@ class TrainPotential(SeedsPhase[PotentialConfig]):
             contraction=self.contraction,
             rank=config.rank,
             power_scale=config.power_scale,
+            degree_scale=config.degree_scale,
             num_bessel=config.num_bessel,
             radial_features=config.radial_features,
             mean_neighbours=found.mean_neighbours,

@@ -31,6 +31,9 @@ class InteratomicPotentialConfig:
             powers start with the same variance for sums over neighbours of unit variance; below,
             high ones, which grow fastest far from what was trained on, count less and are learned
             more slowly.
+        degree_scale: d, by which an edge's harmonics of degree l are multiplied l times. At 1 the
+            components of all degrees start with the same variance; above, directions count more
+            and are learned faster.
         num_bessel: radial functions.
         cutoff_power: p of the polynomial cutoff; p - 1 derivatives vanish at the cutoff.
         radial_features: hidden sizes of the radial networks.
@@ -63,6 +66,7 @@ class InteratomicPotentialConfig:
     contraction: str = "clebsch_gordan"
     rank: int = 4
     power_scale: float = 1.0
+    degree_scale: float = 1.0
     num_bessel: int = 8
     cutoff_power: int = 5
     radial_features: tuple[int, ...] = (64, 64, 64)
@@ -90,7 +94,7 @@ class InteratomicPotentialConfig:
         for name in ("lmax", "hidden_lmax"):
             if require_integer(name, getattr(self, name)) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name in ("cutoff", "mean_neighbours", "scale", "power_scale"):
+        for name in ("cutoff", "mean_neighbours", "scale", "power_scale", "degree_scale"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         require_choice("contraction", self.contraction, tuple(CONTRACTIONS))

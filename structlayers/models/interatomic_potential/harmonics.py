@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from structlayers.equivariant import spherical_harmonics
+from structlayers.models.interatomic_potential.parts import degrees_of
 from structlayers.models.interatomic_potential.slopes import by_slopes
 
 
@@ -44,9 +45,9 @@ def harmonic_polynomials(lmax: int) -> np.ndarray:
 
 
 @functools.cache
-def _tables(lmax: int) -> np.ndarray:
+def _tables(lmax: int, scale: float) -> np.ndarray:
     """Coefficients of the harmonics and of their derivatives by x, y, z, `(4, monomials, ...)`."""
-    table = harmonic_polynomials(lmax)
+    table = harmonic_polynomials(lmax) * scale ** (degrees_of(lmax, np.float64) @ range(lmax + 1))
     found = [table]
     for axis in range(3):
         slope = np.moveaxis(np.zeros_like(table), axis, 0)
@@ -56,21 +57,23 @@ def _tables(lmax: int) -> np.ndarray:
     return np.stack(found).reshape(4, -1, table.shape[-1])
 
 
-def edge_harmonics(directions: jax.Array, lmax: int) -> jax.Array:
-    """Real spherical harmonics of unit mean square.
+def edge_harmonics(directions: jax.Array, lmax: int, scale: float = 1.0) -> jax.Array:
+    """Real spherical harmonics of mean square `scale^(2 l)`.
 
     Args:
         directions: unit vectors `(E, 3)`.
         lmax: largest degree L.
+        scale: by which those of degree l are multiplied l times.
 
     Returns:
-        `(E, (L + 1)^2)`; those of `e3nn_jax.spherical_harmonics`, normalization "component".
+        `(E, (L + 1)^2)`; those of `e3nn_jax.spherical_harmonics`, normalization "component", times
+        `scale^l`.
 
     Example:
         >>> print(edge_harmonics(jnp.array([[0.6, 0.0, 0.8]]), 1).round(4))
         [[1.     1.0392 0.     1.3856]]
     """
-    tables = _tables(lmax)
+    tables = _tables(lmax, scale)
 
     def rows(slopes: bool, x: jax.Array, weights: None) -> list[jax.Array]:
         del weights

@@ -248,7 +248,7 @@ class InteratomicPotential(nnx.Module):
         weights = self.radial(
             jnp.where(graph.edge_mask, distances, config.cutoff), self._radial_basis, kernels
         )
-        harmonics = edge_harmonics(vectors / distances[:, None], config.lmax)
+        harmonics = edge_harmonics(vectors / distances[:, None], config.lmax, config.degree_scale)
         edges = Edges.of(graph)
         features, total = self.embedding[...][:, None], jnp.zeros_like(one_hot[:, 0])
         layers = zip(self.interactions, self.readouts, weights, strict=True)

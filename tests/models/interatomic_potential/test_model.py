@@ -70,6 +70,21 @@ def test_equivariance(contraction):
         check_equivariance(predictor(potential, num_edges=400, stress=True), crystal(2), 1e-11)
 
 
+def test_degrees_count_more_by_the_degree_scale():
+    """In one layer, as if the mixing of the sums of degree l were multiplied l times."""
+    with jax.enable_x64(True):
+        options = {"num_interactions": 1, "contraction": "gaunt", "dtype": jnp.float64}
+        plain, scaled = (small_potential(**options, degree_scale=d) for d in (1.0, 1.7))
+        mixed = nnx.clone(plain)
+        mixed.interactions[0].neighbour_sum.mix[...] *= 1.7 ** np.arange(3)[:, None, None]
+        found, wanted, other = (
+            predictor(potential, num_edges=400)(crystal(2)) for potential in (scaled, mixed, plain)
+        )
+        np.testing.assert_allclose(found.energy, wanted.energy, rtol=1e-12)
+        np.testing.assert_allclose(found.forces, wanted.forces, rtol=1e-10, atol=1e-12)
+        assert abs(found.energy[0] - other.energy[0]) > 0.01
+
+
 def test_equivariance_in_float32():
     potential = small_potential(contraction="gaunt")
     check_equivariance(predictor(potential, num_edges=400, stress=True), crystal(2), 5e-6)
@@ -199,6 +214,7 @@ def test_stress_needs_a_cell():
         ({"lmax": -1}, "lmax must be at least 0, got -1"),
         ({"cutoff": 0.0}, r"cutoff must be positive, got 0\.0"),
         ({"mean_neighbours": 0.0}, "mean_neighbours must be positive"),
+        ({"degree_scale": 0.0}, "degree_scale must be positive"),
         ({"contraction": "dense"}, "contraction must be one of 'clebsch_gordan'.*got 'dense'"),
         ({"precision": "best"}, "precision must be"),
     ],

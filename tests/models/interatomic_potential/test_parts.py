@@ -109,10 +109,11 @@ def test_harmonics_of_edges(rng, lmax):
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("lmax", [0, 1, 3])
-def test_slopes_of_harmonics(rng, lmax):
-    """First and second derivatives against those of monomials that are differentiated."""
-    table = harmonic_polynomials(lmax)
+@pytest.mark.parametrize(("lmax", "scale"), [(0, 1.0), (1, 1.0), (3, 1.0), (3, 1.7)])
+def test_slopes_of_harmonics(rng, lmax, scale):
+    """Values, first and second derivatives against those of monomials that are differentiated."""
+    degrees = np.repeat(np.arange(lmax + 1), 2 * np.arange(lmax + 1) + 1)
+    table = harmonic_polynomials(lmax) * scale**degrees
     exponents = np.indices(table.shape[:3]).reshape(3, -1)
     with jax.enable_x64(True):
         x, c, d = (jnp.asarray(rng.standard_normal((7, n))) for n in (3, (lmax + 1) ** 2, 3))
@@ -125,9 +126,10 @@ def test_slopes_of_harmonics(rng, lmax):
             return jnp.sum(c * (monomials(x) @ table.reshape(-1, table.shape[-1])) ** 2)
 
         def by_slopes(x):
-            return jnp.sum(c * edge_harmonics(x, lmax) ** 2)
+            return jnp.sum(c * edge_harmonics(x, lmax, scale) ** 2)
 
-        for order in (jax.grad, lambda f: jax.grad(lambda x: jnp.sum(d * jax.grad(f)(x)))):
+        twice = lambda f: jax.grad(lambda x: jnp.sum(d * jax.grad(f)(x)))  # noqa: E731
+        for order in (lambda f: f, jax.grad, twice):
             np.testing.assert_allclose(order(by_slopes)(x), order(directly)(x), rtol=1e-9)
 
 
