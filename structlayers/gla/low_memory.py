@@ -18,9 +18,9 @@ def low_memory() -> Generator[None]:
     before were, so that a quarter of them is held at a time. Other implementations and shorter
     sequences are as they are outside.
 
-    Predicted, not measured: at K = 128, V = 256 temporaries of forward and backward pass of 1.3
-    times the bytes of a bfloat16 state every 64 tokens, where they are 1.6 outside; at K = 256,
-    V = 512 .9, where they are 1.3. What the launches cost is not timed yet. It acts while a
+    Predicted, not measured: at K = 128, V = 256 temporaries of forward and backward pass of 1.27
+    times the bytes of a bfloat16 state every 64 tokens, where they are 1.63 outside; at K = 256,
+    V = 512 .93, where they are 1.29. What the launches cost is not timed yet. It acts while a
     function is traced.
 
     Example:

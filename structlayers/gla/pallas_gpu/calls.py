@@ -130,22 +130,24 @@ def _in_ranges(
     """
     *_, dout, _, image = arrays
     kept = sizes.kept_of(len(ranges[0]))
-    found: Sequence[jax.Array] = ()
-    gradients: Sequence[jax.Array] = ()
+    results: list[jax.Array] = []
+    gradients: list[jax.Array] = []
     for chunks in reversed(ranges):
-        *found, pulled = _recur(
+        results = _recur(
             image,
             dout,
-            None if found else ends,
+            None if results else ends,
             sizes,
             transposed=True,
             keeps=True,
             chunks=chunks,
             kept=kept,
-            written=(*found, pulled) if found else (),
+            written=results,
         )
-        *gradients, pulled = _gradients(arrays, pulled, sizes, chunks=chunks, written=gradients)
-    return found, gradients
+        *gradients, results[-1] = _gradients(
+            arrays, results[-1], sizes, chunks=chunks, written=gradients
+        )
+    return results[:-1], gradients
 
 
 def _gradients(
