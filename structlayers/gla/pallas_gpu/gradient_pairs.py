@@ -48,8 +48,8 @@ class Pairs(Chunk):
         rest, two = index - pair * (2 * sizes.sequences), self.machine.constant(1)
         if self.odd:
             two = self.flag(pair < len(chunks) // 2)
-        chunk = pair * 2 + (rest & two)
-        self.go_to(rest >> two, chunk + chunks[0] if chunks[0] else chunk)
+        sequence, chunk = rest >> two, pair * 2 + (rest & two)
+        self.go_to(sequence, chunk + chunks[0] if chunks[0] else chunk)
 
     @property
     def odd(self) -> bool:
