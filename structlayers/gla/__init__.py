@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from structlayers.gla.batch_invariance import batch_invariant
+from structlayers.gla.low_memory import low_memory
 from structlayers.gla.ops import (
     gated_linear_attention,
     gated_linear_attention_decode,
@@ -37,6 +38,7 @@ __all__ = [
     "gated_linear_attention",
     "gated_linear_attention_decode",
     "gated_linear_attention_step",
+    "low_memory",
     "sequence_parallel_gated_linear_attention",
     "short_convolution",
     "states_in_place",

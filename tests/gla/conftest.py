@@ -15,18 +15,26 @@ from structlayers.testing.simt import simulate
 def simulated(monkeypatch):
     """Launches as callbacks of the NumPy machine, which no rule of partitioning can hold."""
 
-    def launch(program, inputs, outputs, *, blocks, threads, shared_bytes, name):
+    def launch(program, inputs, outputs, written=(), *, blocks, threads, shared_bytes, name):
         assert shared_bytes <= SHARED_LIMIT, name
+        count = len(inputs)
 
         def run(*arrays):
             arrays = [np.asarray(array) for array in arrays]
+            in_place = [array.copy() for array in arrays[count:]]
             grid = {"clusters": blocks, "cluster_size": 1}
             found = simulate(
-                program, arrays, outputs, threads=threads, shared_bytes=shared_bytes, **grid
+                lambda machine, arrays, results: program(machine, arrays, [*results, *in_place]),
+                arrays[:count],
+                outputs,
+                threads=threads,
+                shared_bytes=shared_bytes,
+                **grid,
             )
-            return tuple(found)
+            return *found, *in_place
 
-        results = jax.pure_callback(run, tuple(outputs), *inputs)
+        shapes = [*outputs, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in written)]
+        results = jax.pure_callback(run, tuple(shapes), *inputs, *written)
         return list(vary_alike((inputs, results))[1])
 
     monkeypatch.setattr(calls, "_launch", launch)

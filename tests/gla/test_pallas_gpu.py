@@ -279,7 +279,7 @@ def test_residuals_are_the_arguments_states_and_images(key, states, rng):
 @pytest.mark.parametrize("key", [64, 128, 256])
 def test_scratch_fits(key):
     sizes = Sizes(1, 128, 1, 1, key, 64, 1.0)
-    taken = [prepare.shared_bytes(sizes), gradient_layout.Plan(sizes.in_parts()).shared_bytes]
+    taken = [prepare.shared_bytes(sizes), gradient_layout.make_plan(sizes.in_parts()).shared_bytes]
     for keeps in (False, True):
         taken.append(recurrent_plan.make_plan(sizes, keeps=keeps).shared_bytes)
     assert max(taken) <= SHARED_LIMIT

@@ -17,6 +17,7 @@ from structlayers._core.operands import pad_features
 from structlayers.gla.batch_invariance import is_batch_invariant
 from structlayers.gla.differentiable import Args, Kernels, attend, filled
 from structlayers.gla.gates import with_resets
+from structlayers.gla.low_memory import is_low_memory
 from structlayers.gla.packing import Packing
 from structlayers.gla.pallas_gpu import calls
 from structlayers.gla.pallas_gpu.calls import Kept
@@ -66,7 +67,7 @@ def gated_linear_attention(
     log_gate = jnp.broadcast_to(log_gate, k.shape)
     starts = initial_state is not None or sequence_axis is not None
     segments = 1 if is_batch_invariant() else None
-    ours = _Kernels(scale, chunk_size, precision, starts, sequence_axis, segments)
+    ours = _Kernels(scale, chunk_size, precision, starts, sequence_axis, segments, is_low_memory())
     value = v.shape[-1]
     sizes = padded_sizes(key, value)
     if initial_state is None:
@@ -93,11 +94,13 @@ class _Kernels(Kernels):
         ranks: the sequence axis.
         segments: of a sequence, or of a rank's part of it; None for as many as there are blocks
             of threads for.
+        saves: whether gradients are to take little memory.
     """
 
     starts: bool
     ranks: SequenceAxis | None
     segments: int | None
+    saves: bool
 
     @property
     @override
@@ -161,7 +164,8 @@ class _Kernels(Kernels):
         dfinal = None if dfinal is None else _first_heads(dfinal, heads)
         arrays = (q, k, v, gate, kept, dout, dfinal)
         flat = jax.tree.map(lambda x: _flat(x, lead), arrays)
-        dq, dk, dv, dgate, dstate = _batchable("backward", scale=self.scale)(*flat, known)
+        run = _batchable("backward", scale=self.scale, saves=self.saves)
+        dq, dk, dv, dgate, dstate = run(*flat, known)
         dk, dv, dgate = (
             _sum_shared(dx, groups, -2).reshape(x.shape).astype(x.dtype)
             for dx, x in ((dk, k), (dv, v), (dgate, gate))

@@ -14,6 +14,7 @@ from structlayers.gla.pallas_gpu import (
     recurrent_plan,
 )
 from structlayers.gla.pallas_gpu.layout import VALUE_TILE, Sizes
+from structlayers.gla.pallas_gpu.ranges import ranges_of
 from structlayers.gla.pallas_gpu.segments import Segments, decays_of, segment_count
 
 
@@ -82,6 +83,7 @@ def backward(
     known: Segments | None,
     *,
     scale: float,
+    saves: bool = False,
 ) -> tuple[jax.Array, ...]:
     """Gradients of q, k, v, gates and the initial state, all of them for every query head.
 
@@ -95,6 +97,7 @@ def backward(
         dfinal: float32 `(B, H, K, V)`, of the final state as each query head has it; None is zero.
         known: from `summarize` of q, k, dout, gates and these images, or None.
         scale: of queries.
+        saves: whether to take little memory, see `ranges`.
     """
     count = kept.states.shape[1]
     sizes = _sizes(q, k, v, scale, count)
@@ -105,26 +108,79 @@ def backward(
         ends = _flat(known.run(dfinal, reverse=True)[1])
     q, k, v, gate, dout = (_split(x, sizes) for x in (q, k, v, gate, dout))
     image = _flat(kept.images)
-    dstate, dv, pulled = _recur(image, dout, ends, sizes, transposed=True, keeps=True)
-    of_neighbours = (image,) if sizes.paired else ()
-    plan = gradient_layout.Plan(sizes.in_parts())
-    outputs = (
-        jax.ShapeDtypeStruct(q.shape, q.dtype),
-        jax.ShapeDtypeStruct(q.shape, q.dtype),
-        jax.ShapeDtypeStruct(q.shape, jnp.float32),
-    )
-    dq, dk, dgate = _launch(
+    arrays = (q, k, gate, v, dout, kept.states.reshape(-1, *kept.states.shape[2:]), image)
+    ranges = ranges_of(sizes, wanted=saves)
+    if len(ranges) == 1:
+        dstate, dv, pulled = _recur(image, dout, ends, sizes, transposed=True, keeps=True)
+        dq, dk, dgate = _gradients(arrays, pulled, sizes)
+    else:
+        (dstate, dv), (dq, dk, dgate) = _in_ranges(arrays, ends, sizes, ranges)
+    dq, dk, dgate = (x.reshape(shape) for x in (dq, dk, dgate))
+    dstate = dstate.reshape(-1, count, *dstate.shape[1:])[:, 0]
+    return dq, dk, dv.reshape(values), dgate, dstate
+
+
+def _in_ranges(
+    arrays: tuple[jax.Array, ...], ends: jax.Array | None, sizes: Sizes, ranges: Sequence[range]
+) -> tuple[Sequence[jax.Array], Sequence[jax.Array]]:
+    """Results of the recurrence from the end, but for what it keeps, and of `_gradients`.
+
+    Each launch takes in what it writes to, and so runs after those that read or wrote it: there is
+    one array of all results, and of gradients of states one with room for a range.
+    """
+    *_, dout, _, image = arrays
+    kept = sizes.kept_of(len(ranges[0]))
+    results: list[jax.Array] = []
+    gradients: list[jax.Array] = []
+    for chunks in reversed(ranges):
+        results = _recur(
+            image,
+            dout,
+            None if results else ends,
+            sizes,
+            transposed=True,
+            keeps=True,
+            chunks=chunks,
+            kept=kept,
+            written=results,
+        )
+        *gradients, results[-1] = _gradients(
+            arrays, results[-1], sizes, chunks=chunks, written=gradients
+        )
+    return results[:-1], gradients
+
+
+def _gradients(
+    arrays: tuple[jax.Array, ...],
+    pulled: jax.Array,
+    sizes: Sizes,
+    *,
+    chunks: range | None = None,
+    written: Sequence[jax.Array] = (),
+) -> list[jax.Array]:
+    """Gradients of queries, keys and gates, of all chunks.
+
+    Args:
+        arrays: queries, keys, gates, values, cotangents, states and images.
+        pulled: gradients of states.
+        sizes: of the call.
+        chunks: the only ones; then `pulled` is the last result, as it was.
+        written: gradients of others, to which those of these chunks are written.
+    """
+    q, *_, image = arrays
+    inputs = arrays[:-1] if chunks else (*arrays[:-1], pulled)
+    plan = gradient_layout.make_plan(sizes.in_parts(), chunks, pulled.shape[2])
+    outputs = [jax.ShapeDtypeStruct(q.shape, x) for x in (q.dtype, q.dtype, jnp.float32)]
+    return _launch(
         gradient.program(plan),
-        (q, k, gate, v, dout, kept.states.reshape(pulled.shape), pulled, *of_neighbours),
-        outputs,
+        (*inputs, image) if sizes.paired else inputs,
+        [] if written else outputs,
+        (*written, pulled) if chunks else (),
         blocks=plan.blocks,
         threads=plan.threads,
         shared_bytes=plan.shared_bytes,
         name="gated_linear_attention_gradient",
     )
-    dq, dk, dgate = (x.reshape(shape) for x in (dq, dk, dgate))
-    dstate = dstate.reshape(-1, count, *dstate.shape[1:])[:, 0]
-    return dq, dk, dv.reshape(values), dgate, dstate
 
 
 def summarize(
@@ -205,9 +261,33 @@ def _recur(
     transposed: bool = False,
     keeps: bool = False,
     reads: bool = True,
+    chunks: range | None = None,
+    kept: int | None = None,
+    written: Sequence[jax.Array] = (),
 ) -> list[jax.Array]:
-    """Final states, outputs if read, and states before chunks if kept."""
-    plan = recurrent_plan.make_plan(sizes, transposed=transposed, keeps=keeps, reads=reads)
+    """Final states, outputs if read, and states before chunks if kept.
+
+    Args:
+        image: of all chunks.
+        v: values, or cotangents of outputs.
+        state: before the first chunk, or None for zeros.
+        sizes: of the call.
+        transposed: whether it runs from the end.
+        keeps: whether states are kept.
+        reads: whether there are outputs.
+        chunks: those it goes through; None for all.
+        kept: places for states of a sequence; None for as many as all chunks need.
+        written: results of the launch that it goes on from, to which it writes.
+    """
+    plan = recurrent_plan.make_plan(
+        sizes,
+        chunks,
+        kept,
+        transposed=transposed,
+        keeps=keeps,
+        reads=reads,
+        goes_on=bool(written),
+    )
     heads = sizes.heads if transposed else sizes.groups
     outputs = [jax.ShapeDtypeStruct((sizes.batch, heads, sizes.key, sizes.value), jnp.float32)]
     if reads:
@@ -216,12 +296,13 @@ def _recur(
     if keeps:
         parts = sizes.in_parts()
         words = VALUE_TILE * parts.key
-        shape = (sizes.batch, parts.heads, sizes.kept, plan.tiles, words)
+        shape = (sizes.batch, parts.heads, plan.kept, plan.tiles, words)
         outputs.append(jax.ShapeDtypeStruct(shape, jnp.bfloat16))
     return _launch(
         recurrent.program(plan),
         (image, v) if state is None else (image, v, state),
-        outputs,
+        [] if written else outputs,
+        written,
         blocks=plan.blocks,
         threads=plan.threads,
         shared_bytes=plan.shared_bytes,
@@ -233,17 +314,24 @@ def _launch(
     program: Any,
     inputs: Sequence[jax.Array],
     outputs: Sequence[jax.ShapeDtypeStruct],
+    written: Sequence[jax.Array] = (),
     *,
     blocks: int,
     threads: int,
     shared_bytes: int,
     name: str,
 ) -> list[jax.Array]:
+    """Results of a program: of these shapes, then arrays that it writes to where they are."""
     from structlayers._core.simt.mosaic import launch
 
-    return launch(
-        program,
-        inputs,
+    count, in_place = len(inputs), [jax.new_ref(x) for x in written]
+
+    def run(machine: Any, arrays: Sequence[Any], results: Sequence[Any]) -> None:
+        program(machine, arrays[:count], [*results, *arrays[count:]])
+
+    found = launch(
+        run,
+        [*inputs, *in_place],
         outputs,
         clusters=blocks,
         cluster_size=1,
@@ -251,3 +339,4 @@ def _launch(
         shared_bytes=shared_bytes,
         name=name,
     )
+    return [*found, *map(jax.freeze, in_place)]

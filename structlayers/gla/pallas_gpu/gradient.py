@@ -290,9 +290,13 @@ class Program(Products):
 
 
 def program(plan: Plan) -> Any:
-    """The program for `launch` or `simulate`."""
+    """The program for `launch` or `simulate`.
+
+    Gradients of states are the last of the outputs, where another launch writes over them.
+    """
 
     def run(machine: Machine, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        Program(plan, machine, inputs, outputs).run()
+        inputs = [*inputs[:6], *outputs[3:], *inputs[6:]]
+        Program(plan, machine, inputs, outputs[:3]).run()
 
     return run

@@ -22,9 +22,13 @@ class Plan:
 
     Attributes:
         sizes: of the call.
+        chunks: of a sequence those whose gradients are made, pairs as a whole.
+        pulled: places for gradients of states of a sequence; these chunks' are the first.
     """
 
     sizes: Sizes
+    chunks: range
+    pulled: int
 
     @property
     def row_stages(self) -> int:
@@ -42,7 +46,7 @@ class Plan:
     @property
     def blocks(self) -> int:
         """Size of the grid."""
-        return self.sizes.sequences * self.sizes.chunks
+        return self.sizes.sequences * len(self.chunks)
 
     @property
     def state_bytes(self) -> int:
@@ -122,3 +126,8 @@ class Plan:
     def shared_bytes(self) -> int:
         """Scratch of a block."""
         return self.image_barrier + 8
+
+
+def make_plan(sizes: Sizes, chunks: range | None = None, pulled: int | None = None) -> Plan:
+    """The plan; None for all chunks, and for as many places as they need."""
+    return Plan(sizes, chunks or range(sizes.chunks), pulled or sizes.kept)

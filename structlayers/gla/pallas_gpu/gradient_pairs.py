@@ -38,22 +38,33 @@ class Pairs(Chunk):
 
     @override
     def locate(self, index: Int, *, from_end: bool = False) -> None:
-        if not self.sizes.paired:
+        sizes, chunks = self.sizes, self.plan.chunks
+        if not sizes.paired:
+            index = index + chunks[0] * sizes.sequences if chunks[0] else index
             super().locate(index, from_end=from_end)
             return
         # both chunks of a pair at one time, so that what both read comes from the L2
-        sizes = self.sizes
         pair = index.divide(2 * sizes.sequences)
         rest, two = index - pair * (2 * sizes.sequences), self.machine.constant(1)
-        if sizes.chunks % 2:
-            two = self.flag(pair < sizes.chunks // 2)
-        self.go_to(rest >> two, pair * 2 + (rest & two))
+        if self.odd:
+            two = self.flag(pair < len(chunks) // 2)
+        sequence, chunk = rest >> two, pair * 2 + (rest & two)
+        self.go_to(sequence, chunk + chunks[0] if chunks[0] else chunk)
+
+    @property
+    def odd(self) -> bool:
+        """Whether there is a chunk without a neighbour."""
+        return len(self.plan.chunks) % 2 == 1
 
     @override
     def go_to(self, sequence: Int, chunk: Int) -> None:
         super().go_to(sequence, chunk)
         sizes = self.sizes
-        self.state_row = sequence * sizes.kept + (chunk >> int(sizes.paired))
+        first, kept = self.plan.chunks[0], int(sizes.paired)
+        self.state_row = sequence * sizes.kept + (chunk >> kept)
+        self.pulled_row = self.state_row
+        if self.plan.pulled != sizes.kept:
+            self.pulled_row = sequence * self.plan.pulled + (chunk - first >> kept)
         # which of both states is stored, and whether the other one has to be made
         self.stored = chunk & 1 if sizes.paired else self.machine.constant(0)
         self.neighbour = (chunk ^ 1).minimum(sizes.chunks - 1)
@@ -80,7 +91,7 @@ class Pairs(Chunk):
         )
         # nothing is copied where there is no neighbour
         size = sum(size for *_, size in pieces)
-        copied = self.flag(self.alone) ^ 1 if sizes.chunks % 2 else m.constant(1)
+        copied = self.flag(self.alone) ^ 1 if self.odd else m.constant(1)
         with m.when(m.thread().equals(0)):
             m.barrier_expect(plan.image_barrier, copied * size)
         with m.when(m.thread().equals(0) & copied.equals(1)):
@@ -88,7 +99,7 @@ class Pairs(Chunk):
                 at, pitch = m.constant(target), whole.image_bytes
                 m.copy_in(at, self.image, row, pitch, offset, size, plan.image_barrier)
         m.reconverge()
-        if sizes.chunks % 2:
+        if self.odd:
             self.fill_image()
 
     def fill_image(self) -> None:
@@ -141,7 +152,7 @@ class Pairs(Chunk):
         if self.image is None:
             return []
         self.machine.barrier_wait(self.plan.image_barrier, 0)
-        if self.sizes.chunks % 2:
+        if self.odd:
             self.machine.synchronize()
         return self.factors(self.plan.decay_at)
 

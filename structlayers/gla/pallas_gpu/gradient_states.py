@@ -62,10 +62,15 @@ class States(Pairs):
         barrier, start = stage * 8 + plan.barriers_at, stage * (2 * size) + plan.stages_at
         with m.when((step < tiles) & m.thread().equals(0)):
             m.barrier_expect(barrier, 2 * size)
-            row, zero = self.state_row * tiles + step, m.constant(0)
-            for i, states in enumerate((self.states, self.pulled)):
+            zero = m.constant(0)
+            for i, (states, row) in enumerate(self.both_states()):
+                row = row * tiles + step
                 m.copy_in(start + i * size, states, row, size, zero, size, barrier)
         m.reconverge()
+
+    def both_states(self) -> tuple[tuple[Any, Int], tuple[Any, Int]]:
+        """Arrays of states and of their gradients, and the rows of the chunk in them."""
+        return (self.states, self.state_row), (self.pulled, self.pulled_row)
 
     def fetch_rows(self, step: Int) -> None:
         """Starts a group of copies: 64 values, their cotangents, and the neighbour's, if any."""
@@ -76,9 +81,9 @@ class States(Pairs):
 
     def prefetch_later(self) -> None:
         """Brings what a later block loads into the L2, by one thread."""
-        m, sizes, later = self.machine, self.sizes, copy.copy(self)
+        m, later = self.machine, copy.copy(self)
         index = m.cluster() + MULTIPROCESSORS
-        with m.when((index < sizes.sequences * sizes.chunks) & m.thread().equals(0)):
+        with m.when((index < self.plan.blocks) & m.thread().equals(0)):
             later.locate(index)
             later.prefetch()
         m.reconverge()
@@ -87,11 +92,11 @@ class States(Pairs):
         """Brings states, and this head's share of a full chunk of all heads, into the L2."""
         m, sizes = self.machine, self.sizes
         size = sizes.value * sizes.key * 2
-        for i, states in enumerate((self.states, self.pulled)):
+        for i, (states, row) in enumerate(self.both_states()):
             # the other block of a pair brings the other one
             wanted = self.stored.equals(i) | self.alone if sizes.paired else None
             with contextlib.nullcontext() if wanted is None else m.when(wanted):
-                m.prefetch_bulk(states, self.state_row, size, size)
+                m.prefetch_bulk(states, row, size, size)
         with m.when(self.chunk < sizes.time // CHUNK):
             token, parts, size = self.place(0)[0], sizes.parts, 2 * sizes.value
             group, head = self.group.divide(parts), self.head.divide(parts)

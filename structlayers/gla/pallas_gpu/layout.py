@@ -61,7 +61,11 @@ class Sizes:
     @property
     def kept(self) -> int:
         """Chunks of a sequence whose states are kept."""
-        return -(-self.chunks // 2) if self.paired else self.chunks
+        return self.kept_of(self.chunks)
+
+    def kept_of(self, chunks: int) -> int:
+        """Of so many from an even one on, or to the last, those whose states are kept."""
+        return -(-chunks // 2) if self.paired else chunks
 
     @property
     def sequences(self) -> int:

@@ -30,12 +30,14 @@ class Keeper(Block):
     def __init__(self, plan: Plan, machine: Machine, inputs: Sequence[Any], final: Any):
         super().__init__(plan, machine, inputs)
         self.final = final
+        if plan.goes_on:
+            self.initial = final
 
     def run(self) -> None:
         """All chunks."""
         if not self.plan.reads:
             self.fetch_first()
-        state = self.machine.loop(0, self.sizes.chunks, 1, self.step, self.load_state())
+        state = self.machine.loop(0, len(self.plan.chunks), 1, self.step, self.load_state())
         self.store_state(state)
 
     def state_place(self, index: int) -> tuple[Int, Int, int]:
@@ -54,7 +56,15 @@ class Keeper(Block):
         state, pitch = [], 4 * sizes.value
         for index in range(sizes.key // 2):
             row, offset, displacement = self.state_place(index)
-            (word,) = m.load_global(self.initial, offset, 1, row, pitch, displacement=displacement)
+            (word,) = m.load_global(
+                self.initial,
+                offset,
+                1,
+                row,
+                pitch,
+                displacement=displacement,
+                constant=not self.plan.goes_on,
+            )
             state.append(m.float(word))
         return state
 
@@ -80,7 +90,7 @@ class Keeper(Block):
             self.arrive(stage * 8 + plan.used_at)
             return state
         m.synchronize()
-        with m.when(step < self.sizes.chunks - plan.stages):
+        with m.when(step < len(plan.chunks) - plan.stages):
             self.fetch(step + plan.stages)
         m.reconverge()
         return state
@@ -125,7 +135,7 @@ class Reader(Block):
     def run(self) -> None:
         """All chunks."""
         self.fetch_first()
-        self.machine.loop(0, self.sizes.chunks, 1, self.step)
+        self.machine.loop(0, len(self.plan.chunks), 1, self.step)
 
     def step(self, step: Int, carried: Sequence[Any]) -> Sequence[Any]:
         """Outputs of one chunk."""
@@ -137,7 +147,7 @@ class Reader(Block):
         out = (step & 1) * OUT_BYTES + plan.outputs_at
         self.stage_outputs(found, out)
         m.synchronize_team(m.constant(1), TEAM)
-        with m.when(step < self.sizes.chunks - plan.stages):
+        with m.when(step < len(plan.chunks) - plan.stages):
             m.barrier_wait(stage * 8 + plan.used_at, parity)
             self.fetch(step + plan.stages)
         m.reconverge()
@@ -183,9 +193,9 @@ class Reader(Block):
         plan, m, sizes = self.plan, self.machine, self.sizes
         with self.if_kept(step), m.when(self.thread.equals(0)):
             parts = sizes.in_parts().parts
-            size, place = plan.state_bytes // parts, self.place(step) >> int(sizes.paired)
+            size, place = plan.state_bytes // parts, self.kept_place(step)
             for part in range(parts):
-                row = (self.sequence * parts + part) * sizes.kept + place
+                row = (self.sequence * parts + part) * plan.kept + place
                 row = row * plan.tiles + self.tile
                 m.copy_out(self.states, row, size, m.constant(0), source + part * size, size)
             m.commit_out()

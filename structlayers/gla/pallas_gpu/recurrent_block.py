@@ -57,7 +57,15 @@ class Block:
 
     def place(self, step: Int) -> Int:
         """The chunk of a step."""
-        return step * -1 + (self.sizes.chunks - 1) if self.plan.transposed else step
+        first, last = self.plan.chunks[0], self.plan.chunks[-1]
+        if self.plan.transposed:
+            return step * -1 + last
+        return step + first if first else step
+
+    def kept_place(self, step: Int) -> Int:
+        """Where among the states that are kept that of a step has its place."""
+        place, first = self.place(step), self.plan.chunks[0]
+        return (place - first if first else place) >> int(self.sizes.paired)
 
     def row(self, step: Int, row: Int, heads: int, head: Int) -> Int:
         """Row of an array `(B, T, heads, ...)`; that of the last token past the end."""
@@ -96,7 +104,7 @@ class Block:
 
     def fetch_first(self) -> None:
         """Starts the copies of as many chunks as there are stages, or chunks."""
-        for step in range(min(self.plan.stages, self.sizes.chunks)):
+        for step in range(min(self.plan.stages, len(self.plan.chunks))):
             self.fetch(self.machine.constant(step))
 
     def pieces(self) -> list[tuple[Int, Int]]:

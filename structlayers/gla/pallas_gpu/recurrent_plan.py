@@ -23,14 +23,20 @@ class Plan:
         keeps: whether it writes the states before chunks: before every one, or, of pairs, the first
             in the order of its steps; and always that before its first step.
         reads: whether it writes outputs; else the final state is all.
+        chunks: of a sequence those that it goes through, pairs as a whole.
+        kept: places for states of a sequence; these chunks' are the first.
+        goes_on: whether it starts from the final state of another launch, in its place.
     """
 
     sizes: Sizes
+    chunks: range
+    kept: int
     stages: int
     state_buffers: int = 2
     transposed: bool = False
     keeps: bool = False
     reads: bool = True
+    goes_on: bool = False
 
     @property
     def threads(self) -> int:
@@ -94,11 +100,19 @@ class Plan:
 
 
 def make_plan(
-    sizes: Sizes, *, transposed: bool = False, keeps: bool = False, reads: bool = True
+    sizes: Sizes, chunks: range | None = None, kept: int | None = None, **options: bool
 ) -> Plan:
-    """The plan with three stages, or two; with two places of states, or one."""
+    """The plan with three stages, or two; with two places of states, or one.
+
+    Args:
+        sizes: of the call.
+        chunks: as in the plan, or None for all.
+        kept: as in the plan, or None for as many as all chunks need.
+        options: the other fields of the plan.
+    """
+    chunks, kept = chunks or range(sizes.chunks), kept or sizes.kept
     for stages, buffers in ((3, 2), (2, 2), (2, 1)):
-        plan = Plan(sizes, stages, buffers, transposed, keeps, reads)
+        plan = Plan(sizes, chunks, kept, stages, buffers, **options)
         if plan.shared_bytes <= SHARED_LIMIT:
             return plan
     raise NotImplementedError(f"a chunk of K = {sizes.key} does not fit in shared memory")
